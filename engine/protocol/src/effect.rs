@@ -1,0 +1,131 @@
+//! What the core asks of its driver.
+
+use crate::ballot::{Ballot, NodeId};
+use crate::body::{BodyHandle, BodyKind, Mark};
+use crate::message::Message;
+use crate::slot::Slot;
+
+/// The number of an append that a replica asked for; they are durable in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AppendId(pub u64);
+
+/// What is to be made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LogEntry {
+    /// A promise not to accept below [`Append::promised`].
+    Promise,
+    /// A body accepted at a ballot; implies the promise of that ballot.
+    Accepted {
+        /// The ballot of the accept.
+        ballot: Ballot,
+        /// The body; its bytes are at hand.
+        body: BodyHandle,
+    },
+    /// A chosen body that came from a peer's log.
+    Copied {
+        /// The body; its bytes are at hand.
+        body: BodyHandle,
+        /// Who sent it.
+        from: NodeId,
+    },
+}
+
+/// An append to the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Append {
+    /// Its number; answered by `handle_durable` once it and all before it are on disk.
+    pub id: AppendId,
+    /// What to write.
+    pub entry: LogEntry,
+    /// The highest promise at this moment.
+    pub promised: Ballot,
+    /// The chosen prefix at this moment.
+    pub mark: Mark,
+}
+
+/// What the core asks for. The driver takes effects in order and never looks back: every promise of durability is
+/// kept inside the core, so there is no effect that may not be carried out at once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effect {
+    /// Send a message, attaching its body's bytes; may be lost.
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// The message.
+        message: Message,
+    },
+    /// Append to the log.
+    Append(Append),
+    /// The body is chosen and next in slot order; `mark` stands after it.
+    Deliver {
+        /// The chosen body.
+        body: BodyHandle,
+        /// The chosen prefix that includes it.
+        mark: Mark,
+    },
+    /// Bring the bytes of `body` to hand, from memory, the own log, or (by `FetchBody`) from `holder`; then call
+    /// [`crate::Replica::handle_obtained`].
+    Obtain {
+        /// The body that phase 1 revealed.
+        body: BodyHandle,
+        /// A node that reported it; may be this one.
+        holder: NodeId,
+    },
+    /// Make a body of this shape, then call [`crate::Replica::handle_composed`].
+    Compose {
+        /// First slot.
+        first: Slot,
+        /// Number of slots.
+        count: u32,
+        /// Origin ballot.
+        ballot: Ballot,
+        /// A no-op range or a trim.
+        kind: BodyKind,
+    },
+    /// Send chosen bodies from the log as `Chosen` messages, from `from` on, at most `bytes` (but at least one body);
+    /// or `Unavailable` if they are trimmed.
+    Serve {
+        /// The replica that catches up.
+        to: NodeId,
+        /// Where it stands.
+        from: Slot,
+        /// Bound of the answer.
+        bytes: u32,
+        /// This replica's chosen prefix.
+        mark: Mark,
+    },
+    /// Send a body's bytes as `Supply`, or `Unavailable`.
+    SupplyBody {
+        /// The candidate that asks.
+        to: NodeId,
+        /// First slot of the body.
+        first: Slot,
+        /// Its identity.
+        id: crate::body::BodyId,
+    },
+    /// Stop: the replica's chain differs from a peer's, or two processes share one identity. Never goes away by itself.
+    Halt(HaltReason),
+}
+
+/// Why a replica must stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub enum HaltReason {
+    /// Equal slots, different chains: some replica's log isn't the chosen one.
+    #[error("the chain at slot {} is {}, but {peer} has {}: the logs have diverged", .ours.slot, .ours.chain, .theirs.chain)]
+    Diverged {
+        /// This replica's mark.
+        ours: Mark,
+        /// The peer's mark at the same slot.
+        theirs: Mark,
+        /// The peer.
+        peer: NodeId,
+    },
+    /// Two different bodies at one ballot and slot.
+    #[error("two different bodies were proposed at slot {slot} in ballot {ballot}: two processes share the identity of {}", .ballot.node)]
+    BallotConflict {
+        /// The slot.
+        slot: Slot,
+        /// The ballot.
+        ballot: Ballot,
+    },
+}

@@ -1,0 +1,30 @@
+//! The core of Synod: Multi-Paxos as plain values. No I/O, clock, randomness or threads: what happens is a function
+//! of what is handed in, so the simulator, the model checker and the runtime drive the very same code.
+//!
+//! [`Replica`] is one node's part in one group. Its words are those of the glossary in `engine/docs/protocol.md`.
+#![forbid(unsafe_code)]
+
+// The test cluster in `tests/cluster` serves unit and integration tests alike, under one name of this crate.
+#[cfg(test)]
+extern crate self as synod_protocol;
+
+mod ballot;
+mod body;
+mod config;
+mod effect;
+pub mod limits;
+mod message;
+mod replica;
+mod slot;
+mod time;
+
+pub use ballot::{Ballot, NodeId};
+pub use body::{BodyHandle, BodyId, BodyKind, Chain, Mark};
+pub use config::{
+    ALPHA_RANGE, Configuration, ConfigurationError, Configurations, MEMBERS_MAX, Settings, SettingsError,
+};
+pub use effect::{Append, AppendId, Effect, HaltReason, LogEntry};
+pub use message::{AcceptedBody, Message, RejectReason};
+pub use replica::{Opening, PeerStatus, ProposeError, Recovered, Replica, Role, Status, TrimError};
+pub use slot::{Slot, SlotRange};
+pub use time::Instant;

@@ -1,0 +1,30 @@
+//! Bounds of everything that a peer or a client can make grow.
+
+/// Accepted bodies in one part of a promise.
+pub const PROMISE_PART_MAX: usize = 512;
+
+/// Parts of a promise: enough for all that an acceptor keeps, and for all that a leader may have open besides.
+pub const PROMISE_PARTS_MAX: u32 = 4096;
+
+const _: () = assert!(
+    PROMISE_PARTS_MAX as usize * PROMISE_PART_MAX > ACCEPTED_MAX + *crate::config::ALPHA_RANGE.end() as usize
+);
+
+/// The last slot, and the last round, that any node uses; what a peer names beyond is no honest number, and arithmetic
+/// on it might overflow. At a thousand million slots a second they last for a hundred years.
+pub const SLOT_MAX: u64 = 1 << 62;
+
+/// See [`SLOT_MAX`].
+pub const ROUND_MAX: u64 = 1 << 62;
+
+/// Largest body, header included, in bytes.
+pub const BODY_BYTES_MAX: u32 = 1 << 20;
+
+/// Most slots a body may fill; a no-op range may fill as many as alpha allows.
+pub const BODY_SLOTS_MAX: u32 = 1 << 20;
+
+/// How many recent marks a replica remembers, to compare its chain with peers that are a little behind or ahead.
+pub const MARKS_REMEMBERED: usize = 256;
+
+/// Accepted bodies above the chosen prefix that an acceptor keeps in memory.
+pub const ACCEPTED_MAX: usize = 1 << 16;

@@ -1,0 +1,220 @@
+//! What replicas say to each other, one variant a message. Messages that carry a body name it by its handle; the
+//! driver attaches the bytes.
+
+use std::time::Duration;
+
+use crate::ballot::{Ballot, NodeId};
+use crate::body::{BodyHandle, BodyId, Mark};
+use crate::limits;
+use crate::slot::Slot;
+
+/// A body that an acceptor has accepted, with the ballot at which it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AcceptedBody {
+    /// The ballot of the accept, not the one in which the body was made.
+    pub ballot: Ballot,
+    /// The body.
+    pub body: BodyHandle,
+}
+
+/// One message of the protocol; see the message table in `engine/docs/protocol.md`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Message {
+    /// Asks whether a candidacy at `ballot` would be welcome. Changes nothing at the receiver.
+    PreVote {
+        /// The ballot that would be prepared.
+        ballot: Ballot,
+    },
+    /// The receiver has no leader either and has promised nothing as high.
+    PreVoteGranted {
+        /// As asked.
+        ballot: Ballot,
+    },
+    /// Phase 1a for every slot from `from` on.
+    Prepare {
+        /// The candidate's ballot; its own promise is durable.
+        ballot: Ballot,
+        /// The first slot that the candidate doesn't know to be chosen.
+        from: Slot,
+    },
+    /// Phase 1b, in parts of bounded size: everything the acceptor has accepted at or above `mark`.
+    Promise {
+        /// As asked.
+        ballot: Ballot,
+        /// The acceptor's chosen prefix; the candidate fetches what it lacks below it.
+        mark: Mark,
+        /// Number of this part, from zero.
+        part: u32,
+        /// How many parts there are; at least one.
+        parts: u32,
+        /// At most [`crate::limits::PROMISE_PART_MAX`] accepted bodies, ascending by slot.
+        accepted: Vec<AcceptedBody>,
+    },
+    /// Phase 2a for one body. The body's bytes travel with it.
+    Accept {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The proposed body.
+        body: BodyHandle,
+        /// The leader's chosen prefix.
+        mark: Mark,
+    },
+    /// Phase 2b: the body and the ballot are durable at the sender.
+    Accepted {
+        /// As proposed.
+        ballot: Ballot,
+        /// First slot of the body.
+        first: Slot,
+        /// Identity of the body.
+        id: BodyId,
+    },
+    /// A refusal with its reason, answered at once.
+    Reject {
+        /// The ballot of the message that is refused.
+        ballot: Ballot,
+        /// Why, and what the sender can do about it.
+        reason: RejectReason,
+    },
+    /// The leader lives, and this is its chosen prefix.
+    Heartbeat {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The leader's chosen prefix.
+        mark: Mark,
+    },
+    /// A follower's answer to a heartbeat.
+    HeartbeatReply {
+        /// As heard.
+        ballot: Ballot,
+        /// The follower's chosen prefix.
+        mark: Mark,
+        /// The part of it that the follower would still know after a restart.
+        stable: Slot,
+    },
+    /// Asks for chosen bodies from `from` on, at most `bytes` of them (but at least one).
+    Fetch {
+        /// The sender's chosen prefix ends here.
+        from: Slot,
+        /// Bound of the answer.
+        bytes: u32,
+    },
+    /// A chosen body, in answer to `Fetch`. The body's bytes travel with it.
+    Chosen {
+        /// The chosen body.
+        body: BodyHandle,
+        /// The sender's chosen prefix.
+        mark: Mark,
+        /// Whether this ends the answer.
+        last: bool,
+    },
+    /// Asks for the bytes of a body that the receiver reported in a promise.
+    FetchBody {
+        /// First slot of the body.
+        first: Slot,
+        /// Its identity.
+        id: BodyId,
+    },
+    /// A body's bytes, in answer to `FetchBody`; says nothing about its being chosen.
+    Supply {
+        /// The body.
+        body: BodyHandle,
+    },
+    /// What was asked for in `Fetch` or `FetchBody` isn't there any more.
+    Unavailable {
+        /// First slot asked for.
+        first: Slot,
+        /// The first slot that the sender still has.
+        available: Slot,
+    },
+}
+
+impl Message {
+    /// The body whose bytes travel with the message.
+    pub fn body(&self) -> Option<&BodyHandle> {
+        match self {
+            Message::Accept { body, .. } | Message::Chosen { body, .. } | Message::Supply { body } => Some(body),
+            _ => None,
+        }
+    }
+
+    /// Whether every position it names is one that an honest peer may name. Everything behind this check adds to
+    /// slots and rounds without fear of overflow.
+    pub(crate) fn is_plausible(&self) -> bool {
+        let slot = |slot: Slot| slot.0 <= limits::SLOT_MAX;
+        let mark = |mark: Mark| slot(mark.slot);
+        let round = |ballot: Ballot| ballot.round <= limits::ROUND_MAX;
+        let handle = |body: &BodyHandle| body.count > 0 && body.first >= Slot::FIRST && slot(body.first);
+        match self {
+            Message::PreVote { ballot } | Message::PreVoteGranted { ballot } => round(*ballot),
+            Message::Prepare { ballot, from } => round(*ballot) && slot(*from),
+            Message::Promise { ballot, mark: prefix, part, parts, accepted } => {
+                let report = |report: &AcceptedBody| round(report.ballot) && handle(&report.body);
+                let sized = *parts <= limits::PROMISE_PARTS_MAX && accepted.len() <= limits::PROMISE_PART_MAX;
+                round(*ballot) && mark(*prefix) && part < parts && sized && accepted.iter().all(report)
+            }
+            Message::Accept { ballot, body, mark: prefix } => round(*ballot) && handle(body) && mark(*prefix),
+            Message::Accepted { ballot, first, id: _ } => round(*ballot) && slot(*first),
+            Message::Reject { ballot, reason } => {
+                round(*ballot)
+                    && match reason {
+                        RejectReason::HigherBallot { promised } => round(*promised),
+                        RejectReason::AlreadyChosen { mark: prefix } => mark(*prefix),
+                        _ => true,
+                    }
+            }
+            Message::Heartbeat { ballot, mark: prefix } => round(*ballot) && mark(*prefix),
+            Message::HeartbeatReply { ballot, mark: prefix, stable } => {
+                round(*ballot) && mark(*prefix) && slot(*stable)
+            }
+            Message::Fetch { from, bytes: _ } => slot(*from),
+            Message::Chosen { body, mark: prefix, last: _ } => handle(body) && mark(*prefix),
+            Message::FetchBody { first, id: _ } => slot(*first),
+            Message::Supply { body } => handle(body),
+            Message::Unavailable { .. } => true,
+        }
+    }
+}
+
+/// Why an acceptor refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RejectReason {
+    /// A higher ballot was promised; to go on, prepare above it.
+    HigherBallot {
+        /// The highest promise.
+        promised: Ballot,
+    },
+    /// The slots are chosen already up to the mark; fetch them.
+    AlreadyChosen {
+        /// The acceptor's chosen prefix.
+        mark: Mark,
+    },
+    /// The slots lie beyond what alpha allows; wait for the prefix to grow.
+    BeyondAlpha {
+        /// The first slot that is refused.
+        limit: Slot,
+    },
+    /// A leader is alive; no candidacy is welcome.
+    LeaderAlive {
+        /// Who leads.
+        leader: NodeId,
+    },
+    /// Another body is accepted here at the same ballot: two processes share one identity. An alarm, never retried.
+    BallotConflict {
+        /// First slot of the body accepted before.
+        first: Slot,
+    },
+    /// No room for client commands; no-ops, re-proposals and trims are still taken.
+    DiskFull,
+    /// The sender isn't a member of the configuration that rules the slot.
+    WrongConfiguration {
+        /// The slot in question.
+        slot: Slot,
+    },
+    /// The sender's store isn't the one that the configuration names.
+    UnknownIdentity,
+    /// The acceptor has too much unwritten; try again after the given time.
+    Overloaded {
+        /// When to try again.
+        retry_after: Duration,
+    },
+}

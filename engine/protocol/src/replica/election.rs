@@ -1,0 +1,269 @@
+//! Becoming leader: pre-vote, phase 1, and giving way to higher ballots with a randomised back-off.
+
+use std::collections::BTreeMap;
+
+use super::{AcceptedBody, Ballot, LogEntry, Mark, Message, NodeId, RejectReason, Replica, RoleState};
+use crate::effect::AppendId;
+use crate::limits;
+use crate::time::Instant;
+
+/// A pre-vote under way: nothing promised, nothing written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Canvass {
+    pub(super) ballot: Ballot,
+    pub(super) granted: Vec<NodeId>,
+    pub(super) deadline: Instant,
+}
+
+/// Phase 1 under way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Candidacy {
+    pub(super) ballot: Ballot,
+    pub(super) promises: BTreeMap<NodeId, Promised>,
+    pub(super) own_append: AppendId,
+    pub(super) deadline: Instant,
+    pub(super) resend_at: Instant,
+}
+
+/// The parts of one acceptor's promise that have arrived.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Promised {
+    pub(super) mark: Mark,
+    parts: BTreeMap<u32, Vec<AcceptedBody>>,
+    parts_count: u32,
+}
+
+impl Promised {
+    fn is_complete(&self) -> bool {
+        self.parts.len() == self.parts_count as usize
+    }
+
+    pub(super) fn accepted(&self) -> impl Iterator<Item = &AcceptedBody> {
+        self.parts.values().flatten()
+    }
+}
+
+impl Replica {
+    pub(super) fn election_timeout(&mut self, now: Instant) {
+        match &self.role {
+            RoleState::Follower { deadline } if now >= *deadline => self.canvass(now),
+            RoleState::Canvassing(canvass) if now >= canvass.deadline => self.become_follower(now),
+            RoleState::Candidate(candidacy) if now >= candidacy.deadline => self.become_follower(now),
+            RoleState::Candidate(candidacy) if now >= candidacy.resend_at => self.prepare_again(now),
+            _ => {}
+        }
+    }
+
+    /// Asks around before raising a ballot, so that a node that comes back from isolation disturbs nobody.
+    fn canvass(&mut self, now: Instant) {
+        if !self.configurations.configuration_at(self.mark.slot).is_member(self.node) {
+            return self.become_follower(now);
+        }
+        let round = self.round_max.max(self.promised.round) + 1;
+        let ballot = Ballot { round, node: self.node, boot: self.boot };
+        let deadline = now.plus(self.settings.election_timeout);
+        self.role = RoleState::Canvassing(Canvass { ballot, granted: vec![self.node], deadline });
+        self.broadcast(&Message::PreVote { ballot });
+        self.candidate_if_welcome(now);
+    }
+
+    pub(super) fn on_pre_vote(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
+        let reason = if ballot <= self.promised {
+            RejectReason::HigherBallot { promised: self.promised }
+        } else if let Some(leader) = self.live_leader(now) {
+            RejectReason::LeaderAlive { leader }
+        } else {
+            return self.send(from, Message::PreVoteGranted { ballot });
+        };
+        self.send(from, Message::Reject { ballot, reason });
+    }
+
+    fn live_leader(&self, now: Instant) -> Option<NodeId> {
+        if matches!(self.role, RoleState::Leader(_)) {
+            return Some(self.node);
+        }
+        let heard_lately = now.since(self.leader_heard) < self.settings.election_timeout;
+        self.leader.filter(|_| heard_lately).map(|ballot| ballot.node)
+    }
+
+    pub(super) fn on_pre_vote_granted(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
+        if let RoleState::Canvassing(canvass) = &mut self.role
+            && canvass.ballot == ballot
+            && !canvass.granted.contains(&from)
+        {
+            canvass.granted.push(from);
+            self.candidate_if_welcome(now);
+        }
+    }
+
+    fn candidate_if_welcome(&mut self, now: Instant) {
+        if let RoleState::Canvassing(canvass) = &self.role
+            && self.is_prepare_quorum(&canvass.granted)
+        {
+            let ballot = canvass.ballot;
+            self.become_candidate(now, ballot);
+        }
+    }
+
+    fn become_candidate(&mut self, now: Instant, ballot: Ballot) {
+        if ballot <= self.promised {
+            return self.become_follower(now);
+        }
+        self.note_round(ballot);
+        self.leader = None;
+        self.promised = ballot;
+        let own_append = self.append(LogEntry::Promise);
+        self.promise_append = own_append;
+        let deadline = now.plus(self.election_wait());
+        let resend_at = now.plus(self.settings.retransmit_interval);
+        self.role =
+            RoleState::Candidate(Candidacy { ballot, promises: BTreeMap::new(), own_append, deadline, resend_at });
+        // The own promise is durable before anybody hears of the ballot: were it lost, the next life of this node
+        // could promise less than it already asked others to honour.
+        for peer in self.peers() {
+            self.send_after(own_append, peer, Message::Prepare { ballot, from: self.mark.slot });
+        }
+    }
+
+    fn prepare_again(&mut self, now: Instant) {
+        let resend_at = now.plus(self.settings.retransmit_interval);
+        let RoleState::Candidate(candidacy) = &mut self.role else { return };
+        candidacy.resend_at = resend_at;
+        if candidacy.own_append > self.durable {
+            return;
+        }
+        let ballot = candidacy.ballot;
+        let complete: Vec<NodeId> =
+            candidacy.promises.iter().filter(|(_, promised)| promised.is_complete()).map(|(node, _)| *node).collect();
+        for peer in self.peers() {
+            if !complete.contains(&peer) {
+                self.send(peer, Message::Prepare { ballot, from: self.mark.slot });
+            }
+        }
+    }
+
+    pub(super) fn on_prepare(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
+        self.note_round(ballot);
+        if ballot.node != from {
+            return;
+        }
+        if ballot < self.promised {
+            let reason = RejectReason::HigherBallot { promised: self.promised };
+            return self.send(from, Message::Reject { ballot, reason });
+        }
+        if ballot > self.promised {
+            self.promised = ballot;
+            self.promise_append = self.append(LogEntry::Promise);
+            self.leader = None;
+            self.become_follower(now);
+        }
+        let accepted: Vec<AcceptedBody> = self.accepted().collect();
+        let parts = accepted.chunks(limits::PROMISE_PART_MAX).map(<[_]>::to_vec).collect::<Vec<_>>();
+        let parts = if parts.is_empty() { vec![Vec::new()] } else { parts };
+        let parts_count = parts.len() as u32;
+        for (part, accepted) in parts.into_iter().enumerate() {
+            let message =
+                Message::Promise { ballot, mark: self.mark, part: part as u32, parts: parts_count, accepted };
+            // The newest append covers the promise and every accept reported above it.
+            self.send_after(self.appended.max(self.promise_append), from, message);
+        }
+    }
+
+    pub(super) fn on_promise(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        ballot: Ballot,
+        mark: Mark,
+        (part, parts_count): (u32, u32),
+        accepted: Vec<AcceptedBody>,
+    ) {
+        let RoleState::Candidate(candidacy) = &mut self.role else { return };
+        if candidacy.ballot != ballot {
+            return;
+        }
+        let fresh = || Promised { mark, parts: BTreeMap::new(), parts_count };
+        let promised = candidacy.promises.entry(from).or_insert_with(fresh);
+        if promised.is_complete() {
+            return;
+        }
+        if (promised.mark, promised.parts_count) != (mark, parts_count) {
+            // The acceptor learned more between two answers, so that its parts don't fit together: begin anew.
+            *promised = fresh();
+        }
+        promised.parts.insert(part, accepted);
+        self.lead_if_promised(now);
+    }
+
+    pub(super) fn candidate_durable(&mut self, now: Instant) {
+        if matches!(self.role, RoleState::Candidate(_)) {
+            self.lead_if_promised(now);
+        }
+    }
+
+    fn lead_if_promised(&mut self, now: Instant) {
+        let RoleState::Candidate(candidacy) = &self.role else { return };
+        if candidacy.own_append > self.durable {
+            return;
+        }
+        let mut votes: Vec<NodeId> =
+            candidacy.promises.iter().filter(|(_, promised)| promised.is_complete()).map(|(node, _)| *node).collect();
+        votes.push(self.node);
+        if !self.is_prepare_quorum(&votes) {
+            return;
+        }
+        let ballot = candidacy.ballot;
+        let promises = std::mem::take(&mut self.candidacy_mut().promises);
+        let complete = promises.into_iter().filter(|(_, promised)| promised.is_complete()).collect();
+        self.become_leader(now, ballot, complete);
+    }
+
+    fn candidacy_mut(&mut self) -> &mut Candidacy {
+        let RoleState::Candidate(candidacy) = &mut self.role else { unreachable!("checked by the caller") };
+        candidacy
+    }
+
+    /// Gives up whatever was led or sought, and waits a random while before trying again.
+    pub(super) fn become_follower(&mut self, now: Instant) {
+        if let RoleState::Leader(_) = self.role {
+            self.leader = None;
+        }
+        let deadline = now.plus(self.election_wait());
+        self.role = RoleState::Follower { deadline };
+    }
+
+    /// Notes a sign of life of the leader of `ballot`, which is no lower than any promise of this node.
+    pub(super) fn heard_leader(&mut self, now: Instant, ballot: Ballot) {
+        self.become_follower(now);
+        self.leader_heard = now;
+        self.leader = Some(ballot);
+    }
+
+    pub(super) fn on_reject(&mut self, now: Instant, from: NodeId, ballot: Ballot, reason: RejectReason) {
+        let current = match &self.role {
+            RoleState::Follower { .. } => None,
+            RoleState::Canvassing(canvass) => Some(canvass.ballot),
+            RoleState::Candidate(candidacy) => Some(candidacy.ballot),
+            RoleState::Leader(leadership) => Some(leadership.ballot),
+        };
+        let concerns_us = current == Some(ballot);
+        match reason {
+            RejectReason::HigherBallot { promised } => {
+                self.note_round(promised);
+                // A late pre-vote of this very ballot is refused too, because it was granted and prepared since.
+                if concerns_us && promised > ballot {
+                    self.become_follower(now);
+                }
+            }
+            RejectReason::LeaderAlive { .. } if matches!(self.role, RoleState::Canvassing(_)) && concerns_us => {
+                self.become_follower(now);
+            }
+            RejectReason::AlreadyChosen { mark } => self.note_ahead(now, from, mark),
+            RejectReason::BallotConflict { first } if concerns_us => {
+                self.halt(crate::effect::HaltReason::BallotConflict { slot: first, ballot });
+            }
+            // The others pass by themselves: what they refused is sent again.
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,599 @@
+//! The leader: closing what earlier ballots left open, phase 2 pipelined within window and alpha, retransmission.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::election::Promised;
+use super::{
+    AcceptedBody, Ballot, BodyHandle, BodyId, Mark, Message, NodeId, Opening, PeerStatus, ProposeError, Replica,
+    RoleState, Slot, TrimError,
+};
+use crate::body::BodyKind;
+use crate::effect::{AppendId, Effect, HaltReason};
+use crate::limits;
+use crate::slot::SlotRange;
+use crate::time::Instant;
+
+/// What a replica keeps while it leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Leadership {
+    pub(super) ballot: Ballot,
+    stage: Stage,
+    /// What phase 1 left to do, in slot order.
+    plan: VecDeque<Planned>,
+    /// Revealed bodies whose bytes were asked for.
+    obtaining: BTreeMap<Slot, Obtaining>,
+    /// Compositions asked for and not yet proposed, by first slot. What wasn't asked for in this very leadership is
+    /// never proposed: an answer to an earlier one may lie where something else is chosen by now.
+    composing: BTreeMap<Slot, (u32, BodyKind)>,
+    /// Proposed and not yet chosen.
+    open: BTreeMap<Slot, Proposal>,
+    open_bytes: u64,
+    /// Chosen out of order: the prefix before them isn't, yet.
+    chosen_ahead: BTreeMap<Slot, BodyHandle>,
+    /// The own appends that aren't durable yet, in order.
+    own_pending: VecDeque<(AppendId, Slot)>,
+    next_slot: Slot,
+    peers: BTreeMap<NodeId, Peer>,
+    pub(super) heartbeat_at: Instant,
+    pub(super) resend_at: Instant,
+    /// Where recovery stood when it last came a step further, and when that was.
+    progress: (Slot, Instant),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    /// A promise told of a longer chosen prefix: fetch it first.
+    CatchingUp { target: Slot, reports: Vec<(AcceptedBody, NodeId)> },
+    /// Proposing: first the plan, then new bodies.
+    Proposing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Planned {
+    /// Propose again what may have been chosen.
+    Adopt { body: BodyHandle, holders: Vec<NodeId> },
+    /// Close a gap.
+    Fill(SlotRange),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Obtaining {
+    body: BodyHandle,
+    holders: Vec<NodeId>,
+    attempts: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Proposal {
+    body: BodyHandle,
+    acks: Vec<NodeId>,
+    sent_at: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Peer {
+    heard: Instant,
+    mark: Slot,
+    stable: Slot,
+    /// Bodies sent and not acknowledged, by first slot.
+    outstanding: BTreeMap<Slot, u32>,
+    outstanding_bytes: u64,
+}
+
+impl Peer {
+    fn acknowledged(&mut self, first: Slot) {
+        if let Some(bytes) = self.outstanding.remove(&first) {
+            self.outstanding_bytes -= u64::from(bytes);
+        }
+    }
+
+    /// The peer has everything below `mark`, acknowledged or not.
+    fn reached(&mut self, mark: Slot) {
+        while let Some(entry) = self.outstanding.first_entry()
+            && *entry.key() < mark
+        {
+            self.outstanding_bytes -= u64::from(entry.remove());
+        }
+    }
+}
+
+impl Leadership {
+    pub(super) fn is_recovering(&self) -> bool {
+        self.is_catching_up() || !self.plan.is_empty() || !self.obtaining.is_empty()
+    }
+
+    pub(super) fn is_catching_up(&self) -> bool {
+        matches!(self.stage, Stage::CatchingUp { .. })
+    }
+
+    pub(super) fn open_bodies(&self) -> u32 {
+        self.open.len() as u32
+    }
+
+    pub(super) fn peers(&self) -> Vec<PeerStatus> {
+        let status = |(node, peer): (&NodeId, &Peer)| PeerStatus {
+            node: *node,
+            mark: peer.mark,
+            stable: peer.stable,
+            outstanding_bytes: peer.outstanding_bytes,
+        };
+        self.peers.iter().map(status).collect()
+    }
+
+    /// Whether this leader proposed the very same body.
+    pub(super) fn proposed(&self, body: &BodyHandle) -> bool {
+        self.chosen_ahead.get(&body.first) == Some(body)
+            || self.open.get(&body.first).is_some_and(|proposal| proposal.body == *body)
+    }
+
+    /// Forgets what lies below the chosen prefix, however it came to be known.
+    pub(super) fn passed(&mut self, mark: Slot) {
+        while let Some((first, _)) = self.open.first_key_value()
+            && *first < mark
+        {
+            let first = *first;
+            self.close(first);
+        }
+        while let Some(entry) = self.chosen_ahead.first_entry()
+            && *entry.key() < mark
+        {
+            entry.remove();
+        }
+        self.obtaining.retain(|first, _| *first >= mark);
+        self.composing.retain(|first, _| *first >= mark);
+        // A peer's chain may prove more than this leader has proposed. Were it to propose below its mark, followers
+        // would take that body, accepted at the ballot of the leader that speaks, for the chosen one.
+        self.next_slot = self.next_slot.max(mark);
+    }
+
+    fn close(&mut self, first: Slot) -> Option<BodyHandle> {
+        let proposal = self.open.remove(&first)?;
+        self.open_bytes -= u64::from(proposal.body.bytes);
+        Some(proposal.body)
+    }
+
+    fn peer_heard(&mut self, now: Instant, node: NodeId) -> Option<&mut Peer> {
+        let peer = self.peers.get_mut(&node)?;
+        peer.heard = now;
+        Some(peer)
+    }
+}
+
+impl Replica {
+    pub(super) fn become_leader(&mut self, now: Instant, ballot: Ballot, promises: BTreeMap<NodeId, Promised>) {
+        let mut reports: Vec<(AcceptedBody, NodeId)> = self.accepted().map(|report| (report, self.node)).collect();
+        let mut ahead: Option<(NodeId, Mark)> = None;
+        for (node, promised) in &promises {
+            reports.extend(promised.accepted().map(|report| (*report, *node)));
+            if promised.mark.slot > ahead.map_or(self.mark.slot, |(_, mark)| mark.slot) {
+                ahead = Some((*node, promised.mark));
+            }
+        }
+        let target = ahead.map_or(self.mark.slot, |(_, mark)| mark.slot);
+        let peer = |_| Peer {
+            heard: now,
+            mark: Slot::FIRST,
+            stable: Slot::FIRST,
+            outstanding: BTreeMap::new(),
+            outstanding_bytes: 0,
+        };
+        let peers = self.peers().into_iter().map(|node| (node, peer(node))).collect();
+        self.leader = Some(ballot);
+        self.role = RoleState::Leader(Box::new(Leadership {
+            ballot,
+            stage: Stage::CatchingUp { target, reports },
+            plan: VecDeque::new(),
+            obtaining: BTreeMap::new(),
+            composing: BTreeMap::new(),
+            open: BTreeMap::new(),
+            open_bytes: 0,
+            chosen_ahead: BTreeMap::new(),
+            own_pending: VecDeque::new(),
+            next_slot: self.mark.slot,
+            peers,
+            heartbeat_at: now,
+            resend_at: now.plus(self.settings.retransmit_interval),
+            progress: (self.mark.slot, now),
+        }));
+        self.heartbeat(now);
+        if let Some((node, mark)) = ahead {
+            self.note_ahead(now, node, mark);
+        }
+        if !self.halted {
+            self.leader_progress(now);
+        }
+    }
+
+    fn leadership(&mut self) -> Option<&mut Leadership> {
+        match &mut self.role {
+            // Whoever has halted leads no more, also in the midst of a call.
+            RoleState::Leader(leadership) if !self.halted => Some(leadership),
+            _ => None,
+        }
+    }
+
+    /// Goes on with whatever the grown prefix allows: from catching up to the plan, and along the plan.
+    pub(super) fn leader_progress(&mut self, now: Instant) {
+        let mark = self.mark.slot;
+        let Some(leadership) = self.leadership() else { return };
+        if leadership.progress.0 != mark {
+            leadership.progress = (mark, now);
+        }
+        if let Stage::CatchingUp { target, reports } = &mut leadership.stage {
+            if mark < *target {
+                return;
+            }
+            let reports = std::mem::take(reports);
+            leadership.stage = Stage::Proposing;
+            match recovery_plan(mark, reports) {
+                Ok((plan, next_slot)) => {
+                    leadership.plan = plan;
+                    leadership.next_slot = next_slot;
+                }
+                Err((slot, ballot)) => return self.halt(HaltReason::BallotConflict { slot, ballot }),
+            }
+        }
+        self.follow_plan(now);
+    }
+
+    /// Proposes what phase 1 revealed, as far as window and alpha allow.
+    fn follow_plan(&mut self, now: Instant) {
+        let limit = self.mark.slot.plus(self.alpha());
+        let (mark, window_bodies) = (self.mark.slot, self.settings.window_bodies as usize);
+        let Some(leadership) = self.leadership() else { return };
+        let mut effects = Vec::new();
+        while leadership.open.len() + leadership.obtaining.len() + leadership.composing.len() < window_bodies {
+            match leadership.plan.front_mut() {
+                // The chain, or a peer's answer, may have proved the head of the plan in the meantime.
+                Some(Planned::Adopt { body, .. }) if body.end() <= mark => {
+                    leadership.plan.pop_front();
+                }
+                Some(Planned::Fill(gap)) if gap.end <= mark => {
+                    leadership.plan.pop_front();
+                }
+                Some(Planned::Adopt { body, holders }) if body.end() <= limit => {
+                    let (body, holders) = (*body, std::mem::take(holders));
+                    leadership.plan.pop_front();
+                    effects.push(Effect::Obtain { body, holder: holders[0] });
+                    leadership.obtaining.insert(body.first, Obtaining { body, holders, attempts: 1 });
+                }
+                Some(Planned::Fill(gap)) if gap.start < limit => {
+                    let end = gap.end.min(limit);
+                    let (first, count) = (gap.start, end.since(gap.start) as u32);
+                    gap.start = end;
+                    if gap.is_empty() {
+                        leadership.plan.pop_front();
+                    }
+                    leadership.composing.insert(first, (count, BodyKind::NoOp));
+                    effects.push(Effect::Compose { first, count, ballot: leadership.ballot, kind: BodyKind::NoOp });
+                }
+                _ => break,
+            }
+        }
+        self.effects.extend(effects);
+        self.settle(now);
+    }
+
+    pub(super) fn adopt_obtained(&mut self, now: Instant, id: BodyId) {
+        let mark = self.mark.slot;
+        let Some(leadership) = self.leadership() else { return };
+        let Some(first) = leadership.obtaining.values().find(|wanted| wanted.body.id == id).map(|w| w.body.first) else {
+            return;
+        };
+        let wanted = leadership.obtaining.remove(&first).expect("found just now");
+        leadership.progress.1 = now;
+        if first >= mark {
+            self.start_phase_two(now, wanted.body);
+        }
+        self.follow_plan(now);
+    }
+
+    pub(super) fn propose_composed(&mut self, now: Instant, body: BodyHandle) {
+        let Some(leadership) = self.leadership() else { return };
+        if leadership.composing.get(&body.first) == Some(&(body.count, body.kind)) {
+            leadership.composing.remove(&body.first);
+            self.start_phase_two(now, body);
+            self.follow_plan(now);
+        }
+    }
+
+    /// Room for a new body, if this replica leads and neither window nor alpha is exhausted.
+    pub fn opening(&self) -> Option<Opening> {
+        let RoleState::Leader(leadership) = &self.role else { return None };
+        let limit = self.mark.slot.plus(self.alpha());
+        let open = leadership.open.len() as u32;
+        if self.halted
+            || leadership.is_recovering()
+            || open >= self.settings.window_bodies
+            || leadership.open_bytes >= self.settings.window_bytes
+            || leadership.next_slot >= limit
+        {
+            return None;
+        }
+        let count_max = limit.since(leadership.next_slot).min(u64::from(limits::BODY_SLOTS_MAX)) as u32;
+        Some(Opening { ballot: leadership.ballot, first: leadership.next_slot, count_max })
+    }
+
+    /// Starts phase 2 for a new body, which the driver has made for the current [`Replica::opening`].
+    ///
+    /// # Errors
+    /// If there is no opening, or the body doesn't fit it. Nothing has happened then.
+    pub fn propose(&mut self, now: Instant, body: BodyHandle) -> Result<(), ProposeError> {
+        let opening = self.opening().ok_or(ProposeError::NoOpening)?;
+        if body.first != opening.first || body.count == 0 || body.count > opening.count_max {
+            return Err(ProposeError::Misfit {
+                first: body.first,
+                count: body.count,
+                next: opening.first,
+                count_max: opening.count_max,
+            });
+        }
+        if body.bytes > limits::BODY_BYTES_MAX {
+            return Err(ProposeError::TooLarge(body.bytes));
+        }
+        self.start_phase_two(now, body);
+        Ok(())
+    }
+
+    /// Proposes to drop everything below `upto`, or as much of it as every member durably has and knows to be chosen.
+    /// Returns the slot that is proposed; it is agreed once the trim is delivered.
+    ///
+    /// # Errors
+    /// If this replica doesn't lead, or nothing below `upto` may be dropped.
+    pub fn trim(&mut self, upto: Slot) -> Result<Slot, TrimError> {
+        let (own, trimmed) = (self.proved, self.trimmed.max(Slot::FIRST));
+        let limit = self.mark.slot.plus(self.alpha());
+        let halted = self.halted;
+        let leadership = self.leadership().filter(|leadership| !leadership.is_recovering() && !halted);
+        let leadership = leadership.filter(|leadership| leadership.next_slot < limit).ok_or(TrimError::NotLeader)?;
+        // A member below the trim could only be brought back by a snapshot, so the slowest one holds the log. Having
+        // the bodies isn't enough: a member that restarts without a record of their choice must fetch them again.
+        let held = leadership.peers.values().map(|peer| peer.stable).fold(own, Slot::min);
+        let upto = upto.min(held);
+        if upto <= trimmed {
+            return Err(TrimError::NothingToTrim { held, trimmed });
+        }
+        let (first, ballot) = (leadership.next_slot, leadership.ballot);
+        leadership.next_slot = first.plus(1);
+        leadership.composing.insert(first, (1, BodyKind::Trim { upto }));
+        self.effects.push_back(Effect::Compose { first, count: 1, ballot, kind: BodyKind::Trim { upto } });
+        Ok(upto)
+    }
+
+    fn start_phase_two(&mut self, now: Instant, body: BodyHandle) {
+        let Some(leadership) = self.leadership() else { return };
+        let ballot = leadership.ballot;
+        assert!(!leadership.open.contains_key(&body.first), "slot {} is proposed once a ballot", body.first);
+        leadership.next_slot = leadership.next_slot.max(body.end());
+        leadership.open_bytes += u64::from(body.bytes);
+        leadership.open.insert(body.first, Proposal { body, acks: Vec::new(), sent_at: now });
+        // The leader writes its own disk while it replicates; its own vote counts when durable.
+        match self.store(ballot, body) {
+            Ok(append) => {
+                self.leadership().expect("leads").own_pending.push_back((append, body.first));
+            }
+            Err(_) => return self.halt(HaltReason::BallotConflict { slot: body.first, ballot }),
+        }
+        for peer in self.peers() {
+            self.send_accept(peer, body);
+        }
+    }
+
+    /// Sends a proposal, unless the peer has too much unanswered already: it will catch up from the log. One body is
+    /// always sent, however large: it may take this peer to choose it.
+    fn send_accept(&mut self, to: NodeId, body: BodyHandle) {
+        let (mark, budget) = (self.mark, self.settings.peer_bytes);
+        let Some(leadership) = self.leadership() else { return };
+        let ballot = leadership.ballot;
+        let Some(peer) = leadership.peers.get_mut(&to) else { return };
+        let known = peer.outstanding.contains_key(&body.first);
+        if !known {
+            if !peer.outstanding.is_empty() && peer.outstanding_bytes + u64::from(body.bytes) > budget {
+                return;
+            }
+            peer.outstanding.insert(body.first, body.bytes);
+            peer.outstanding_bytes += u64::from(body.bytes);
+        }
+        self.send(to, Message::Accept { ballot, body, mark });
+    }
+
+    pub(super) fn on_accepted(&mut self, now: Instant, from: NodeId, ballot: Ballot, first: Slot, id: BodyId) {
+        let Some(leadership) = self.leadership() else { return };
+        if leadership.ballot != ballot {
+            return;
+        }
+        let Some(peer) = leadership.peer_heard(now, from) else { return };
+        peer.acknowledged(first);
+        self.count_vote(from, first, id);
+        self.settle(now);
+    }
+
+    /// Counts the own votes that became durable.
+    pub(super) fn leader_durable(&mut self, now: Instant) {
+        let (node, durable) = (self.node, self.durable);
+        let Some(leadership) = self.leadership() else { return };
+        let mut voted = Vec::new();
+        while let Some(&(append, first)) = leadership.own_pending.front()
+            && append <= durable
+        {
+            leadership.own_pending.pop_front();
+            voted.extend(leadership.open.get(&first).map(|proposal| (first, proposal.body.id)));
+        }
+        for (first, id) in voted {
+            self.count_vote(node, first, id);
+        }
+        self.settle(now);
+    }
+
+    fn count_vote(&mut self, node: NodeId, first: Slot, id: BodyId) {
+        let RoleState::Leader(leadership) = &mut self.role else { return };
+        let Some(proposal) = leadership.open.get_mut(&first) else { return };
+        if proposal.body.id != id || proposal.acks.contains(&node) {
+            return;
+        }
+        proposal.acks.push(node);
+        if self.configurations.configuration_at(first).is_accept_quorum(&proposal.acks) {
+            let body = leadership.close(first).expect("open just now");
+            leadership.chosen_ahead.insert(first, body);
+        }
+    }
+
+    /// Delivers the chosen bodies that are next in order, and goes on with what the grown prefix allows.
+    fn settle(&mut self, now: Instant) {
+        let before = self.mark;
+        while let RoleState::Leader(leadership) = &mut self.role
+            && let Some(body) = leadership.chosen_ahead.remove(&self.mark.slot)
+        {
+            let append = self.accepted.get(&body.first).map_or(self.appended, |entry| entry.append);
+            self.deliver(body, append);
+        }
+        if self.mark == before {
+            return;
+        }
+        self.catch_up.forget_reached(self.mark.slot);
+        self.follow_plan(now);
+        // While the pipeline is full, news of the choice rides on the next accepts; an idle one says so at once.
+        if self.leadership().is_some_and(|leadership| leadership.open.is_empty()) {
+            self.heartbeat(now);
+        }
+    }
+
+    fn heartbeat(&mut self, now: Instant) {
+        let (mark, next) = (self.mark, now.plus(self.settings.heartbeat_interval));
+        let Some(leadership) = self.leadership() else { return };
+        leadership.heartbeat_at = next;
+        let ballot = leadership.ballot;
+        self.broadcast(&Message::Heartbeat { ballot, mark });
+    }
+
+    pub(super) fn on_heartbeat_reply(&mut self, now: Instant, from: NodeId, ballot: Ballot, mark: Mark, stable: Slot) {
+        if !self.compare_chain(from, mark) {
+            return;
+        }
+        let Some(leadership) = self.leadership() else { return };
+        if leadership.ballot != ballot {
+            return;
+        }
+        let Some(peer) = leadership.peer_heard(now, from) else { return };
+        peer.mark = peer.mark.max(mark.slot);
+        peer.stable = peer.stable.max(stable.min(mark.slot));
+        peer.reached(mark.slot);
+        self.note_ahead(now, from, mark);
+    }
+
+    pub(super) fn leader_timeout(&mut self, now: Instant) {
+        let patience = self.settings.election_timeout.saturating_mul(2);
+        let Some(leadership) = self.leadership() else { return };
+        // What phase 1 revealed may have died with the only node that has it: another prepare quorum will tell.
+        let stuck = leadership.is_recovering() && now.since(leadership.progress.1) >= patience;
+        if stuck || !self.hears_quorum(now) {
+            return self.become_follower(now);
+        }
+        let Some(leadership) = self.leadership() else { return };
+        let (heartbeat_due, resend_due) = (now >= leadership.heartbeat_at, now >= leadership.resend_at);
+        if heartbeat_due {
+            self.heartbeat(now);
+        }
+        if resend_due {
+            self.resend(now);
+        }
+    }
+
+    /// A leader that hears no quorum steps down: its clients must learn that nothing will be chosen here.
+    fn hears_quorum(&self, now: Instant) -> bool {
+        let RoleState::Leader(leadership) = &self.role else { return false };
+        let patience = self.settings.election_timeout.saturating_mul(2);
+        let heard = leadership.peers.iter().filter(|(_, peer)| now.since(peer.heard) < patience);
+        let mut votes: Vec<NodeId> = heard.map(|(node, _)| *node).collect();
+        votes.push(self.node);
+        self.is_prepare_quorum(&votes)
+            && self.configurations.configuration_at(self.mark.slot).is_accept_quorum(&votes)
+    }
+
+    /// Sends again what went unanswered for a while: a lost message costs a resend, never a stall.
+    fn resend(&mut self, now: Instant) {
+        let interval = self.settings.retransmit_interval;
+        let Some(leadership) = self.leadership() else { return };
+        leadership.resend_at = now.plus(interval);
+        let mut overdue = Vec::new();
+        for proposal in leadership.open.values_mut().filter(|proposal| now.since(proposal.sent_at) >= interval) {
+            proposal.sent_at = now;
+            let silent = leadership.peers.keys().filter(|node| !proposal.acks.contains(node));
+            overdue.extend(silent.map(|node| (*node, proposal.body)));
+        }
+        let mut again = Vec::new();
+        for wanted in leadership.obtaining.values_mut() {
+            let holder = wanted.holders[wanted.attempts % wanted.holders.len()];
+            wanted.attempts += 1;
+            again.push(Effect::Obtain { body: wanted.body, holder });
+        }
+        self.effects.extend(again);
+        for (node, body) in overdue {
+            self.send_accept(node, body);
+        }
+    }
+}
+
+/// What phase 1 leaves to do from `mark` on: which revealed bodies to propose again, which gaps to close, and the first
+/// slot for new bodies.
+///
+/// The body rule: a body was possibly chosen only if no other body at a higher ballot shows at any of its slots, for
+/// whoever proposed that one would have had to adopt it. Such a body is live and adopted whole; the others are dead,
+/// and what the higher ones leave open of them is closed by no-ops.
+///
+/// # Errors
+/// The slot and ballot at which two different bodies were proposed: two processes share an identity.
+pub(super) fn recovery_plan(
+    mark: Slot,
+    mut reports: Vec<(AcceptedBody, NodeId)>,
+) -> Result<(VecDeque<Planned>, Slot), (Slot, Ballot)> {
+    reports.retain(|(report, _)| report.body.end() > mark);
+    reports.sort_by_key(|(report, node)| (std::cmp::Reverse(report.ballot), report.body.first, report.body.id, *node));
+    let mut live: BTreeMap<Slot, (AcceptedBody, Vec<NodeId>)> = BTreeMap::new();
+    let mut shown = Shown::default();
+    for (report, node) in reports {
+        let body = report.body;
+        let rival = live.range(..body.end()).next_back().filter(|(_, (other, _))| other.body.end() > body.first);
+        if let Some((first, (other, _))) = rival {
+            if other.body == body {
+                let first = *first;
+                live.get_mut(&first).expect("found just now").1.push(node);
+            } else if other.ballot == report.ballot {
+                return Err((body.first.max(other.body.first), report.ballot));
+            }
+        } else if body.first >= mark && !shown.overlaps(&body.slots()) {
+            live.insert(body.first, (report, vec![node]));
+        }
+        shown.insert(body.slots());
+    }
+    let mut plan = VecDeque::new();
+    let mut next = mark;
+    for (first, (AcceptedBody { body, .. }, holders)) in live {
+        if next < first {
+            plan.push_back(Planned::Fill(next..first));
+        }
+        next = body.end();
+        plan.push_back(Planned::Adopt { body, holders });
+    }
+    Ok((plan, next))
+}
+
+/// The slots at which some body of a ballot no lower than the current one has been seen, as disjoint ranges.
+#[derive(Default)]
+pub(super) struct Shown(BTreeMap<Slot, Slot>);
+
+impl Shown {
+    pub(super) fn overlaps(&self, slots: &SlotRange) -> bool {
+        self.0.range(..slots.end).next_back().is_some_and(|(_, end)| *end > slots.start)
+    }
+
+    pub(super) fn insert(&mut self, mut slots: SlotRange) {
+        while let Some((start, end)) = self.0.range(..=slots.end).next_back().map(|(start, end)| (*start, *end))
+            && end >= slots.start
+        {
+            self.0.remove(&start);
+            slots = slots.start.min(start)..slots.end.max(end);
+        }
+        self.0.insert(slots.start, slots.end);
+    }
+}

@@ -1,0 +1,15 @@
+//! Tests of the core, one file a concern. They drive whole replicas through the test cluster, which checks the safety
+//! properties at every step (see its module documentation); what each test adds is how the replicas get along.
+
+#[path = "../../tests/cluster/mod.rs"]
+mod cluster;
+
+mod acceptor;
+mod body_rule;
+mod catch_up;
+mod election;
+mod learning;
+mod proposing;
+mod random;
+mod recovery;
+mod trim;

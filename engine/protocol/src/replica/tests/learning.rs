@@ -1,0 +1,237 @@
+//! Learning: by the leader's mark where its own ballot proves the body, by a matching chain, and not otherwise.
+
+use std::time::Duration;
+
+use super::cluster::{Cluster, ballot, body, is, is_to, n, s};
+use crate::ballot::Ballot;
+use crate::body::{BodyHandle, Chain, Mark};
+use crate::effect::HaltReason;
+use crate::message::{Message, RejectReason};
+
+/// Five nodes, three of which (3, 4 and 5) have accepted `bodies` at `ballot`: chosen, and nobody knows it yet.
+fn chosen_elsewhere(ballot: Ballot, bodies: &[BodyHandle]) -> Cluster {
+    let mut cluster = Cluster::new(5);
+    for node in 3..=5 {
+        accept(&mut cluster, node, ballot, bodies);
+    }
+    cluster
+}
+
+/// The same, and node 1 has accepted them too.
+fn chosen(ballot: Ballot, bodies: &[BodyHandle]) -> Cluster {
+    let mut cluster = chosen_elsewhere(ballot, bodies);
+    accept(&mut cluster, 1, ballot, bodies);
+    cluster
+}
+
+fn accept(cluster: &mut Cluster, node: u32, ballot: Ballot, bodies: &[BodyHandle]) {
+    for body in bodies {
+        cluster.inject(ballot.node, n(node), Message::Accept { ballot, body: *body, mark: Mark::START });
+    }
+    cluster.network.clear();
+}
+
+fn after(bodies: &[BodyHandle]) -> Mark {
+    bodies.iter().fold(Mark::START, |mark, body| mark.after(body))
+}
+
+const OLD: Ballot = Ballot { round: 3, node: crate::NodeId(2), boot: 77 };
+const NEW: Ballot = Ballot { round: 4, node: crate::NodeId(2), boot: 77 };
+
+#[test]
+fn a_mark_proves_the_bodies_that_were_accepted_at_the_speakers_ballot() {
+    let bodies = [body(1, 2, 1), body(3, 1, 2), body(4, 1, 3)];
+    let mut cluster = chosen(OLD, &bodies);
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies[..2]) });
+    assert_eq!(cluster.delivered(n(1)), bodies[..2]);
+    // The same news on an accept, which is itself not chosen yet.
+    let next = body(5, 1, 4);
+    cluster.inject(n(2), n(1), Message::Accept { ballot: OLD, body: next, mark: after(&bodies) });
+    assert_eq!(cluster.delivered(n(1)), bodies);
+    assert_eq!(cluster.replica(n(1)).accepted().map(|entry| entry.body).collect::<Vec<_>>(), [next]);
+}
+
+#[test]
+fn a_mark_says_nothing_of_a_body_from_another_ballot() {
+    // Node 1 has a body of an older ballot; the newer leader chose another one there.
+    let right = body(1, 1, 2);
+    let mut cluster = chosen_elsewhere(NEW, &[right]);
+    accept(&mut cluster, 1, OLD, &[body(1, 1, 1)]);
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark: after(&[right]) });
+    assert_eq!(cluster.delivered(n(1)), []);
+    assert_eq!(cluster.take(is("Fetch")).len(), 0, "the accept may be on its way");
+    cluster.now = cluster.now.plus(cluster.settings().fetch_delay);
+    cluster.time_out(n(1));
+    assert_eq!(cluster.take(is_to("Fetch", n(2))).len(), 1, "it wasn't");
+    cluster.inject(n(2), n(1), Message::Accept { ballot: NEW, body: right, mark: Mark::START });
+    assert_eq!(cluster.delivered(n(1)), [right], "or it was late");
+}
+
+#[test]
+fn a_chain_proves_bodies_of_any_ballot_and_only_as_a_whole() {
+    let bodies = [body(1, 2, 1), body(3, 1, 2), body(4, 2, 3)];
+    let whole = after(&bodies);
+    let hear = |mark| {
+        let mut cluster = chosen(OLD, &bodies);
+        cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark });
+        cluster.delivered(n(1))
+    };
+    assert_eq!(hear(whole), bodies);
+    assert_eq!(hear(after(&bodies[..1])), bodies[..1]);
+    assert_eq!(hear(Mark { chain: Chain(99), ..whole }), [], "some body is another one, and nobody knows which");
+    assert_eq!(hear(Mark { slot: s(2), ..whole }), [], "no own body ends there");
+    assert_eq!(hear(Mark { slot: s(9), ..whole }), [], "what lies between is missing");
+}
+
+#[test]
+fn who_does_not_lead_proves_by_the_chain_alone() {
+    let bodies = [body(1, 2, 1), body(3, 1, 2)];
+    let refuse = |mark| Message::Reject { ballot: OLD, reason: RejectReason::AlreadyChosen { mark } };
+    let mut cluster = chosen(OLD, &bodies);
+    cluster.inject(n(2), n(1), refuse(Mark { chain: Chain(5), ..after(&bodies) }));
+    assert_eq!(cluster.delivered(n(1)), [], "a refusal isn't the word of a leader, whosever ballot it names");
+    let mut cluster = chosen(OLD, &bodies);
+    cluster.inject(n(2), n(1), refuse(after(&bodies)));
+    assert_eq!(cluster.delivered(n(1)), bodies);
+}
+
+#[test]
+fn a_body_that_comes_after_the_news_of_its_choice_is_learned_at_once() {
+    let bodies = [body(1, 1, 1), body(2, 1, 2), body(3, 1, 3)];
+    let mut cluster = chosen_elsewhere(OLD, &bodies);
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies) });
+    // In the wrong order, each with an old mark: the news is remembered.
+    for (arriving, known) in [(2, 0), (0, 1), (1, 3)] {
+        cluster.inject(n(2), n(1), Message::Accept { ballot: OLD, body: bodies[arriving], mark: Mark::START });
+        assert_eq!(cluster.delivered(n(1)), bodies[..known]);
+    }
+    cluster.now = cluster.now.plus(Duration::from_millis(100));
+    cluster.time_out(n(1));
+    assert!(cluster.take(is("Fetch")).is_empty(), "nothing is missing any more");
+}
+
+#[test]
+fn one_mark_may_need_chain_and_ballot_together() {
+    // The first body was accepted at the old ballot only, the second at the new one only; both are chosen.
+    let bodies = [body(1, 1, 1), body(2, 1, 2)];
+    let mut cluster = chosen(OLD, &bodies[..1]);
+    for node in [1, 3, 4, 5] {
+        accept(&mut cluster, node, NEW, &bodies[1..]);
+    }
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark: after(&bodies) });
+    assert_eq!(cluster.delivered(n(1)), bodies);
+}
+
+#[test]
+fn different_chains_at_one_slot_halt_the_replica() {
+    let known = body(1, 1, 1);
+    let ours = after(&[known]);
+    let theirs = Mark { chain: Chain(5), ..ours };
+    for message in [
+        Message::Heartbeat { ballot: OLD, mark: theirs },
+        Message::HeartbeatReply { ballot: OLD, mark: theirs, stable: s(1) },
+        Message::Accept { ballot: OLD, body: body(2, 1, 9), mark: theirs },
+        Message::Reject { ballot: OLD, reason: RejectReason::AlreadyChosen { mark: theirs } },
+    ] {
+        let mut cluster = chosen(OLD, &[known]);
+        cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: ours });
+        cluster.network.clear();
+        cluster.inject(n(2), n(1), message.clone());
+        let diverged = HaltReason::Diverged { ours, theirs, peer: n(2) };
+        assert_eq!(cluster.node(n(1)).halted, Some(diverged), "{message:?}");
+        assert!(cluster.take(is("HeartbeatReply")).is_empty(), "it says nothing more");
+    }
+}
+
+#[test]
+fn a_chain_that_comes_out_wrong_halts_the_replica() {
+    // The leader's ballot proves the body, but its chain is another: one of the two logs isn't the chosen one.
+    let known = body(1, 1, 1);
+    let mut cluster = chosen(OLD, &[known]);
+    let theirs = Mark { slot: s(2), chain: Chain(5) };
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: theirs });
+    let diverged = HaltReason::Diverged { ours: after(&[known]), theirs, peer: n(2) };
+    assert_eq!(cluster.node(n(1)).halted, Some(diverged));
+
+    // The same with a copy: the body came from a peer, whose mark doesn't fit to it.
+    let mut cluster = chosen_elsewhere(OLD, &[known]);
+    cluster.inject(n(2), n(1), Message::Chosen { body: known, mark: theirs, last: true });
+    assert_eq!(cluster.node(n(1)).halted, Some(diverged));
+}
+
+#[test]
+fn marks_of_the_recent_past_are_compared_too() {
+    let bodies = [body(1, 1, 1), body(2, 1, 2), body(3, 1, 3)];
+    let mut cluster = chosen(OLD, &bodies);
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies) });
+    let ours = after(&bodies[..2]);
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: ours });
+    assert_eq!(cluster.node(n(1)).halted, None, "an old mark that fits is just old");
+    let theirs = Mark { chain: Chain(5), ..ours };
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: theirs });
+    assert_eq!(cluster.node(n(1)).halted, Some(HaltReason::Diverged { ours, theirs, peer: n(2) }));
+}
+
+#[test]
+fn followers_learn_at_once_when_the_pipeline_runs_empty() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(n(1));
+    let bodies = [cluster.propose(n(1), 2), cluster.propose(n(1), 1)];
+    cluster.deliver_all();
+    for id in cluster.ids() {
+        assert_eq!(cluster.delivered(id), bodies, "without any time-out");
+    }
+    let said = cluster.sent("Heartbeat");
+    cluster.run(Duration::from_millis(50));
+    assert_eq!(cluster.sent("Heartbeat"), said, "and the leader says it once");
+}
+
+#[test]
+fn a_leader_learns_from_a_refusal_what_it_lost_the_answers_to() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect(n(1));
+    let bodies = [cluster.propose(n(1), 1), cluster.propose(n(1), 2)];
+    for packet in cluster.take(is("Accept")) {
+        cluster.deliver(packet);
+    }
+    cluster.network.clear();
+    // Node 2 has learned of the choice from elsewhere; the leader hasn't.
+    let mark = after(&bodies);
+    cluster.inject(n(2), n(1), Message::Reject { ballot: leader, reason: RejectReason::AlreadyChosen { mark } });
+    assert_eq!(cluster.delivered(n(1)), bodies);
+    assert_eq!(cluster.replica(n(1)).status().open_bodies, 0);
+    assert_eq!(cluster.leader(), Some(n(1)), "it chose nothing else than they did");
+    cluster.commit(n(1), 1);
+}
+
+#[test]
+fn a_leader_that_meets_another_choice_than_its_own_steps_down() {
+    // A higher ballot chose `other` while node 1 still believes to lead; then a copy of it arrives.
+    let mut cluster = Cluster::new(3);
+    cluster.elect(n(1));
+    cluster.isolate(n(1));
+    let own = cluster.propose(n(1), 1);
+    cluster.network.clear();
+    cluster.elect(n(2));
+    let other = cluster.commit(n(2), 1);
+    let mark = cluster.mark(n(2));
+    cluster.heal();
+    cluster.inject(n(3), n(1), Message::Chosen { body: other, mark, last: true });
+    assert_ne!(own, other);
+    assert_eq!(cluster.delivered(n(1)), [other]);
+    assert_ne!(cluster.leader(), Some(n(1)), "its mark would prove its own body to whoever accepted that");
+    assert!(cluster.take(|packet| packet.from == n(1) && matches!(packet.message, Message::Heartbeat { .. })).is_empty());
+}
+
+#[test]
+fn ballots_are_ordered_by_round_then_node_then_boot() {
+    let mut ballots = Vec::new();
+    for round in 0..3 {
+        for node in 1..4 {
+            ballots.extend((0..3).map(|boot| Ballot { round, node: n(node), boot }));
+        }
+    }
+    assert!(ballots.is_sorted() && ballots.windows(2).all(|pair| pair[0] != pair[1]));
+    assert!(ballots.iter().all(|ballot| *ballot > Ballot::ZERO && !ballot.is_zero()));
+    assert_eq!(ballot(3, 2).to_string(), "3.n2.4d");
+}

@@ -1,0 +1,152 @@
+//! Trims: agreed through the log, and never beyond what every member would still know after a restart.
+
+use std::time::Duration;
+
+use super::cluster::{Cluster, Disk, is_to, n, s};
+use crate::body::BodyKind;
+use crate::replica::TrimError;
+use crate::slot::Slot;
+
+fn trim(cluster: &mut Cluster, upto: u64) -> Result<Slot, TrimError> {
+    let proposed = cluster.replica_mut(n(1)).trim(s(upto));
+    cluster.drive(n(1));
+    cluster.deliver_all();
+    proposed
+}
+
+fn commit(cluster: &mut Cluster, count: u32) {
+    for _ in 0..count {
+        cluster.commit(n(1), 1);
+    }
+    cluster.run(Duration::from_millis(200));
+    assert_eq!(cluster.leader(), Some(n(1)));
+}
+
+/// Leader 1 of three with `count` chosen slots. Everybody knows it, and has a record of it except for the last one.
+fn settled(count: u32) -> Cluster {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(n(1));
+    commit(&mut cluster, count);
+    cluster
+}
+
+fn nothing_to_trim(held: u64, trimmed: u64) -> Result<Slot, TrimError> {
+    Err(TrimError::NothingToTrim { held: s(held), trimmed: s(trimmed) })
+}
+
+#[test]
+fn a_trim_is_agreed_on_and_delivered_everywhere() {
+    let mut cluster = settled(5);
+    assert_eq!(trim(&mut cluster, 4), Ok(s(4)));
+    for id in cluster.ids() {
+        let last = *cluster.delivered(id).last().expect("something was delivered");
+        assert_eq!((last.first, last.count, last.kind), (s(6), 1, BodyKind::Trim { upto: s(4) }));
+        assert_eq!(cluster.replica(id).status().trimmed, s(4));
+    }
+    commit(&mut cluster, 1);
+    assert_eq!(trim(&mut cluster, 3), nothing_to_trim(7, 4), "a trim never goes back");
+}
+
+#[test]
+fn a_trim_stops_at_what_a_restart_of_the_slowest_member_would_know() {
+    let mut cluster = settled(3);
+    assert_eq!(trim(&mut cluster, 99), Ok(s(3)), "no record says that the third body is chosen");
+    cluster.run(Duration::from_millis(200));
+    // Node 3 learns what is chosen, but its disk stands still.
+    cluster.node_mut(n(3)).disk = Disk::WhenTold;
+    commit(&mut cluster, 3);
+    assert_eq!(cluster.mark(n(3)).slot, s(8));
+    assert_eq!(trim(&mut cluster, 7), Ok(s(4)), "the record of the trim says so much");
+    cluster.run(Duration::from_millis(200));
+    assert_eq!(trim(&mut cluster, 7), nothing_to_trim(4, 4));
+    cluster.sync(n(3));
+    cluster.node_mut(n(3)).disk = Disk::AtOnce;
+    cluster.run(Duration::from_millis(200));
+    assert_eq!(trim(&mut cluster, 7), Ok(s(7)));
+}
+
+/// The bodies are durable everywhere, but whoever restarts doesn't know that the last of them are chosen. It must find
+/// somebody who still has them.
+#[test]
+fn a_member_that_restarts_behind_a_trim_can_catch_up() {
+    let mut cluster = settled(4);
+    assert_eq!(cluster.replica(n(3)).status().stable, s(5));
+    cluster.crash(n(3), 0);
+    let proposed = trim(&mut cluster, 99).expect("there is something to trim");
+    commit(&mut cluster, 3);
+    cluster.restart(n(3));
+    assert!(proposed <= cluster.mark(n(3)).slot, "{proposed} is trimmed, {:?} is known", cluster.mark(n(3)));
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(cluster.mark(n(3)), cluster.mark(n(1)));
+}
+
+#[test]
+fn the_leaders_own_disk_holds_the_log_too() {
+    let mut cluster = settled(3);
+    cluster.node_mut(n(1)).disk = Disk::WhenTold;
+    commit(&mut cluster, 2);
+    assert_eq!(cluster.mark(n(1)).slot, s(6), "chosen by the two others");
+    assert_eq!(trim(&mut cluster, 6), Ok(s(3)));
+}
+
+#[test]
+fn a_member_that_is_down_holds_the_log() {
+    let mut cluster = settled(3);
+    cluster.crash(n(3), 0);
+    commit(&mut cluster, 3);
+    assert_eq!(trim(&mut cluster, 6), Ok(s(3)), "as far as it was last heard of");
+    cluster.run(Duration::from_millis(300));
+    assert_eq!(trim(&mut cluster, 6), nothing_to_trim(3, 3));
+    // A new leader has heard nothing of it at all.
+    cluster.crash(n(1), 0);
+    cluster.restart(n(1));
+    cluster.elect(n(2));
+    cluster.run(Duration::from_millis(300));
+    assert_eq!(cluster.replica_mut(n(2)).trim(s(6)), nothing_to_trim(1, 3));
+    // It comes back, catches up from what is left, and lets go.
+    cluster.restart(n(3));
+    cluster.run(Duration::from_millis(500));
+    assert_eq!(cluster.mark(n(3)), cluster.mark(n(2)));
+    assert_eq!(cluster.replica_mut(n(2)).trim(s(6)), Ok(s(6)));
+}
+
+#[test]
+fn only_a_leader_proposes_trims() {
+    let mut cluster = settled(3);
+    assert_eq!(cluster.replica_mut(n(2)).trim(s(2)), Err(TrimError::NotLeader));
+    assert_eq!(trim(&mut cluster, 0), nothing_to_trim(3, 1));
+}
+
+#[test]
+fn a_trim_takes_a_slot_of_its_own_between_bodies() {
+    let mut cluster = settled(3);
+    cluster.node_mut(n(1)).hold_compositions = true;
+    assert_eq!(trim(&mut cluster, 3), Ok(s(3)));
+    // While the trim is being made, new bodies go behind it.
+    let behind = cluster.propose(n(1), 2);
+    assert_eq!(behind.first, s(5));
+    cluster.deliver_all();
+    assert_eq!(cluster.mark(n(1)).slot, s(4), "chosen, but not next in order");
+    let composed = cluster.node_mut(n(1)).compositions.remove(0);
+    cluster.compose(n(1), composed);
+    cluster.deliver_all();
+    for id in cluster.ids() {
+        assert_eq!(cluster.delivered(id)[3..], [composed, behind]);
+    }
+}
+
+#[test]
+fn an_old_reply_never_takes_a_stable_position_back() {
+    let mut cluster = settled(3);
+    cluster.now = cluster.replica(n(1)).poll_deadline();
+    cluster.time_out(n(1));
+    for packet in cluster.take(|packet| packet.from == n(1)) {
+        cluster.deliver(packet);
+    }
+    let old = cluster.take(is_to("HeartbeatReply", n(1)));
+    commit(&mut cluster, 4);
+    for packet in old {
+        cluster.deliver(packet);
+    }
+    assert_eq!(trim(&mut cluster, 6), Ok(s(6)));
+}
