@@ -1,0 +1,208 @@
+//! What a client and a node say to each other: small requests and replies under envelopes of their own.
+//!
+//! A client numbers its requests; replies carry the number and may come in any order. A read is answered by any number
+//! of bodies, exactly as they lie in the log, and one [`ClientReply::ReadEnd`]; every other request by one reply.
+
+use std::time::Duration;
+
+use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot};
+
+use crate::batch::Batch;
+use crate::layout::GroupId;
+
+mod codec;
+mod envelope;
+
+pub use codec::{ClientMessageError, decode_reply, decode_request, encode_append, encode_reply, encode_request};
+pub use envelope::{ClientEnvelope, ClientEnvelopeError, ClientKind};
+
+/// Longest address in a reply, in bytes.
+pub const ADDRESS_BYTES_MAX: usize = 128;
+
+/// Most nodes in a status reply: all members of two configurations, and some that are no members.
+pub const STATUS_NODES_MAX: usize = 32;
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientRequest {
+    /// Append commands as one submission.
+    Append {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+        /// The commands.
+        batch: Batch,
+    },
+    /// Report the state of the node and its part in the group.
+    Status {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+    },
+    /// Send delivered bodies.
+    Read {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+        /// The first slot wanted; the first body may begin before it.
+        from: Slot,
+        /// Bound of all bodies together, but at least one is sent.
+        bytes_max: u32,
+    },
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientReply {
+    /// The commands are chosen and delivered at `first..first + count`.
+    Appended {
+        /// The request's number.
+        request: u64,
+        /// Slot of the first command.
+        first: Slot,
+        /// Number of commands.
+        count: u32,
+    },
+    /// The request wasn't carried out, or nobody can tell.
+    Refused {
+        /// The request's number.
+        request: u64,
+        /// Why.
+        reason: ClientRefusal,
+    },
+    /// State of the node.
+    Status {
+        /// The request's number.
+        request: u64,
+        /// The state.
+        status: StatusReport,
+    },
+    /// A body. Its exact bytes follow the envelope.
+    Body {
+        /// The request's number.
+        request: u64,
+        /// The body.
+        body: BodyHandle,
+    },
+    /// The answer to a read is complete.
+    ReadEnd {
+        /// The request's number.
+        request: u64,
+        /// The slot to go on from.
+        next: Slot,
+    },
+}
+
+/// Why a request is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientRefusal {
+    /// Ask the leader.
+    NotLeader {
+        /// The leader, if known.
+        leader: Option<NodeId>,
+        /// Where the leader listens for clients, if known, else empty; at most [`ADDRESS_BYTES_MAX`].
+        address: String,
+    },
+    /// There is no leader at the moment; nothing was appended, try again.
+    NoLeader,
+    /// The node has as much to do as it takes; nothing was appended.
+    Overloaded {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// No body takes this many commands or bytes in one submission; nothing was appended.
+    TooLarge,
+    /// The disk is full; nothing was appended.
+    DiskFull,
+    /// Leadership was lost on the way: the commands may or may not be chosen.
+    UnknownOutcome,
+    /// The node is shutting down; nothing was appended.
+    Shutdown,
+    /// The slots asked for have been trimmed.
+    Trimmed {
+        /// The first slot that is still there.
+        available: Slot,
+    },
+    /// The node has no part in this group.
+    UnknownGroup,
+}
+
+/// What a node is in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeRole {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Runs phase 1.
+    Candidate,
+    /// Proposes.
+    Leader,
+    /// Takes no part: its log failed, or it hasn't been admitted.
+    Halted,
+}
+
+/// State of a node, as it knows itself and the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusReport {
+    /// The node that answers.
+    pub node: NodeId,
+    /// What it is.
+    pub role: NodeRole,
+    /// Whom it takes for the leader.
+    pub leader: Option<NodeId>,
+    /// The ballot it goes by.
+    pub ballot: Ballot,
+    /// Its chosen prefix.
+    pub mark: Mark,
+    /// The first slot that it still has.
+    pub available: Slot,
+    /// The nodes it knows, itself included; at most [`STATUS_NODES_MAX`].
+    pub nodes: Vec<NodeReport>,
+}
+
+/// What a node knows of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeReport {
+    /// The node.
+    pub node: NodeId,
+    /// Where it listens for clients, if known, else empty; at most [`ADDRESS_BYTES_MAX`].
+    pub address: String,
+    /// Whether there is a connection to it.
+    pub connected: bool,
+    /// The end of its chosen prefix as far as is known, or zero.
+    pub prefix: Slot,
+}
+
+impl ClientRequest {
+    /// The request's number.
+    pub fn request(&self) -> u64 {
+        match self {
+            ClientRequest::Append { request, .. }
+            | ClientRequest::Status { request, .. }
+            | ClientRequest::Read { request, .. } => *request,
+        }
+    }
+}
+
+impl ClientReply {
+    /// The number of the request that this answers.
+    pub fn request(&self) -> u64 {
+        match self {
+            ClientReply::Appended { request, .. }
+            | ClientReply::Refused { request, .. }
+            | ClientReply::Status { request, .. }
+            | ClientReply::Body { request, .. }
+            | ClientReply::ReadEnd { request, .. } => *request,
+        }
+    }
+
+    /// The body whose exact bytes follow the envelope.
+    pub fn body(&self) -> Option<&BodyHandle> {
+        match self {
+            ClientReply::Body { body, .. } => Some(body),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! Messages between replicas as envelopes and payloads.
+//!
+//! | message | fields used besides kind, group, from, to, configuration | payload |
+//! |---|---|---|
+//! | PreVote, PreVoteGranted | ballot | |
+//! | Prepare | ballot, first = from | |
+//! | Promise | ballot, mark, part, parts | accepted bodies, none if there are none |
+//! | Accept | ballot, mark, first and identity of the body | the body |
+//! | Accepted | ballot, first, identity | |
+//! | Reject | ballot, reason, and by reason: identity + argument (higher ballot), mark, first, argument | |
+//! | Heartbeat | ballot, mark | |
+//! | HeartbeatReply | ballot, mark, argument = stable | |
+//! | Fetch | first = from, argument = bytes | |
+//! | Chosen | mark, first and identity of the body, flag 0 = last | the body |
+//! | FetchBody | first, identity | |
+//! | Supply | first and identity of the body | the body |
+//! | Unavailable | first, argument = available | |
+
+use std::time::Duration;
+
+use rkyv::{Archive, Serialize};
+use synod_protocol::limits::{BODY_BYTES_MAX, PROMISE_PART_MAX};
+use synod_protocol::{
+    AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Mark, Message, NodeId, RejectReason, Slot,
+};
+use thiserror::Error;
+
+use crate::archive;
+use crate::body::{kind_from_number, kind_number, slots_are_valid};
+use crate::encode::EMPTY_BODY;
+use crate::envelope::{Envelope, EnvelopeKind};
+use crate::layout::{ENVELOPE_BYTES, GroupId};
+
+/// Length of an accepted body in the payload of a promise.
+pub(crate) const ACCEPTED_ROW_BYTES: usize = size_of::<ArchivedAcceptedRow>();
+
+/// Length of the root of that payload.
+pub(crate) const ACCEPTED_ROOT_BYTES: usize = size_of::<ArchivedAcceptedArchive>();
+
+// The byte map of engine/docs/wal-format.md.
+const _: () = assert!(ACCEPTED_ROW_BYTES == 64 && ACCEPTED_ROOT_BYTES == 8);
+
+const FLAG_LAST: u8 = 1;
+
+mod reason {
+    pub(super) const HIGHER_BALLOT: u8 = 1;
+    pub(super) const ALREADY_CHOSEN: u8 = 2;
+    pub(super) const BEYOND_ALPHA: u8 = 3;
+    pub(super) const LEADER_ALIVE: u8 = 4;
+    pub(super) const BALLOT_CONFLICT: u8 = 5;
+    pub(super) const DISK_FULL: u8 = 6;
+    pub(super) const WRONG_CONFIGURATION: u8 = 7;
+    pub(super) const UNKNOWN_IDENTITY: u8 = 8;
+    pub(super) const OVERLOADED: u8 = 9;
+}
+
+#[derive(Archive, Serialize)]
+struct AcceptedArchive {
+    accepted: Vec<AcceptedRow>,
+}
+
+/// The ballot of the accept, and the body's handle.
+#[derive(Archive, Serialize)]
+struct AcceptedRow {
+    round: u64,
+    boot: u64,
+    first: u64,
+    argument: u64,
+    id_low: u64,
+    id_high: u64,
+    node: u32,
+    count: u32,
+    bytes: u32,
+    kind: u32,
+}
+
+/// Why an envelope and its payload aren't a message. Both were undamaged, so the sender is at fault: drop the message,
+/// count it, and close the connection.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum MessageError {
+    /// The payload isn't as long as the envelope says.
+    #[error("{kind:?} came with {found} bytes of payload instead of {needed}")]
+    PayloadBytes {
+        /// The message.
+        kind: EnvelopeKind,
+        /// Length as the envelope says.
+        needed: u32,
+        /// Length as found.
+        found: usize,
+    },
+    /// The payload is damaged.
+    #[error("payload checksum of {kind:?} is {expected:#010x} but its bytes give {actual:#010x}")]
+    PayloadChecksum {
+        /// The message.
+        kind: EnvelopeKind,
+        /// As written in the envelope.
+        expected: u32,
+        /// As computed.
+        actual: u32,
+    },
+    /// The payload isn't the archive it should be.
+    #[error("the payload of {kind:?} isn't a valid archive")]
+    PayloadArchive {
+        /// The message.
+        kind: EnvelopeKind,
+    },
+    /// A message that brings a body came without one.
+    #[error("{kind:?} came without its body")]
+    BodyMissing {
+        /// The message.
+        kind: EnvelopeKind,
+    },
+    /// The body that came isn't the one that the envelope names.
+    #[error("{kind:?} names body {named} at {first}, but {found} came")]
+    BodyMismatch {
+        /// The message.
+        kind: EnvelopeKind,
+        /// First slot as the envelope says.
+        first: Slot,
+        /// Identity as the envelope says.
+        named: BodyId,
+        /// Identity of the body that came.
+        found: BodyId,
+    },
+    /// An accepted body in a promise that can't exist, or one out of order.
+    #[error("accepted body {index} of the promise isn't valid or is out of order")]
+    Accepted {
+        /// Its place in the payload.
+        index: usize,
+    },
+    /// A refusal for a reason that this build doesn't know.
+    #[error("refusal for unknown reason {found}")]
+    Reason {
+        /// Reason found.
+        found: u8,
+    },
+    /// Slot zero where there must be a slot, or part numbers that can't be.
+    #[error("{kind:?} lacks a field or has one out of range")]
+    Field {
+        /// The message.
+        kind: EnvelopeKind,
+    },
+    /// A field that this message doesn't use isn't zero.
+    #[error("{kind:?} fills fields that it doesn't have")]
+    UnusedField {
+        /// The message.
+        kind: EnvelopeKind,
+    },
+}
+
+/// Lays out a message. The payload is empty but for promises; a body that travels with the message
+/// ([`Message::body`]) isn't in it: its exact bytes are to be sent right behind the envelope.
+///
+/// # Panics
+/// If a promise has more than [`PROMISE_PART_MAX`] accepted bodies, which is a bug of the core.
+pub fn encode_message(
+    group: GroupId,
+    from: NodeId,
+    to: NodeId,
+    configuration: Slot,
+    message: &Message,
+) -> ([u8; ENVELOPE_BYTES], Vec<u8>) {
+    let payload = match message {
+        Message::Promise { accepted, .. } => accepted_payload(accepted),
+        _ => Vec::new(),
+    };
+    let base = Envelope {
+        payload_checksum: if payload.is_empty() { 0 } else { crc32fast::hash(&payload) },
+        payload_bytes: payload.len() as u32,
+        group,
+        from,
+        to,
+        configuration,
+        ..blank(kind_of(message))
+    };
+    (fill(base, message).encode(), payload)
+}
+
+/// Reads a message. `payload` holds exactly the bytes behind the envelope, unless they are a body: that comes as the
+/// handle of the body that was received and verified, and `payload` is empty or holds the same bytes.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn decode_message(envelope: &Envelope, payload: &[u8], body: Option<&BodyHandle>) -> Result<Message, MessageError> {
+    let message = match envelope.kind.carries_body() {
+        true => parse_with_body(envelope, body.ok_or(MessageError::BodyMissing { kind: envelope.kind })?)?,
+        false => {
+            check_payload(envelope, payload)?;
+            parse(envelope, payload)?
+        }
+    };
+    // Encoding again fills exactly the fields that the message has: what differs now was in none of them.
+    let base = Envelope {
+        payload_bytes: envelope.payload_bytes,
+        payload_checksum: if payload_is_archive(envelope) { envelope.payload_checksum } else { 0 },
+        group: envelope.group,
+        from: envelope.from,
+        to: envelope.to,
+        configuration: envelope.configuration,
+        ..blank(envelope.kind)
+    };
+    if fill(base, &message) != *envelope {
+        return Err(MessageError::UnusedField { kind: envelope.kind });
+    }
+    Ok(message)
+}
+
+fn payload_is_archive(envelope: &Envelope) -> bool {
+    envelope.payload_bytes > 0 && !envelope.kind.carries_body()
+}
+
+fn check_payload(envelope: &Envelope, payload: &[u8]) -> Result<(), MessageError> {
+    let kind = envelope.kind;
+    if payload.len() != envelope.payload_bytes as usize {
+        return Err(MessageError::PayloadBytes { kind, needed: envelope.payload_bytes, found: payload.len() });
+    }
+    let expected = envelope.payload_checksum;
+    let actual = crc32fast::hash(payload);
+    if payload_is_archive(envelope) && expected != actual {
+        return Err(MessageError::PayloadChecksum { kind, expected, actual });
+    }
+    Ok(())
+}
+
+fn kind_of(message: &Message) -> EnvelopeKind {
+    match message {
+        Message::PreVote { .. } => EnvelopeKind::PreVote,
+        Message::PreVoteGranted { .. } => EnvelopeKind::PreVoteGranted,
+        Message::Prepare { .. } => EnvelopeKind::Prepare,
+        Message::Promise { .. } => EnvelopeKind::Promise,
+        Message::Accept { .. } => EnvelopeKind::Accept,
+        Message::Accepted { .. } => EnvelopeKind::Accepted,
+        Message::Reject { .. } => EnvelopeKind::Reject,
+        Message::Heartbeat { .. } => EnvelopeKind::Heartbeat,
+        Message::HeartbeatReply { .. } => EnvelopeKind::HeartbeatReply,
+        Message::Fetch { .. } => EnvelopeKind::Fetch,
+        Message::Chosen { .. } => EnvelopeKind::Chosen,
+        Message::FetchBody { .. } => EnvelopeKind::FetchBody,
+        Message::Supply { .. } => EnvelopeKind::Supply,
+        Message::Unavailable { .. } => EnvelopeKind::Unavailable,
+    }
+}
+
+fn blank(kind: EnvelopeKind) -> Envelope {
+    Envelope {
+        kind,
+        payload_bytes: 0,
+        payload_checksum: 0,
+        group: GroupId(0),
+        from: NodeId(0),
+        to: NodeId(0),
+        configuration: Slot(0),
+        ballot: Ballot::ZERO,
+        mark_slot: Slot(0),
+        mark_chain: Chain(0),
+        first: Slot(0),
+        identity: BodyId(0),
+        argument: 0,
+        part: 0,
+        parts: 0,
+        reason: 0,
+        flags: 0,
+    }
+}
+
+/// Puts the message's fields into the envelope; the inverse of [`parse`] and [`parse_with_body`].
+fn fill(base: Envelope, message: &Message) -> Envelope {
+    match *message {
+        Message::PreVote { ballot } | Message::PreVoteGranted { ballot } => Envelope { ballot, ..base },
+        Message::Prepare { ballot, from } => Envelope { ballot, first: from, ..base },
+        Message::Promise { ballot, mark, part, parts, accepted: _ } => {
+            with_mark(Envelope { ballot, part, parts, ..base }, mark)
+        }
+        Message::Accept { ballot, body, mark } => with_mark(with_body(Envelope { ballot, ..base }, &body), mark),
+        Message::Accepted { ballot, first, id } => Envelope { ballot, first, identity: id, ..base },
+        Message::Reject { ballot, reason } => with_reason(Envelope { ballot, ..base }, reason),
+        Message::Heartbeat { ballot, mark } => with_mark(Envelope { ballot, ..base }, mark),
+        Message::HeartbeatReply { ballot, mark, stable } => {
+            with_mark(Envelope { ballot, argument: stable.0, ..base }, mark)
+        }
+        Message::Fetch { from, bytes } => Envelope { first: from, argument: u64::from(bytes), ..base },
+        Message::Chosen { body, mark, last } => {
+            let flags = if last { FLAG_LAST } else { 0 };
+            with_mark(with_body(Envelope { flags, ..base }, &body), mark)
+        }
+        Message::FetchBody { first, id } => Envelope { first, identity: id, ..base },
+        Message::Supply { body } => with_body(base, &body),
+        Message::Unavailable { first, available } => Envelope { first, argument: available.0, ..base },
+    }
+}
+
+fn with_mark(base: Envelope, mark: Mark) -> Envelope {
+    Envelope { mark_slot: mark.slot, mark_chain: mark.chain, ..base }
+}
+
+fn with_body(base: Envelope, body: &BodyHandle) -> Envelope {
+    Envelope { payload_bytes: body.bytes, first: body.first, identity: body.id, ..base }
+}
+
+fn with_reason(base: Envelope, why: RejectReason) -> Envelope {
+    match why {
+        RejectReason::HigherBallot { promised } => Envelope {
+            reason: reason::HIGHER_BALLOT,
+            identity: BodyId(u128::from(promised.boot) << 64 | u128::from(promised.round)),
+            argument: u64::from(promised.node.0),
+            ..base
+        },
+        RejectReason::AlreadyChosen { mark } => with_mark(Envelope { reason: reason::ALREADY_CHOSEN, ..base }, mark),
+        RejectReason::BeyondAlpha { limit } => Envelope { reason: reason::BEYOND_ALPHA, first: limit, ..base },
+        RejectReason::LeaderAlive { leader } => {
+            Envelope { reason: reason::LEADER_ALIVE, argument: u64::from(leader.0), ..base }
+        }
+        RejectReason::BallotConflict { first } => Envelope { reason: reason::BALLOT_CONFLICT, first, ..base },
+        RejectReason::DiskFull => Envelope { reason: reason::DISK_FULL, ..base },
+        RejectReason::WrongConfiguration { slot } => {
+            Envelope { reason: reason::WRONG_CONFIGURATION, first: slot, ..base }
+        }
+        RejectReason::UnknownIdentity => Envelope { reason: reason::UNKNOWN_IDENTITY, ..base },
+        RejectReason::Overloaded { retry_after } => {
+            let microseconds = u64::try_from(retry_after.as_micros()).unwrap_or(u64::MAX);
+            Envelope { reason: reason::OVERLOADED, argument: microseconds, ..base }
+        }
+    }
+}
+
+fn parse(envelope: &Envelope, payload: &[u8]) -> Result<Message, MessageError> {
+    let ballot = envelope.ballot;
+    Ok(match envelope.kind {
+        EnvelopeKind::PreVote => Message::PreVote { ballot },
+        EnvelopeKind::PreVoteGranted => Message::PreVoteGranted { ballot },
+        EnvelopeKind::Prepare => Message::Prepare { ballot, from: first_slot(envelope)? },
+        EnvelopeKind::Promise => parse_promise(envelope, payload)?,
+        EnvelopeKind::Accepted => Message::Accepted { ballot, first: first_slot(envelope)?, id: envelope.identity },
+        EnvelopeKind::Reject => Message::Reject { ballot, reason: parse_reason(envelope)? },
+        EnvelopeKind::Heartbeat => Message::Heartbeat { ballot, mark: mark(envelope)? },
+        EnvelopeKind::HeartbeatReply => {
+            Message::HeartbeatReply { ballot, mark: mark(envelope)?, stable: Slot(envelope.argument) }
+        }
+        EnvelopeKind::Fetch => Message::Fetch { from: first_slot(envelope)?, bytes: argument_u32(envelope)? },
+        EnvelopeKind::FetchBody => Message::FetchBody { first: first_slot(envelope)?, id: envelope.identity },
+        EnvelopeKind::Unavailable => {
+            Message::Unavailable { first: first_slot(envelope)?, available: argument_slot(envelope)? }
+        }
+        kind @ (EnvelopeKind::Accept | EnvelopeKind::Chosen | EnvelopeKind::Supply) => {
+            return Err(MessageError::BodyMissing { kind });
+        }
+    })
+}
+
+fn parse_with_body(envelope: &Envelope, body: &BodyHandle) -> Result<Message, MessageError> {
+    let kind = envelope.kind;
+    if body.bytes != envelope.payload_bytes {
+        return Err(MessageError::PayloadBytes { kind, needed: envelope.payload_bytes, found: body.bytes as usize });
+    }
+    if (body.first, body.id) != (envelope.first, envelope.identity) {
+        return Err(MessageError::BodyMismatch {
+            kind,
+            first: envelope.first,
+            named: envelope.identity,
+            found: body.id,
+        });
+    }
+    let body = *body;
+    match kind {
+        EnvelopeKind::Accept => Ok(Message::Accept { ballot: envelope.ballot, body, mark: mark(envelope)? }),
+        EnvelopeKind::Chosen => {
+            Ok(Message::Chosen { body, mark: mark(envelope)?, last: envelope.flags & FLAG_LAST != 0 })
+        }
+        EnvelopeKind::Supply => Ok(Message::Supply { body }),
+        _ => Err(MessageError::Field { kind }),
+    }
+}
+
+fn parse_reason(envelope: &Envelope) -> Result<RejectReason, MessageError> {
+    Ok(match envelope.reason {
+        reason::HIGHER_BALLOT => RejectReason::HigherBallot {
+            promised: Ballot {
+                round: envelope.identity.0 as u64,
+                node: NodeId(argument_u32(envelope)?),
+                boot: (envelope.identity.0 >> 64) as u64,
+            },
+        },
+        reason::ALREADY_CHOSEN => RejectReason::AlreadyChosen { mark: mark(envelope)? },
+        reason::BEYOND_ALPHA => RejectReason::BeyondAlpha { limit: first_slot(envelope)? },
+        reason::LEADER_ALIVE => RejectReason::LeaderAlive { leader: NodeId(argument_u32(envelope)?) },
+        reason::BALLOT_CONFLICT => RejectReason::BallotConflict { first: first_slot(envelope)? },
+        reason::DISK_FULL => RejectReason::DiskFull,
+        reason::WRONG_CONFIGURATION => RejectReason::WrongConfiguration { slot: first_slot(envelope)? },
+        reason::UNKNOWN_IDENTITY => RejectReason::UnknownIdentity,
+        reason::OVERLOADED => RejectReason::Overloaded { retry_after: Duration::from_micros(envelope.argument) },
+        found => return Err(MessageError::Reason { found }),
+    })
+}
+
+fn parse_promise(envelope: &Envelope, payload: &[u8]) -> Result<Message, MessageError> {
+    let (part, parts) = (envelope.part, envelope.parts);
+    if part >= parts {
+        return Err(MessageError::Field { kind: envelope.kind });
+    }
+    let accepted = match payload.is_empty() {
+        true => Vec::new(),
+        false => archive::with_aligned(payload, parse_accepted)?,
+    };
+    Ok(Message::Promise { ballot: envelope.ballot, mark: mark(envelope)?, part, parts, accepted })
+}
+
+fn accepted_payload(accepted: &[AcceptedBody]) -> Vec<u8> {
+    assert!(accepted.len() <= PROMISE_PART_MAX, "{} accepted bodies in one part", accepted.len());
+    if accepted.is_empty() {
+        return Vec::new();
+    }
+    let row = |entry: &AcceptedBody| AcceptedRow {
+        round: entry.ballot.round,
+        boot: entry.ballot.boot,
+        first: entry.body.first.0,
+        argument: match entry.body.kind {
+            BodyKind::Trim { upto } => upto.0,
+            BodyKind::Commands | BodyKind::NoOp | BodyKind::Configuration => 0,
+        },
+        id_low: entry.body.id.0 as u64,
+        id_high: (entry.body.id.0 >> 64) as u64,
+        node: entry.ballot.node.0,
+        count: entry.body.count,
+        bytes: entry.body.bytes,
+        kind: u32::from(kind_number(entry.body.kind)),
+    };
+    archive::to_vec(&AcceptedArchive { accepted: accepted.iter().map(row).collect() })
+}
+
+fn parse_accepted(payload: &[u8]) -> Result<Vec<AcceptedBody>, MessageError> {
+    let kind = EnvelopeKind::Promise;
+    let archive = archive::access::<ArchivedAcceptedArchive>(payload).ok_or(MessageError::PayloadArchive { kind })?;
+    let rows = archive.accepted.as_slice();
+    // No accepted bodies have no payload at all: one encoding for every message.
+    if rows.is_empty() || payload.len() != rows.len() * ACCEPTED_ROW_BYTES + ACCEPTED_ROOT_BYTES {
+        return Err(MessageError::PayloadArchive { kind });
+    }
+    let mut accepted = Vec::with_capacity(rows.len());
+    let mut before = Slot::FIRST;
+    for (index, row) in rows.iter().enumerate() {
+        let entry = parse_accepted_row(row).ok_or(MessageError::Accepted { index })?;
+        if entry.body.first < before {
+            return Err(MessageError::Accepted { index });
+        }
+        before = entry.body.first;
+        accepted.push(entry);
+    }
+    Ok(accepted)
+}
+
+fn parse_accepted_row(row: &ArchivedAcceptedRow) -> Option<AcceptedBody> {
+    let number = u8::try_from(row.kind.to_native()).ok()?;
+    let body = BodyHandle {
+        first: Slot(row.first.to_native()),
+        count: row.count.to_native(),
+        bytes: row.bytes.to_native(),
+        kind: kind_from_number(number, row.argument.to_native()).ok()?,
+        id: BodyId(u128::from(row.id_high.to_native()) << 64 | u128::from(row.id_low.to_native())),
+    };
+    let ballot =
+        Ballot { round: row.round.to_native(), node: NodeId(row.node.to_native()), boot: row.boot.to_native() };
+    let valid = slots_are_valid(body.kind, body.first, body.count)
+        && (EMPTY_BODY.body_bytes..=BODY_BYTES_MAX).contains(&body.bytes);
+    valid.then_some(AcceptedBody { ballot, body })
+}
+
+fn mark(envelope: &Envelope) -> Result<Mark, MessageError> {
+    envelope.mark().ok_or(MessageError::Field { kind: envelope.kind })
+}
+
+fn first_slot(envelope: &Envelope) -> Result<Slot, MessageError> {
+    slot(envelope, envelope.first)
+}
+
+fn argument_slot(envelope: &Envelope) -> Result<Slot, MessageError> {
+    slot(envelope, Slot(envelope.argument))
+}
+
+fn slot(envelope: &Envelope, slot: Slot) -> Result<Slot, MessageError> {
+    if slot >= Slot::FIRST { Ok(slot) } else { Err(MessageError::Field { kind: envelope.kind }) }
+}
+
+fn argument_u32(envelope: &Envelope) -> Result<u32, MessageError> {
+    u32::try_from(envelope.argument).map_err(|_| MessageError::Field { kind: envelope.kind })
+}

@@ -1,0 +1,279 @@
+//! One small sample of everything that the format can say; the golden files hold their bytes.
+
+use std::time::Duration;
+
+use synod_frame::client::{self, ClientRefusal, ClientReply, ClientRequest, NodeReport, NodeRole, StatusReport};
+use synod_frame::{
+    Batch, Channel, ConfigurationBody, GroupId, Hello, HelloRefusal, HelloReply, Member, Origin, RecordBuffer,
+    Submission, encode_commands, encode_configuration, encode_message, encode_noop, encode_trim,
+};
+use synod_protocol::{
+    AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Mark, Message, NodeId, RejectReason, Slot,
+};
+
+use crate::recode::{Reader, body_bytes};
+
+/// Bytes, how they are read, and the name of their golden file.
+pub(crate) struct Sample {
+    pub(crate) name: String,
+    pub(crate) reader: Reader,
+    pub(crate) bytes: Vec<u8>,
+}
+
+pub(crate) fn all() -> Vec<Sample> {
+    let mut samples = Vec::new();
+    samples.extend(bodies().into_iter().map(|(name, body)| sample("body", name, Reader::Body, body.bytes)));
+    samples.extend(messages().into_iter().map(|(name, message)| {
+        let attached = message.body().map(|handle| body_named(handle.id)).unwrap_or_default();
+        let (envelope, payload) = encode_message(GroupId(3), NodeId(1), NodeId(2), Slot(40), &message);
+        sample("message", name, Reader::Message, [&envelope[..], &payload, &attached].concat())
+    }));
+    samples.push(sample("hello", "node", Reader::Hello, hello().encode().to_vec()));
+    samples.push(sample("hello", "client", Reader::Hello, client_hello().encode().to_vec()));
+    samples.extend(hello_replies().into_iter().map(|(name, outcome)| {
+        let reply = HelloReply { hello: Hello { from: NodeId(2), to: NodeId(1), ..hello() }, outcome };
+        sample("hello-reply", name, Reader::HelloReply, reply.encode().to_vec())
+    }));
+    samples.extend(requests().into_iter().map(|(name, request)| {
+        let (envelope, payload) = client::encode_request(&request);
+        sample("client-request", name, Reader::Request, [&envelope[..], &payload].concat())
+    }));
+    samples.extend(replies().into_iter().map(|(name, reply)| {
+        let attached = reply.body().map(|handle| body_named(handle.id)).unwrap_or_default();
+        let (envelope, payload) = client::encode_reply(&reply);
+        sample("client-reply", name, Reader::Reply, [&envelope[..], &payload, &attached].concat())
+    }));
+    samples
+}
+
+fn sample(family: &str, name: &str, reader: Reader, bytes: Vec<u8>) -> Sample {
+    Sample { name: format!("{family}-{name}"), reader, bytes }
+}
+
+pub(crate) struct Body {
+    pub(crate) handle: BodyHandle,
+    pub(crate) bytes: Vec<u8>,
+}
+
+pub(crate) fn ballot() -> Ballot {
+    Ballot { round: 0x0102_0304_0506_0708, node: NodeId(1), boot: 0x1112_1314_1516_1718 }
+}
+
+pub(crate) fn mark() -> Mark {
+    Mark { slot: Slot(0x2122_2324_2526), chain: Chain(0x3132_3334_3536_3738_393a_3b3c_3d3e_3f40) }
+}
+
+pub(crate) fn origin(first: u64) -> Origin {
+    Origin { group: GroupId(3), first: Slot(first), ballot: ballot(), leader_time_us: 1_790_000_000_000_000 }
+}
+
+pub(crate) fn configuration() -> ConfigurationBody {
+    ConfigurationBody {
+        cluster: *b"cluster-uuid-16b",
+        lineage: 1,
+        members: (1..=3).map(|node| Member { node: NodeId(node), incarnation: [node as u8; 16] }).collect(),
+        prepare_quorum: 2,
+        accept_quorum: 2,
+        alpha: 65_536,
+    }
+}
+
+pub(crate) fn bodies() -> Vec<(&'static str, Body)> {
+    let fixed: Batch = [b"first   ", b"second  "].into_iter().collect();
+    let third: Batch = [b"third   "].into_iter().collect();
+    let mixed: Batch = [&b"one"[..], b"", b"three"].into_iter().collect();
+    let submission = |sequence, batch| Submission { session: 7, sequence, ticket: 9, batch };
+    let body = |encode: &dyn Fn(&mut [u8]) -> BodyHandle| {
+        let mut record = RecordBuffer::zeroed(8192);
+        let handle = encode(record.as_mut());
+        Body { handle, bytes: body_bytes(record.as_ref()).to_vec() }
+    };
+    vec![
+        (
+            "commands-stride",
+            body(&|record| {
+                encode_commands(record, &origin(100), &[submission(1, &fixed), submission(2, &third)]).unwrap()
+            }),
+        ),
+        (
+            "commands-ends",
+            body(&|record| {
+                encode_commands(record, &origin(103), &[submission(3, &fixed), submission(4, &mixed)]).unwrap()
+            }),
+        ),
+        ("noop", body(&|record| encode_noop(record, &origin(108), 1000).unwrap())),
+        ("genesis", body(&|record| encode_configuration(record, &origin(0), &configuration()).unwrap())),
+        ("configuration", body(&|record| encode_configuration(record, &origin(1108), &configuration()).unwrap())),
+        ("trim", body(&|record| encode_trim(record, &origin(1109), Slot(50)).unwrap())),
+    ]
+}
+
+fn body_named(id: BodyId) -> Vec<u8> {
+    let found = bodies().into_iter().find(|(_, body)| body.handle.id == id);
+    found.expect("samples name bodies among the samples").1.bytes
+}
+
+pub(crate) fn messages() -> Vec<(&'static str, Message)> {
+    let (ballot, mark) = (ballot(), mark());
+    let bodies: Vec<BodyHandle> = bodies().iter().map(|(_, body)| body.handle).collect();
+    let (first, id) = (Slot(100), bodies[0].id);
+    let higher = Ballot { round: 0x41, node: NodeId(2), boot: 0x51 };
+    let accepted = |kind, slot, count| AcceptedBody {
+        ballot: higher,
+        body: BodyHandle {
+            first: Slot(slot),
+            count,
+            bytes: 4000,
+            kind,
+            id: BodyId(0x6162_6364_6566_6768_696a_6b6c_6d6e_6f70),
+        },
+    };
+    let reject = |reason| Message::Reject { ballot, reason };
+    vec![
+        ("pre-vote", Message::PreVote { ballot }),
+        ("pre-vote-granted", Message::PreVoteGranted { ballot }),
+        ("prepare", Message::Prepare { ballot, from: first }),
+        ("promise-empty", Message::Promise { ballot, mark, part: 0, parts: 1, accepted: Vec::new() }),
+        (
+            "promise",
+            Message::Promise {
+                ballot,
+                mark,
+                part: 1,
+                parts: 2,
+                accepted: vec![
+                    accepted(BodyKind::Commands, 100, 3),
+                    accepted(BodyKind::NoOp, 103, 1 << 20),
+                    accepted(BodyKind::Configuration, 2_000_000, 1),
+                    accepted(BodyKind::Trim { upto: Slot(90) }, 2_000_001, 1),
+                ],
+            },
+        ),
+        ("accept", Message::Accept { ballot, body: bodies[0], mark }),
+        ("accepted", Message::Accepted { ballot, first, id }),
+        ("reject-higher-ballot", reject(RejectReason::HigherBallot { promised: higher })),
+        ("reject-already-chosen", reject(RejectReason::AlreadyChosen { mark })),
+        ("reject-beyond-alpha", reject(RejectReason::BeyondAlpha { limit: Slot(70_000) })),
+        ("reject-leader-alive", reject(RejectReason::LeaderAlive { leader: NodeId(3) })),
+        ("reject-ballot-conflict", reject(RejectReason::BallotConflict { first })),
+        ("reject-disk-full", reject(RejectReason::DiskFull)),
+        ("reject-wrong-configuration", reject(RejectReason::WrongConfiguration { slot: first })),
+        ("reject-unknown-identity", reject(RejectReason::UnknownIdentity)),
+        ("reject-overloaded", reject(RejectReason::Overloaded { retry_after: Duration::from_millis(20) })),
+        ("heartbeat", Message::Heartbeat { ballot, mark }),
+        ("heartbeat-reply", Message::HeartbeatReply { ballot, mark, stable: Slot(99) }),
+        ("fetch", Message::Fetch { from: first, bytes: 8 << 20 }),
+        ("chosen", Message::Chosen { body: bodies[1], mark, last: false }),
+        ("chosen-last", Message::Chosen { body: bodies[3], mark, last: true }),
+        ("fetch-body", Message::FetchBody { first, id }),
+        ("supply", Message::Supply { body: bodies[2] }),
+        ("unavailable", Message::Unavailable { first, available: Slot(200) }),
+    ]
+}
+
+pub(crate) fn hello() -> Hello {
+    Hello {
+        channel: Channel::Bulk,
+        format_min: 1,
+        format_max: 2,
+        features: 0x8000_0000_0000_0001,
+        cluster: *b"cluster-uuid-16b",
+        lineage: 2,
+        from: NodeId(1),
+        to: NodeId(2),
+        incarnation: *b"incarnation-uuid",
+        boot_counter: 17,
+        boot_nonce: 0x7172_7374_7576_7778,
+        promise: ballot(),
+        durable: 0x0123_4567_89ab,
+    }
+}
+
+pub(crate) fn client_hello() -> Hello {
+    Hello {
+        channel: Channel::Client,
+        format_min: 1,
+        format_max: 1,
+        features: 0,
+        cluster: [0; 16],
+        lineage: 0,
+        from: NodeId(0),
+        to: NodeId(0),
+        incarnation: [0; 16],
+        boot_counter: 0,
+        boot_nonce: 0,
+        promise: Ballot::ZERO,
+        durable: 0,
+    }
+}
+
+pub(crate) fn hello_replies() -> Vec<(&'static str, Result<u16, HelloRefusal>)> {
+    vec![
+        ("accepted", Ok(1)),
+        ("format", Err(HelloRefusal::Format { minimum: 1, maximum: 2 })),
+        ("features", Err(HelloRefusal::Features { missing: 0b100 })),
+        ("cluster", Err(HelloRefusal::Cluster { cluster: *b"cluster-uuid-16b" })),
+        ("lineage", Err(HelloRefusal::Lineage { lineage: 2 })),
+        ("node", Err(HelloRefusal::Node { node: NodeId(2) })),
+        ("unknown-node", Err(HelloRefusal::UnknownNode)),
+        ("incarnation", Err(HelloRefusal::Incarnation { expected: *b"incarnation-uuid" })),
+        ("rolled-back", Err(HelloRefusal::RolledBack { boot_counter: 18, durable: 19 })),
+        ("channel", Err(HelloRefusal::Channel)),
+        ("too-many-connections", Err(HelloRefusal::TooManyConnections)),
+        ("not-bootstrapped", Err(HelloRefusal::NotBootstrapped)),
+        ("shutdown", Err(HelloRefusal::Shutdown)),
+    ]
+}
+
+pub(crate) fn requests() -> Vec<(&'static str, ClientRequest)> {
+    let (request, group) = (0x8182_8384_8586_8788, GroupId(3));
+    let append = |commands: &[&[u8]]| ClientRequest::Append { request, group, batch: commands.iter().collect() };
+    vec![
+        ("append-stride", append(&[b"one", b"two"])),
+        ("append-ends", append(&[b"one", b"", b"three"])),
+        ("append-empty-commands", append(&[b"", b""])),
+        ("append-nothing", append(&[])),
+        ("status", ClientRequest::Status { request, group }),
+        ("read", ClientRequest::Read { request, group, from: Slot(100), bytes_max: 1 << 20 }),
+    ]
+}
+
+pub(crate) fn replies() -> Vec<(&'static str, ClientReply)> {
+    let request = 0x8182_8384_8586_8788;
+    let refused = |reason| ClientReply::Refused { request, reason };
+    let not_leader =
+        |leader, address: &str| refused(ClientRefusal::NotLeader { leader, address: String::from(address) });
+    let report = |node, address: &str, connected| NodeReport {
+        node: NodeId(node),
+        address: String::from(address),
+        connected,
+        prefix: Slot(u64::from(node) * 100),
+    };
+    let status = StatusReport {
+        node: NodeId(2),
+        role: NodeRole::Leader,
+        leader: Some(NodeId(2)),
+        ballot: ballot(),
+        mark: mark(),
+        available: Slot(50),
+        nodes: vec![report(1, "10.0.0.1:7001", true), report(2, "", true), report(3, "[::1]:7003", false)],
+    };
+    let alone = StatusReport { role: NodeRole::Halted, leader: None, nodes: Vec::new(), ..status.clone() };
+    vec![
+        ("appended", ClientReply::Appended { request, first: Slot(100), count: 3 }),
+        ("not-leader", not_leader(Some(NodeId(3)), "10.0.0.3:7003")),
+        ("not-leader-unknown", not_leader(None, "")),
+        ("no-leader", refused(ClientRefusal::NoLeader)),
+        ("overloaded", refused(ClientRefusal::Overloaded { retry_after: Duration::from_millis(20) })),
+        ("too-large", refused(ClientRefusal::TooLarge)),
+        ("disk-full", refused(ClientRefusal::DiskFull)),
+        ("unknown-outcome", refused(ClientRefusal::UnknownOutcome)),
+        ("shutdown", refused(ClientRefusal::Shutdown)),
+        ("trimmed", refused(ClientRefusal::Trimmed { available: Slot(50) })),
+        ("unknown-group", refused(ClientRefusal::UnknownGroup)),
+        ("status", ClientReply::Status { request, status }),
+        ("status-alone", ClientReply::Status { request, status: alone }),
+        ("body", ClientReply::Body { request, body: bodies()[0].1.handle }),
+        ("read-end", ClientReply::ReadEnd { request, next: Slot(103) }),
+    ]
+}
