@@ -1,0 +1,158 @@
+//! Blocking file access: what `init` and `bootstrap` write with, and whoever runs a log without an asynchronous disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, OFlags};
+use synod_frame::RecordBuffer;
+
+use super::FileError;
+use crate::lsn::FileId;
+use crate::segment::BLOCK;
+
+/// Mode of all files.
+const FILE_MODE: u32 = 0o600;
+
+/// How much is zeroed at a time.
+const ZERO_BYTES: usize = 1 << 20;
+
+/// Longest identity or lock file that is read.
+const SMALL_BYTES_MAX: u64 = 4096;
+
+/// The files of one log, written with plain blocking calls.
+#[derive(Clone, Debug)]
+pub struct FileDisk {
+    directory: PathBuf,
+    segment_bytes: u64,
+}
+
+impl FileDisk {
+    /// The files in the directory of a log.
+    pub fn new(directory: PathBuf, segment_bytes: u64) -> FileDisk {
+        FileDisk { directory, segment_bytes }
+    }
+
+    fn path(&self, file: FileId) -> PathBuf {
+        self.directory.join(file.file_name())
+    }
+
+    /// Writes into a file of the pool.
+    ///
+    /// # Errors
+    /// If it can't be opened or written: poison the log.
+    pub fn write(&self, file: FileId, offset: u64, bytes: &[u8]) -> Result<(), FileError> {
+        let path = self.path(file);
+        let opened = open_for_writing(&path, OFlags::empty()).map_err(FileError::new("open", &path))?;
+        opened.write_all_at(bytes, offset).map_err(FileError::new("write", &path))
+    }
+
+    /// Makes all completed writes to a file durable.
+    ///
+    /// # Errors
+    /// If it can't be opened or synced: poison the log.
+    pub fn sync(&self, file: FileId) -> Result<(), FileError> {
+        let path = self.path(file);
+        let opened = open_for_writing(&path, OFlags::empty()).map_err(FileError::new("open", &path))?;
+        opened.sync_data().map_err(FileError::new("sync", &path))
+    }
+
+    /// Makes a file of zeros, durable with its name.
+    ///
+    /// # Errors
+    /// If the disk is full for example: the file may be there in part; the log goes on without it.
+    pub fn create(&self, file: FileId) -> Result<(), FileError> {
+        let path = self.path(file);
+        let make = || {
+            let made = create_new_or_open(&path)?;
+            // Room first: a full disk is noticed before the writing, and the file lies in one piece.
+            match rustix::fs::fallocate(&made, FallocateFlags::empty(), 0, self.segment_bytes) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
+                Err(error) => return Err(error.into()),
+            }
+            made.set_len(self.segment_bytes)
+        };
+        make().map_err(FileError::new("create", &path))?;
+        write_zeros(&path, 0, self.segment_bytes)?;
+        sync_directory(&self.directory)
+    }
+
+    /// Writes zeros behind block 0 of a file, durable.
+    ///
+    /// # Errors
+    /// If it can't be written; the log goes on without it.
+    pub fn zero(&self, file: FileId, offset: u64, bytes: u64) -> Result<(), FileError> {
+        write_zeros(&self.path(file), offset, bytes)
+    }
+}
+
+fn open_for_writing(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = (flags | OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32;
+    OpenOptions::new().write(true).custom_flags(flags).open(path)
+}
+
+fn create_new_or_open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW.bits() as i32;
+    OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(flags).open(path)
+}
+
+/// Past the page cache where the file system allows it: a pool of zeros shouldn't push everything else out of memory.
+fn write_zeros(path: &Path, offset: u64, bytes: u64) -> Result<(), FileError> {
+    assert!(offset.is_multiple_of(BLOCK) && bytes.is_multiple_of(BLOCK), "files are zeroed by whole blocks");
+    let zeros = RecordBuffer::zeroed(ZERO_BYTES);
+    let direct = open_for_writing(path, OFlags::DIRECT).and_then(|file| {
+        fill(&file, offset, bytes, zeros.as_ref())?;
+        Ok(file)
+    });
+    let written = match direct {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            open_for_writing(path, OFlags::empty()).and_then(|file| {
+                fill(&file, offset, bytes, zeros.as_ref())?;
+                Ok(file)
+            })
+        }
+        other => other,
+    };
+    let file = written.map_err(FileError::new("write", path))?;
+    file.sync_all().map_err(FileError::new("sync", path))
+}
+
+fn fill(file: &File, offset: u64, bytes: u64, zeros: &[u8]) -> io::Result<()> {
+    let end = offset + bytes;
+    let mut at = offset;
+    while at < end {
+        let part = (end - at).min(zeros.len() as u64) as usize;
+        file.write_all_at(&zeros[..part], at)?;
+        at += part as u64;
+    }
+    Ok(())
+}
+
+/// Reads a file that can't be long.
+pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::NOFOLLOW.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut content = Vec::new();
+    file.take(SMALL_BYTES_MAX).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Writes a whole new file, durable but for its name.
+pub(super) fn write_small(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    let write = || {
+        let flags = OFlags::NOFOLLOW.bits() as i32;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(FILE_MODE).custom_flags(flags);
+        let mut file = options.open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().map_err(FileError::new("write", path))
+}
+
+/// Makes the names in a directory durable.
+pub(super) fn sync_directory(path: &Path) -> Result<(), FileError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(FileError::new("sync", path))
+}

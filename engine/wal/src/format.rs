@@ -1,0 +1,82 @@
+//! The bytes of the log: record headers, segment headers, and the blocks that seal a segment.
+//!
+//! All structures are hand-laid, little-endian and versioned; no magic, kind or version is zero, so zeroed bytes are
+//! never valid. The byte maps are in `engine/docs/wal-format.md`; offsets are built from their neighbours and asserted
+//! at compile time. Everything read is untrusted: decoding either yields a checked value or a typed error.
+
+mod field;
+mod record;
+mod seal;
+mod segment_header;
+
+use synod_frame::BLOCK_BYTES;
+use thiserror::Error;
+
+pub(crate) use field::first_nonzero;
+pub use record::{RecordError, RecordHeader, RecordKind, RecordMeta};
+pub(crate) use seal::{put_index, put_table, table_entry};
+pub use seal::{
+    Footer, INDEX_ENTRIES_PER_BLOCK, SealBlock, SealBlockError, SealKind, SealedRecord, TABLE_ENTRIES_PER_BLOCK,
+};
+pub use segment_header::{CONFIGURATION_BYTES_MAX, GROUPS_MAX, GroupState, SegmentHeader, StoredConfiguration};
+
+/// Version of the log format that this build writes, the oldest and the newest that it reads.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// One disk block.
+pub type Block = [u8; BLOCK_BYTES];
+
+/// The number that the four letters of a magic spell in a hex dump.
+const fn magic(letters: &[u8; 4]) -> u32 {
+    u32::from_le_bytes(*letters)
+}
+
+/// Why a block isn't a segment header.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum SegmentHeaderError {
+    /// All zero: the file was never used.
+    #[error("the segment was never used")]
+    Fresh,
+    /// It doesn't begin like a segment.
+    #[error("not a segment: it begins with {found:#010x}")]
+    Magic {
+        /// The first four bytes.
+        found: u32,
+    },
+    /// The block is damaged.
+    #[error("segment header checksum is {expected:#010x} but its bytes give {actual:#010x}")]
+    Checksum {
+        /// As written.
+        expected: u32,
+        /// As computed.
+        actual: u32,
+    },
+    /// Written by a version that this build can't read: use a newer build.
+    #[error("segment needs format version {needed} to be read, this build has {FORMAT_VERSION}")]
+    Version {
+        /// The oldest version that reads it.
+        needed: u16,
+    },
+    /// Format features that this build doesn't know: use a newer build.
+    #[error("segment needs unknown format features {found:#x}")]
+    Features {
+        /// Feature bits found.
+        found: u64,
+    },
+    /// Blocks or segments of another size than this log has.
+    #[error("segment of {segment_bytes} bytes in blocks of {block_bytes}, expected {expected_bytes} in blocks of {BLOCK_BYTES}")]
+    Geometry {
+        /// Segment size found.
+        segment_bytes: u64,
+        /// Block size found.
+        block_bytes: u32,
+        /// Segment size of this log.
+        expected_bytes: u64,
+    },
+    /// A field holds what no writer writes, although the checksum is right.
+    #[error("segment header field {field} is out of bounds")]
+    Bounds {
+        /// The field's name in the byte map.
+        field: &'static str,
+    },
+}

@@ -1,0 +1,394 @@
+//! The record header: local to a log, in front of a body or alone.
+
+use synod_frame::{BLOCK_BYTES, BODY_HEADER_BYTES, BodyError, BodyHeader, BodyLayout, GroupId, RECORD_HEADER_BYTES};
+use synod_protocol::limits::BODY_BYTES_MAX;
+use synod_protocol::{Ballot, Mark, NodeId, Slot};
+use thiserror::Error;
+
+use super::field::{BallotField, Field, MarkField, first_nonzero};
+use super::{Block, FORMAT_VERSION, magic};
+use crate::identity::LogSalt;
+use crate::lsn::Lsn;
+use crate::segment::record_bytes;
+
+const MAGIC: u32 = magic(b"SYNR");
+
+mod field {
+    use super::{BallotField, Field, MarkField, RECORD_HEADER_BYTES};
+
+    pub(super) const MAGIC: Field = Field::first(4);
+    pub(super) const VERSION: Field = MAGIC.then(2);
+    pub(super) const KIND: Field = VERSION.then(2);
+    pub(super) const CHECKSUM: Field = KIND.then(4);
+    pub(super) const PREVIOUS_CHECKSUM: Field = CHECKSUM.then(4);
+    pub(super) const EPOCH: Field = PREVIOUS_CHECKSUM.then(8);
+    pub(super) const LSN: Field = EPOCH.then(8);
+    pub(super) const RECORD_BYTES: Field = LSN.then(4);
+    pub(super) const BODY_BYTES: Field = RECORD_BYTES.then(4);
+    pub(super) const GROUP: Field = BODY_BYTES.then(4);
+    pub(super) const SOURCE: Field = GROUP.then(4);
+    pub(super) const BALLOT: BallotField = BallotField::after(SOURCE);
+    pub(super) const PROMISED: BallotField = BallotField::after(BALLOT.last());
+    pub(super) const DURABLE: Field = PROMISED.last().then(8);
+    pub(super) const MARK: MarkField = MarkField::after(DURABLE);
+    pub(super) const BASE: MarkField = MarkField::after(MARK.last());
+    pub(super) const FIRST_NEEDED: Field = BASE.last().then(8);
+    pub(super) const CONFIGURATION: Field = FIRST_NEEDED.then(8);
+    pub(super) const LOG_TIME: Field = CONFIGURATION.then(8);
+    pub(super) const RESERVED: Field = LOG_TIME.then(RECORD_HEADER_BYTES - LOG_TIME.end());
+}
+
+// The byte map of engine/docs/wal-format.md; a change here is a new format version.
+const _: () = {
+    assert!(field::CHECKSUM.offset == 8);
+    assert!(field::EPOCH.offset == 16);
+    assert!(field::RECORD_BYTES.offset == 32);
+    assert!(field::BALLOT.reserved.offset == 68);
+    assert!(field::PROMISED.reserved.offset == 92);
+    assert!(field::DURABLE.offset == 96);
+    assert!(field::FIRST_NEEDED.offset == 152);
+    assert!(field::RESERVED.offset == 176);
+    assert!(field::RESERVED.end() == RECORD_HEADER_BYTES);
+};
+
+/// What a record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKind {
+    /// A body accepted at a ballot.
+    Accepted,
+    /// A body known to be chosen.
+    Chosen,
+    /// A chosen body that came from a peer's log.
+    Copied,
+    /// A body that was damaged in this log and came from a peer again.
+    Healed,
+    /// A promise not to accept below a ballot.
+    Promise,
+    /// A configuration that rules.
+    Configuration,
+    /// Nothing but a durable mark, written when the log falls idle.
+    Mark,
+    /// A new base: everything below it may be dropped.
+    Trim,
+}
+
+impl RecordKind {
+    /// All kinds that this build writes.
+    pub const ALL: [RecordKind; 8] = [
+        RecordKind::Accepted,
+        RecordKind::Chosen,
+        RecordKind::Copied,
+        RecordKind::Healed,
+        RecordKind::Promise,
+        RecordKind::Configuration,
+        RecordKind::Mark,
+        RecordKind::Trim,
+    ];
+
+    /// Its number on disk. 7 (checkpoint) and 9 (pack) are set aside.
+    pub fn number(self) -> u16 {
+        match self {
+            RecordKind::Accepted => 1,
+            RecordKind::Chosen => 2,
+            RecordKind::Copied => 3,
+            RecordKind::Healed => 4,
+            RecordKind::Promise => 5,
+            RecordKind::Configuration => 6,
+            RecordKind::Mark => 8,
+            RecordKind::Trim => 10,
+        }
+    }
+
+    /// The kind with this number.
+    pub fn from_number(number: u16) -> Option<RecordKind> {
+        RecordKind::ALL.into_iter().find(|kind| kind.number() == number)
+    }
+
+    /// Whether records of this kind carry a body; the others never do.
+    pub fn has_body(self) -> bool {
+        match self {
+            RecordKind::Accepted
+            | RecordKind::Chosen
+            | RecordKind::Copied
+            | RecordKind::Healed
+            | RecordKind::Configuration => true,
+            RecordKind::Promise | RecordKind::Mark | RecordKind::Trim => false,
+        }
+    }
+
+    /// Whether the body is chosen, whatever ballots other records show.
+    pub fn is_chosen(self) -> bool {
+        matches!(self, RecordKind::Chosen | RecordKind::Copied | RecordKind::Healed)
+    }
+
+    /// Whether the body fills slots of the log: all bodies do but that of a ruling configuration, which is a copy.
+    pub fn fills_slots(self) -> bool {
+        self.has_body() && self != RecordKind::Configuration
+    }
+}
+
+/// What stands in a record's header besides position and checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordMeta {
+    /// What the record says.
+    pub kind: RecordKind,
+    /// The group that it is for.
+    pub group: GroupId,
+    /// Where a copied or healed body came from; zero otherwise.
+    pub source: NodeId,
+    /// The ballot at which the body was accepted; zero if it wasn't.
+    pub ballot: Ballot,
+    /// The highest promise at this moment, that of this record included.
+    pub promised: Ballot,
+    /// The chosen prefix at this moment.
+    pub mark: Mark,
+    /// The log's own time at this moment, in microseconds.
+    pub log_time_us: u64,
+}
+
+/// The 256 bytes in front of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// What the caller of the append said.
+    pub meta: RecordMeta,
+    /// Where the record begins.
+    pub lsn: Lsn,
+    /// The life of the segment that it was written in.
+    pub epoch: u64,
+    /// Over this header without this field, and header and table of the body; salted by the log's identity.
+    pub checksum: u32,
+    /// The checksum of the record before this one in the log; zero for the first of all.
+    pub previous_checksum: u32,
+    /// Length on disk; a whole number of blocks.
+    pub record_bytes: u32,
+    /// Exact length of the body; zero if there is none.
+    pub body_bytes: u32,
+    /// Everything before this position was durable when the record was laid out.
+    pub durable: Lsn,
+    /// Everything before this mark is trimmed.
+    pub base: Mark,
+    /// Segments of a lower epoch aren't needed any more.
+    pub first_needed: u64,
+    /// The slot at which the ruling configuration was chosen.
+    pub configuration: Slot,
+}
+
+/// Why bytes aren't a valid record of the log at this position.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum RecordError {
+    /// It doesn't begin like a record.
+    #[error("not a record: it begins with {found:#010x}")]
+    Magic {
+        /// The first four bytes.
+        found: u32,
+    },
+    /// Written by another version of the format.
+    #[error("record of format version {found}, this build reads version {FORMAT_VERSION}")]
+    Version {
+        /// Version found.
+        found: u16,
+    },
+    /// A kind that this build doesn't know.
+    #[error("record of unknown kind {found}")]
+    Kind {
+        /// Kind found.
+        found: u16,
+    },
+    /// Laid out for another place.
+    #[error("record for position {found} at position {expected}")]
+    Position {
+        /// Where it lies.
+        expected: Lsn,
+        /// Where it says that it lies.
+        found: Lsn,
+    },
+    /// Lengths that contradict each other or the kind.
+    #[error("record of {record_bytes} bytes with a body of {body_bytes}")]
+    Lengths {
+        /// Length of the record as claimed.
+        record_bytes: u32,
+        /// Length of the body as claimed.
+        body_bytes: u32,
+    },
+    /// The header, or header or table of the body, is damaged, or belongs to another log.
+    #[error("record checksum is {expected:#010x} but its bytes give {actual:#010x}")]
+    Checksum {
+        /// As written.
+        expected: u32,
+        /// As computed.
+        actual: u32,
+    },
+    /// A byte that must be zero isn't.
+    #[error("byte {offset} of the record is reserved or padding and must be zero")]
+    Zero {
+        /// Offset in the record.
+        offset: u32,
+    },
+    /// The body is damaged.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// It doesn't follow the record in front of it.
+    #[error("record follows checksum {found:#010x}, but the record before has {expected:#010x}")]
+    Previous {
+        /// Checksum of the record before.
+        expected: u32,
+        /// Checksum that the record names.
+        found: u32,
+    },
+    /// It reaches into the part of the segment where records never lie.
+    #[error("record of {record_bytes} bytes reaches past the last record byte of its segment")]
+    Overrun {
+        /// Length of the record as claimed.
+        record_bytes: u32,
+    },
+}
+
+impl RecordHeader {
+    /// Lays the header into the first 256 bytes of `record`, whose body, if any, is in place behind them. Returns the
+    /// checksum, which the header's own field doesn't need to hold.
+    ///
+    /// # Panics
+    /// If `record` is shorter than a block.
+    pub(crate) fn encode(&self, salt: LogSalt, body_head_bytes: usize, record: &mut [u8]) -> u32 {
+        let header = &mut record[..RECORD_HEADER_BYTES];
+        header.fill(0);
+        field::MAGIC.put(header, &MAGIC.to_le_bytes());
+        field::VERSION.put(header, &FORMAT_VERSION.to_le_bytes());
+        field::KIND.put(header, &self.meta.kind.number().to_le_bytes());
+        field::PREVIOUS_CHECKSUM.put(header, &self.previous_checksum.to_le_bytes());
+        field::EPOCH.put(header, &self.epoch.to_le_bytes());
+        field::LSN.put(header, &self.lsn.0.to_le_bytes());
+        field::RECORD_BYTES.put(header, &self.record_bytes.to_le_bytes());
+        field::BODY_BYTES.put(header, &self.body_bytes.to_le_bytes());
+        field::GROUP.put(header, &self.meta.group.0.to_le_bytes());
+        field::SOURCE.put(header, &self.meta.source.0.to_le_bytes());
+        field::BALLOT.put(header, self.meta.ballot);
+        field::PROMISED.put(header, self.meta.promised);
+        field::DURABLE.put(header, &self.durable.0.to_le_bytes());
+        field::MARK.put(header, self.meta.mark);
+        field::BASE.put(header, self.base);
+        field::FIRST_NEEDED.put(header, &self.first_needed.to_le_bytes());
+        field::CONFIGURATION.put(header, &self.configuration.0.to_le_bytes());
+        field::LOG_TIME.put(header, &self.meta.log_time_us.to_le_bytes());
+        let checksum = checksum(salt, &record[..RECORD_HEADER_BYTES + body_head_bytes]);
+        field::CHECKSUM.put(record, &checksum.to_le_bytes());
+        checksum
+    }
+
+    /// Whether a block claims to begin a record of this epoch at this position; a cheap look before [`Self::decode`].
+    pub(crate) fn is_claimed(block: &Block, at: Lsn, epoch: u64) -> bool {
+        field::MAGIC.u32(block) == MAGIC && field::EPOCH.u64(block) == epoch && field::LSN.u64(block) == at.0
+    }
+
+    /// The epoch and position that a block claims if it begins like a record; nothing is verified.
+    pub(crate) fn claim(block: &Block) -> Option<(u64, Lsn)> {
+        let found = field::MAGIC.u32(block) == MAGIC;
+        found.then(|| (field::EPOCH.u64(block), Lsn(field::LSN.u64(block))))
+    }
+
+    /// Reads and verifies the first block of a record that should lie at `at`, in the segment with this epoch: the
+    /// header, and header and table of the body, whose archive isn't looked at.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn decode(
+        block: &Block,
+        salt: LogSalt,
+        at: Lsn,
+        epoch: u64,
+    ) -> Result<(RecordHeader, Option<BodyHeader>), RecordError> {
+        let found = field::MAGIC.u32(block);
+        if found != MAGIC {
+            return Err(RecordError::Magic { found });
+        }
+        let found = field::VERSION.u16(block);
+        if found != FORMAT_VERSION {
+            return Err(RecordError::Version { found });
+        }
+        let found = Lsn(field::LSN.u64(block));
+        if found != at || field::EPOCH.u64(block) != epoch {
+            return Err(RecordError::Position { expected: at, found });
+        }
+        let found = field::KIND.u16(block);
+        let kind = RecordKind::from_number(found).ok_or(RecordError::Kind { found })?;
+        let (record_bytes, body_bytes) = (field::RECORD_BYTES.u32(block), field::BODY_BYTES.u32(block));
+        check_lengths(kind, record_bytes, body_bytes)?;
+
+        let body_head_bytes = if body_bytes == 0 {
+            0
+        } else {
+            let layout = BodyLayout::peek(&block[RECORD_HEADER_BYTES..])?;
+            if layout.body_bytes != body_bytes {
+                return Err(RecordError::Lengths { record_bytes, body_bytes });
+            }
+            layout.header_bytes as usize
+        };
+        let expected = field::CHECKSUM.u32(block);
+        // Header and table of the longest body end inside block 0, which synod-frame asserts.
+        let actual = checksum(salt, &block[..RECORD_HEADER_BYTES + body_head_bytes]);
+        if expected != actual {
+            return Err(RecordError::Checksum { expected, actual });
+        }
+        check_zeros(block, body_bytes)?;
+        let body = match body_bytes {
+            0 => None,
+            _ => Some(BodyHeader::parse_in_record(block)?),
+        };
+        let header = RecordHeader {
+            meta: RecordMeta {
+                kind,
+                group: GroupId(field::GROUP.u32(block)),
+                source: NodeId(field::SOURCE.u32(block)),
+                ballot: field::BALLOT.read(block),
+                promised: field::PROMISED.read(block),
+                mark: field::MARK.read(block),
+                log_time_us: field::LOG_TIME.u64(block),
+            },
+            lsn: at,
+            epoch,
+            checksum: expected,
+            previous_checksum: field::PREVIOUS_CHECKSUM.u32(block),
+            record_bytes,
+            body_bytes,
+            durable: Lsn(field::DURABLE.u64(block)),
+            base: field::BASE.read(block),
+            first_needed: field::FIRST_NEEDED.u64(block),
+            configuration: Slot(field::CONFIGURATION.u64(block)),
+        };
+        Ok((header, body))
+    }
+
+    /// Where the record ends.
+    pub fn end(&self) -> Lsn {
+        Lsn(self.lsn.0.saturating_add(u64::from(self.record_bytes)))
+    }
+}
+
+fn check_lengths(kind: RecordKind, found: u32, body_bytes: u32) -> Result<(), RecordError> {
+    let with_body = body_bytes as usize >= BODY_HEADER_BYTES && body_bytes <= BODY_BYTES_MAX;
+    let body_fits = if kind.has_body() { with_body } else { body_bytes == 0 };
+    if !body_fits || found != record_bytes(body_bytes) {
+        return Err(RecordError::Lengths { record_bytes: found, body_bytes });
+    }
+    Ok(())
+}
+
+/// Reserved bytes, and for a record without a body the rest of its only block.
+fn check_zeros(block: &Block, body_bytes: u32) -> Result<(), RecordError> {
+    let reserved = field::RESERVED.offset..if body_bytes == 0 { BLOCK_BYTES } else { field::RESERVED.end() };
+    let ballots = [field::BALLOT.reserved, field::PROMISED.reserved];
+    for zeros in ballots.map(|field| field.offset..field.end()).into_iter().chain([reserved]) {
+        if let Some(index) = first_nonzero(&block[zeros.clone()]) {
+            return Err(RecordError::Zero { offset: (zeros.start + index) as u32 });
+        }
+    }
+    Ok(())
+}
+
+/// Over header, and header and table of the body, without the field that holds it.
+fn checksum(salt: LogSalt, heads: &[u8]) -> u32 {
+    let mut hasher = salt.hasher();
+    hasher.update(&heads[..field::CHECKSUM.offset]);
+    hasher.update(&heads[field::CHECKSUM.end()..]);
+    hasher.finalize()
+}

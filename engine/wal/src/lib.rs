@@ -1,0 +1,37 @@
+//! The write-ahead log of Synod: records in, aligned writes and syncs out; completions in, durable position out.
+//!
+//! [`Wal`] appends, [`recover`] reads back what a crash left, [`scan`] is the one reader of segment files, and
+//! [`directory`] the only module that touches a file system. Everything else is plain values, so that the simulator
+//! and the runtime drive the same code. The bytes are described in `engine/docs/wal-format.md`.
+#![forbid(unsafe_code)]
+
+pub mod directory;
+pub mod format;
+mod identity;
+mod index;
+mod logged_replica;
+mod lsn;
+mod pool;
+mod recovery;
+pub mod scan;
+mod segment;
+mod store;
+mod writer;
+
+pub use format::{RecordKind, RecordMeta, StoredConfiguration};
+pub use identity::{ExpectedIdentity, LogIdentity, LogSalt};
+pub use index::{Index, IndexEntry, Insert, Location};
+pub use logged_replica::{
+    Buffers, Frame, LoggedReplica, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus,
+};
+pub use lsn::{FileId, Lsn, SyncId, WriteId};
+pub use pool::CleanFile;
+pub use recovery::{
+    Cut, Damage, DamageCause, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment, recover,
+    recover_with,
+};
+pub use segment::{Geometry, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_RANGE, record_bytes};
+pub use store::{MemoryStore, SegmentStore};
+pub use writer::{
+    Action, AppendError, LogSettings, LogSettingsError, LogStats, POOL_FILES_MIN, Planned, SyncMode, Wal,
+};

@@ -1,0 +1,767 @@
+//! One node's part in one group, joined with its log: [`Replica`] and [`Wal`] and the bodies between them, sans-IO.
+//!
+//! The simulator and the runtime drive this very code. It turns the core's effects into writes, syncs, reads and
+//! messages with their bytes, and turns completions back into what the core wants to hear. Effects are carried out in
+//! the core's order, so the bytes of an accept lie in a record before anybody is sent them: the record's header is
+//! laid in front of the body once, and from then on the buffer is shared by the disk and all sockets, unchanged.
+//!
+//! When the log has no free segment, appends and all that comes after them wait; what carries no body still goes out.
+
+mod bodies;
+mod serve;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use synod_frame::{
+    BLOCK_BYTES, BodyHeader, GroupId, Origin, encode_noop, encode_trim, verify_body_in_record,
+};
+use synod_protocol::{
+    Append, AppendId, BodyHandle, BodyId, BodyKind, Effect, HaltReason, Instant, LogEntry, Mark, Message, NodeId,
+    Opening, ProposeError, Replica, Slot, Status, TrimError,
+};
+
+use crate::format::{RecordKind, RecordMeta};
+use crate::index::IndexEntry;
+use crate::lsn::{FileId, Lsn, SyncId, WriteId};
+use crate::writer::{Action, AppendError, LogStats, Planned, Wal};
+
+use bodies::Bodies;
+pub use bodies::Frame;
+use serve::Serving;
+
+/// How long the log must be quiet before it notes its durable position on disk.
+const IDLE_BEFORE_MARK: Duration = Duration::from_millis(100);
+
+/// Where buffers for records come from: DMA memory in the runtime, plain memory in the simulator.
+pub trait Buffers {
+    /// Memory of one record: aligned to 4096 bytes for a disk, to 16 at least.
+    type Buffer: AsRef<[u8]> + AsMut<[u8]>;
+
+    /// A buffer of exactly `bytes`, a multiple of 4096; its content is undefined.
+    fn allocate(&mut self, bytes: usize) -> Self::Buffer;
+}
+
+/// The number of a read that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReadId(pub u64);
+
+/// What the driver is to do, in this order.
+#[derive(Debug)]
+pub enum Output<B> {
+    /// Send a message, with the exact bytes of its body behind it.
+    Send {
+        /// The receiver.
+        to: NodeId,
+        /// The message.
+        message: Message,
+        /// Its body.
+        body: Option<Frame<B>>,
+    },
+    /// Write a whole buffer at an offset; answered by `handle_written`.
+    WriteFrame {
+        /// To be answered.
+        write: WriteId,
+        /// Segment file.
+        file: FileId,
+        /// Multiple of 4096.
+        offset: u64,
+        /// One record, its length a multiple of 4096.
+        buffer: Rc<B>,
+    },
+    /// Write bytes that are no body: segment headers and footers.
+    WriteBytes {
+        /// To be answered.
+        write: WriteId,
+        /// Segment file.
+        file: FileId,
+        /// Multiple of 4096.
+        offset: u64,
+        /// Length a multiple of 4096.
+        bytes: Vec<u8>,
+    },
+    /// Make everything written to the file durable; answered by `handle_synced`.
+    Sync {
+        /// To be answered.
+        sync: SyncId,
+        /// Segment file.
+        file: FileId,
+    },
+    /// Create a segment file, fill it with zeros, sync it and its directory; answered by `handle_file_ready`.
+    CreateFile {
+        /// Segment file.
+        file: FileId,
+    },
+    /// Fill a part of a segment file with zeros and sync it; answered by `handle_file_ready`.
+    ZeroFile {
+        /// Segment file.
+        file: FileId,
+        /// Where zeros begin; a multiple of 4096.
+        offset: u64,
+        /// How many; a multiple of 4096.
+        bytes: u64,
+    },
+    /// Read a record; answered by `handle_read`.
+    Read {
+        /// To be answered.
+        read: ReadId,
+        /// Segment file.
+        file: FileId,
+        /// Multiple of 4096.
+        offset: u64,
+        /// Multiple of 4096.
+        bytes: u32,
+    },
+    /// The answer to a [`ReadAnswer::Pending`].
+    ReadDone {
+        /// As it was numbered.
+        read: ReadId,
+        /// The body; none if it was trimmed meanwhile or doesn't check.
+        frame: Option<Frame<B>>,
+    },
+    /// The body is chosen and next in slot order.
+    Deliver {
+        /// The body.
+        body: BodyHandle,
+        /// The chosen prefix that includes it.
+        mark: Mark,
+        /// Its bytes, unless they have left memory.
+        frame: Option<Frame<B>>,
+    },
+    /// A record on this disk doesn't check.
+    Damaged {
+        /// The body that should be there.
+        body: BodyHandle,
+        /// Segment file.
+        file: FileId,
+        /// Where its record begins.
+        offset: u64,
+    },
+    /// Stop serving: see the reason.
+    Halt(HaltReason),
+}
+
+/// The answer to a reader.
+#[derive(Debug)]
+pub enum ReadAnswer<B> {
+    /// The body that fills the slot asked for.
+    Frame(Frame<B>),
+    /// It is read from the disk; [`Output::ReadDone`] brings it.
+    Pending(ReadId),
+    /// The slot isn't delivered yet.
+    NotYet,
+    /// The slot is trimmed; the log begins at `first`.
+    Trimmed {
+        /// First slot that is there.
+        first: Slot,
+    },
+    /// The log is fenced after a failed write: nothing is read any more.
+    Fenced,
+}
+
+/// Bounds of what a logged replica keeps in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoggedSettings {
+    /// Bodies kept after they are written, for resending and for readers, in bytes.
+    pub cache_bytes: u64,
+    /// Bytes appended and not durable above which no new body is proposed.
+    pub backlog_bytes: u64,
+}
+
+/// A view for operators and tests.
+#[derive(Clone, Debug)]
+pub struct ReplicaStatus {
+    /// The protocol's part.
+    pub protocol: Status,
+    /// The log's part.
+    pub log: LogStats,
+    /// The trimmed prefix.
+    pub base: Mark,
+    /// Bytes of bodies in memory.
+    pub cached_bytes: u64,
+    /// Whether a failed write or sync has fenced this node.
+    pub fenced: bool,
+}
+
+/// See the module documentation.
+pub struct LoggedReplica<P: Buffers> {
+    group: GroupId,
+    settings: LoggedSettings,
+    replica: Replica,
+    wal: Wal,
+    buffers: P,
+    bodies: Bodies<P::Buffer>,
+    /// Effects that wait for a free segment, the append first.
+    blocked: VecDeque<Effect>,
+    /// Appends in the log and not yet durable: where each ends.
+    planned: VecDeque<(Lsn, AppendId)>,
+    /// A trim that is delivered and not yet in the log.
+    trim_due: Option<Mark>,
+    reads: BTreeMap<ReadId, (IndexEntry, Purpose)>,
+    reads_count: u64,
+    serving: BTreeMap<NodeId, Serving<P::Buffer>>,
+    outputs: VecDeque<Output<P::Buffer>>,
+    last_append_at: Instant,
+    /// Wall-clock time as last told, and the highest time seen in any body: times never go back along a log.
+    leader_time_us: u64,
+    /// What was recovered is durable, and a segment is open: until then nothing that rests on it may be said.
+    ready: bool,
+    fenced: bool,
+}
+
+/// What a read from the disk is for.
+#[derive(Clone, Debug)]
+enum Purpose {
+    /// A message that carries the body.
+    Send { to: NodeId, message: Message },
+    /// A body that phase 1 revealed.
+    Adopt,
+    /// One of the bodies for a peer that catches up.
+    Serve { to: NodeId },
+    /// A reader of the log.
+    Reader,
+}
+
+impl<P: Buffers> LoggedReplica<P> {
+    /// Joins a replica with its log; both stem from the same recovery.
+    pub fn new(group: GroupId, settings: LoggedSettings, replica: Replica, wal: Wal, buffers: P, now: Instant) -> Self {
+        let mut joined = LoggedReplica {
+            group,
+            settings,
+            replica,
+            wal,
+            buffers,
+            bodies: Bodies::new(settings.cache_bytes),
+            blocked: VecDeque::new(),
+            planned: VecDeque::new(),
+            trim_due: None,
+            reads: BTreeMap::new(),
+            reads_count: 0,
+            serving: BTreeMap::new(),
+            outputs: VecDeque::new(),
+            last_append_at: now,
+            leader_time_us: 0,
+            ready: false,
+            fenced: false,
+        };
+        joined.drain(now);
+        joined
+    }
+
+    /// Takes a message; `body` is a record buffer whose body was verified, and whose handle is the message's.
+    pub fn handle_message(&mut self, now: Instant, from: NodeId, message: Message, body: Option<P::Buffer>) {
+        if !self.is_ready() {
+            return;
+        }
+        match (message.body(), body) {
+            (Some(handle), Some(buffer)) => {
+                if let Ok(header) = BodyHeader::parse_in_record(buffer.as_ref()) {
+                    self.leader_time_us = self.leader_time_us.max(header.leader_time_us);
+                }
+                self.bodies.arrive(*handle, buffer);
+            }
+            (None, None) => {}
+            // A driver that loses a body, or invents one, would have us append nothing.
+            (expected, _) => unreachable!("a message travels with its body: {expected:?}"),
+        }
+        self.replica.handle_message(now, from, message);
+        self.drain(now);
+    }
+
+    /// A write is complete.
+    pub fn handle_written(&mut self, now: Instant, write: WriteId) {
+        if self.fenced {
+            return;
+        }
+        self.bodies.written(write);
+        self.wal.handle_written(write);
+        self.drain(now);
+    }
+
+    /// A sync is complete.
+    pub fn handle_synced(&mut self, now: Instant, sync: SyncId) {
+        if self.fenced {
+            return;
+        }
+        self.wal.handle_synced(sync);
+        self.drain(now);
+    }
+
+    /// A segment file was created, or zeroed.
+    pub fn handle_file_ready(&mut self, now: Instant, file: FileId) {
+        if self.fenced {
+            return;
+        }
+        self.wal.handle_file_ready(file);
+        self.drain(now);
+    }
+
+    /// A segment file couldn't be created, for want of space: only new client commands suffer.
+    pub fn handle_file_failed(&mut self, now: Instant, file: FileId) {
+        self.wal.handle_file_failed(file);
+        self.replica.set_disk_full(true);
+        self.drain(now);
+    }
+
+    /// Asks again for the file that couldn't be created.
+    pub fn retry_file(&mut self, now: Instant) {
+        self.replica.set_disk_full(false);
+        self.wal.retry();
+        self.drain(now);
+    }
+
+    /// A write or a sync failed. It is never retried: after a failed sync the kernel may report success for pages that
+    /// it has dropped. The node says nothing more.
+    pub fn handle_failed(&mut self) {
+        self.fenced = true;
+        self.wal.poison();
+        self.outputs.clear();
+    }
+
+    /// A read is complete; `record` is none if it failed.
+    pub fn handle_read(&mut self, now: Instant, read: ReadId, record: Option<P::Buffer>) {
+        let Some((entry, purpose)) = self.reads.remove(&read) else { return };
+        if self.fenced {
+            return;
+        }
+        let sound = |record: &P::Buffer| {
+            verify_body_in_record(record.as_ref()).is_ok_and(|header| header.handle().id == entry.body.id)
+        };
+        let record = record.filter(sound);
+        if record.is_none() && self.wal.index().get(entry.body.first).is_some_and(|now| now.location == entry.location)
+        {
+            let location = entry.location;
+            self.outputs.push_back(Output::Damaged {
+                body: entry.body,
+                file: location.file,
+                offset: location.offset,
+            });
+        }
+        match (purpose, record) {
+            (Purpose::Adopt, Some(record)) => {
+                self.bodies.arrive(entry.body, record);
+                self.replica.handle_obtained(now, entry.body.id);
+            }
+            (Purpose::Send { to, message }, Some(record)) => {
+                let frame = self.bodies.keep(entry.body, record);
+                self.outputs.push_back(Output::Send { to, message, body: Some(frame) });
+            }
+            (Purpose::Serve { to }, record) => {
+                let frame = record.map(|record| Frame::new(entry.body, Rc::new(record)));
+                self.served(to, read, frame);
+            }
+            (Purpose::Reader, record) => {
+                let frame = record.map(|record| Frame::new(entry.body, Rc::new(record)));
+                self.outputs.push_back(Output::ReadDone { read, frame });
+            }
+            (Purpose::Adopt | Purpose::Send { .. }, None) => {}
+        }
+        self.drain(now);
+    }
+
+    /// Time has come to a deadline; harmless at any time.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if !self.is_ready() {
+            return;
+        }
+        if self.wal.mark_due() && now.since(self.last_append_at) >= IDLE_BEFORE_MARK {
+            self.append_mark(now);
+        }
+        self.replica.handle_timeout(now);
+        self.drain(now);
+    }
+
+    /// When `handle_timeout` has something to do.
+    pub fn poll_deadline(&self) -> Instant {
+        let deadline = self.replica.poll_deadline();
+        if !self.is_ready() {
+            Instant(u64::MAX)
+        } else if self.wal.mark_due() {
+            deadline.min(self.last_append_at.plus(IDLE_BEFORE_MARK))
+        } else {
+            deadline
+        }
+    }
+
+    /// Tells the wall-clock time, in microseconds since 1970: what leaders write into bodies.
+    pub fn set_wall_clock(&mut self, now_us: u64) {
+        self.leader_time_us = self.leader_time_us.max(now_us);
+    }
+
+    /// The time for a new body, in microseconds since 1970; never goes back along a log.
+    pub fn leader_time_us(&self) -> u64 {
+        self.leader_time_us
+    }
+
+    /// Room for a new body, unless the disk is behind.
+    pub fn opening(&self) -> Option<Opening> {
+        if self.fenced || !self.blocked.is_empty() || self.wal.unsynced_bytes() >= self.settings.backlog_bytes {
+            return None;
+        }
+        self.replica.opening()
+    }
+
+    /// Proposes a body that the caller has encoded into `record` for the current opening.
+    ///
+    /// # Errors
+    /// As [`Replica::propose`].
+    pub fn propose(
+        &mut self,
+        now: Instant,
+        body: BodyHandle,
+        record: P::Buffer,
+    ) -> Result<(), ProposeError> {
+        if self.opening().is_none() {
+            return Err(ProposeError::NoOpening);
+        }
+        self.bodies.arrive(body, record);
+        let proposed = self.replica.propose(now, body);
+        self.drain(now);
+        proposed
+    }
+
+    /// Proposes a trim; see [`Replica::trim`].
+    ///
+    /// # Errors
+    /// As [`Replica::trim`].
+    pub fn trim(&mut self, now: Instant, upto: Slot) -> Result<Slot, TrimError> {
+        if self.fenced {
+            return Err(TrimError::NotLeader);
+        }
+        let agreed = self.replica.trim(upto);
+        self.drain(now);
+        agreed
+    }
+
+    /// The chosen body that fills `slot`, from memory or (later) from the disk.
+    pub fn read(&mut self, slot: Slot) -> ReadAnswer<P::Buffer> {
+        let base = self.wal.index().base().slot;
+        if self.fenced {
+            return ReadAnswer::Fenced;
+        }
+        if slot < base {
+            return ReadAnswer::Trimmed { first: base };
+        }
+        if slot >= self.replica.mark().slot {
+            return ReadAnswer::NotYet;
+        }
+        let Some(entry) = self.wal.index().containing(slot).copied() else {
+            return ReadAnswer::NotYet;
+        };
+        if let Some(frame) = self.bodies.frame(entry.body.id) {
+            return ReadAnswer::Frame(frame);
+        }
+        ReadAnswer::Pending(self.read_record(entry, Purpose::Reader))
+    }
+
+    /// The chosen prefix up to `slot`, if a body ends there and its record is still held.
+    pub fn mark_at(&self, slot: Slot) -> Option<Mark> {
+        if slot > self.replica.mark().slot {
+            return None;
+        }
+        self.wal.index().mark_at(slot)
+    }
+
+    /// Bytes that are appended, or wait to be, and aren't durable.
+    pub fn backlog_bytes(&self) -> u64 {
+        self.wal.unsynced_bytes() + self.bodies.waiting_bytes()
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self) -> Option<Output<P::Buffer>> {
+        self.outputs.pop_front()
+    }
+
+    /// A view for operators and tests.
+    pub fn status(&self) -> ReplicaStatus {
+        ReplicaStatus {
+            protocol: self.replica.status(),
+            log: self.wal.stats(),
+            base: self.wal.index().base(),
+            cached_bytes: self.bodies.cached_bytes(),
+            fenced: self.fenced,
+        }
+    }
+
+    /// The protocol's part, for checkers.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The log's part, for checkers.
+    pub fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
+    /// The buffers, for the driver.
+    pub fn buffers_mut(&mut self) -> &mut P {
+        &mut self.buffers
+    }
+
+    /// Whether the log is open and sound, so that messages may be taken and sent.
+    fn is_ready(&self) -> bool {
+        self.ready && !self.fenced
+    }
+
+    /// Carries out everything that can be carried out now.
+    fn drain(&mut self, now: Instant) {
+        loop {
+            self.unblock(now);
+            while let Some(effect) = self.replica.poll_effect() {
+                self.take(now, effect);
+            }
+            self.bodies.drop_arrivals();
+            self.drain_wal();
+            if !self.durable_news(now) {
+                return;
+            }
+        }
+    }
+
+    fn drain_wal(&mut self) {
+        self.ready |= self.wal.is_open() && self.wal.durable() >= self.wal.appended();
+        while let Some(action) = self.wal.poll_action() {
+            self.outputs.push_back(match action {
+                Action::Write { write, file, offset, bytes } => Output::WriteBytes { write, file, offset, bytes },
+                Action::Sync { sync, file } => Output::Sync { sync, file },
+                Action::CreateFile { file } => Output::CreateFile { file },
+                Action::ZeroFile { file, offset, bytes } => Output::ZeroFile { file, offset, bytes },
+            });
+        }
+    }
+
+    /// Tells the core what became durable; whether there was any.
+    fn durable_news(&mut self, now: Instant) -> bool {
+        let durable = self.wal.durable();
+        let mut last = None;
+        while let Some(&(end, id)) = self.planned.front()
+            && end <= durable
+        {
+            last = Some(id);
+            self.planned.pop_front();
+        }
+        if let Some(id) = last {
+            self.replica.handle_durable(now, id);
+        }
+        last.is_some()
+    }
+
+    fn unblock(&mut self, now: Instant) {
+        self.append_trim_due(now);
+        while let Some(effect) = self.blocked.pop_front() {
+            if let Some(effect) = self.carry_out(now, effect) {
+                self.blocked.push_front(effect);
+                return;
+            }
+        }
+    }
+
+    /// Takes one effect from the core: carries it out, or queues it behind an append that waits for a segment.
+    fn take(&mut self, now: Instant, effect: Effect) {
+        let overtakes = match &effect {
+            Effect::Send { message, .. } => message.body().is_none(),
+            Effect::Halt(_) => true,
+            _ => false,
+        };
+        if !self.blocked.is_empty() && !overtakes {
+            self.bodies.hold_arrival(&effect);
+            return self.blocked.push_back(effect);
+        }
+        if let Some(effect) = self.carry_out(now, effect) {
+            self.bodies.hold_arrival(&effect);
+            self.blocked.push_back(effect);
+        }
+    }
+
+    /// Carries out one effect, or gives it back if the log has no free segment.
+    fn carry_out(&mut self, now: Instant, effect: Effect) -> Option<Effect> {
+        match effect {
+            Effect::Append(append) => return self.append(now, append),
+            Effect::Send { to, message } => self.send(to, message),
+            Effect::Deliver { body, mark } => self.deliver(now, body, mark),
+            Effect::Obtain { body, holder } => self.obtain(now, body, holder),
+            Effect::Compose { first, count, ballot, kind } => {
+                let mut record = self.buffers.allocate(BLOCK_BYTES);
+                let origin = Origin { group: self.group, first, ballot, leader_time_us: self.leader_time_us };
+                let body = match kind {
+                    BodyKind::Trim { upto } => encode_trim(record.as_mut(), &origin, upto),
+                    _ => encode_noop(record.as_mut(), &origin, count),
+                };
+                let body = body.expect("the core composes valid ranges, and a block holds a body without archive");
+                self.bodies.arrive(body, record);
+                self.replica.handle_composed(now, body);
+            }
+            Effect::Serve { to, from, bytes, mark } => self.serve(to, from, bytes, mark),
+            Effect::SupplyBody { to, first, id } => self.supply(to, first, id),
+            Effect::Halt(reason) => self.outputs.push_back(Output::Halt(reason)),
+        }
+        None
+    }
+
+    fn append(&mut self, now: Instant, append: Append) -> Option<Effect> {
+        let mut meta = RecordMeta {
+            kind: RecordKind::Promise,
+            group: self.group,
+            source: NodeId(0),
+            ballot: append.promised,
+            promised: append.promised,
+            mark: append.mark,
+            log_time_us: self.leader_time_us,
+        };
+        let body = match append.entry {
+            LogEntry::Promise => None,
+            LogEntry::Accepted { ballot, body } => {
+                (meta.kind, meta.ballot) = (RecordKind::Accepted, ballot);
+                Some(body)
+            }
+            LogEntry::Copied { body, from } => {
+                (meta.kind, meta.source) = (RecordKind::Copied, from);
+                Some(body)
+            }
+        };
+        let mut record = match &body {
+            None => self.buffers.allocate(BLOCK_BYTES),
+            Some(body) => self.bodies.take_for_append(body, &mut self.buffers),
+        };
+        match self.wal.append(&meta, body.as_ref(), record.as_mut()) {
+            Ok(planned) => {
+                self.planned.push_back((planned.end, append.id));
+                self.write(now, planned, body, record);
+                None
+            }
+            Err(AppendError::NoSegment) => {
+                if let Some(body) = body {
+                    self.bodies.put_back(body, record);
+                }
+                Some(Effect::Append(append))
+            }
+            Err(error) => unreachable!("the core appends bodies within its limits to a sound log: {error}"),
+        }
+    }
+
+    fn write(&mut self, now: Instant, planned: Planned, body: Option<BodyHandle>, record: P::Buffer) {
+        debug_assert_eq!(record.as_ref().len(), planned.record_bytes as usize);
+        let buffer = Rc::new(record);
+        if let Some(body) = body {
+            self.bodies.share(Frame::new(body, Rc::clone(&buffer)), planned.write);
+        }
+        self.last_append_at = now;
+        self.outputs.push_back(Output::WriteFrame {
+            write: planned.write,
+            file: planned.file,
+            offset: planned.offset,
+            buffer,
+        });
+    }
+
+    fn append_mark(&mut self, now: Instant) {
+        let meta = RecordMeta {
+            kind: RecordKind::Mark,
+            group: self.group,
+            source: NodeId(0),
+            ballot: self.replica.promised(),
+            promised: self.replica.promised(),
+            mark: self.replica.mark(),
+            log_time_us: self.leader_time_us,
+        };
+        let mut record = self.buffers.allocate(BLOCK_BYTES);
+        if let Ok(planned) = self.wal.append(&meta, None, record.as_mut()) {
+            self.write(now, planned, None, record);
+        }
+        self.last_append_at = now;
+    }
+
+    fn append_trim_due(&mut self, now: Instant) {
+        let Some(base) = self.trim_due else { return };
+        let mut record = self.buffers.allocate(BLOCK_BYTES);
+        let (promised, mark) = (self.replica.promised(), self.replica.mark());
+        if let Ok(planned) = self.wal.trim(base, record.as_mut(), promised, mark) {
+            self.trim_due = None;
+            self.write(now, planned, None, record);
+        }
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        let Some(body) = message.body().copied() else {
+            return self.outputs.push_back(Output::Send { to, message, body: None });
+        };
+        if let Some(frame) = self.bodies.frame(body.id) {
+            return self.outputs.push_back(Output::Send { to, message, body: Some(frame) });
+        }
+        // Out of memory's reach, but in the log: an accept that is sent again after a long while.
+        if let Some(entry) = self.wal.index().get(body.first).copied()
+            && entry.body == body
+        {
+            self.read_record(entry, Purpose::Send { to, message });
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, body: BodyHandle, mark: Mark) {
+        self.wal.index_mut().mark_chosen(body.first, mark.chain);
+        if let BodyKind::Trim { upto } = body.kind {
+            let base = self.mark_below(upto.min(mark.slot));
+            if base.slot > self.wal.index().base().slot {
+                self.trim_due = Some(base);
+                self.append_trim_due(now);
+            }
+        }
+        let frame = self.bodies.frame(body.id);
+        self.outputs.push_back(Output::Deliver { body, mark, frame });
+    }
+
+    /// The last mark of the chosen prefix that doesn't reach past `slot`: trims cut between bodies.
+    fn mark_below(&self, slot: Slot) -> Mark {
+        let index = self.wal.index();
+        let boundary = match index.containing(slot) {
+            Some(entry) if entry.body.first < slot => entry.body.first,
+            _ => slot,
+        };
+        index.mark_at(boundary).unwrap_or_else(|| index.base())
+    }
+
+    fn obtain(&mut self, now: Instant, body: BodyHandle, holder: NodeId) {
+        if self.bodies.arrive_again(&body, &mut self.buffers) {
+            return self.replica.handle_obtained(now, body.id);
+        }
+        let adopting = |(entry, purpose): &(IndexEntry, Purpose)| {
+            matches!(purpose, Purpose::Adopt) && entry.body.id == body.id
+        };
+        if self.reads.values().any(adopting) {
+            return;
+        }
+        match self.wal.index().get(body.first).copied() {
+            Some(entry) if entry.body == body => {
+                self.read_record(entry, Purpose::Adopt);
+            }
+            _ => {
+                let message = Message::FetchBody { first: body.first, id: body.id };
+                self.outputs.push_back(Output::Send { to: holder, message, body: None });
+            }
+        }
+    }
+
+    fn supply(&mut self, to: NodeId, first: Slot, id: BodyId) {
+        match self.wal.index().get(first).copied() {
+            Some(entry) if entry.body.id == id => self.send(to, Message::Supply { body: entry.body }),
+            _ => {
+                let available = self.wal.index().base().slot;
+                self.send(to, Message::Unavailable { first, available });
+            }
+        }
+    }
+
+    fn read_record(&mut self, entry: IndexEntry, purpose: Purpose) -> ReadId {
+        self.reads_count += 1;
+        let read = ReadId(self.reads_count);
+        let location = entry.location;
+        self.outputs.push_back(Output::Read {
+            read,
+            file: location.file,
+            offset: location.offset,
+            bytes: location.record_bytes,
+        });
+        self.reads.insert(read, (entry, purpose));
+        read
+    }
+}

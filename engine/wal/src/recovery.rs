@@ -1,0 +1,383 @@
+//! What a crash left, read back: a table from what is found to what is done, and a join.
+//!
+//! 1. Read all headers. The newest names the segment before it, and so on down to the first that is needed: the
+//!    *chain*. What isn't in the chain holds nothing of use.
+//! 2. Scan every segment of the chain. The *proof* is the highest position that anything valid says was durable:
+//!    durable marks in records (also in those that will be discarded) and headers, ends that headers name, seals.
+//! 3. Walk the chain from its start. At the first hole, decide by the table (see [`verdict`]): below the proof it is
+//!    damage, never cut; above, it is torn and cut if every bad block is as the pool left it, and doubtful otherwise.
+//! 4. Join what is left: the highest promise, per slot the body at the highest ballot, the highest mark whose chain
+//!    runs over the bodies that are there. Order doesn't matter, so nothing depends on which write came last.
+//!
+//! Recovery changes nothing: it may crash and be repeated. What it found above the proof may still be in a cache:
+//! [`crate::Wal`] syncs it before anything rests on it, then opens a new segment that names where the old ones end.
+
+mod chain;
+mod join;
+mod verdict;
+
+use std::ops::Range;
+
+use synod_frame::GroupId;
+use synod_protocol::{Ballot, BodyHandle, Mark, Slot};
+use thiserror::Error;
+
+use crate::format::{SegmentHeaderError, StoredConfiguration};
+use crate::identity::ExpectedIdentity;
+use crate::index::Index;
+use crate::lsn::{FileId, Lsn};
+use crate::pool::CleanFile;
+use crate::scan::{Depth, HoleCause, ReadError};
+use crate::segment::Geometry;
+use crate::store::SegmentStore;
+
+/// How to recover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoverOptions {
+    /// How closely records are looked at.
+    pub depth: Depth,
+    /// The log may be written meanwhile, by a running node: only for looking, never for opening. What is in doubt at
+    /// the tail counts as being written, and is left out.
+    pub live: bool,
+}
+
+/// A segment of the recovered log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveredSegment {
+    /// The file.
+    pub file: FileId,
+    /// Its epoch.
+    pub epoch: u64,
+    /// Where its records end.
+    pub end: Lsn,
+    /// The checksum of its last record, or of the last one before it if it has none.
+    pub last_checksum: u32,
+    /// Valid records.
+    pub records: u64,
+    /// The first slot after all its bodies; zero if it has none.
+    pub slot_end: Slot,
+    /// Whether its seal is complete.
+    pub sealed: bool,
+}
+
+/// Where the log was cut, if anything lies behind its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The file.
+    pub file: FileId,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Position in the log.
+    pub lsn: Lsn,
+    /// Why there.
+    pub cause: HoleCause,
+    /// Valid records behind it that were discarded; none of them was ever durable.
+    pub records_discarded: u64,
+}
+
+/// A log as it was read back.
+#[derive(Clone, Debug, Default)]
+pub struct RecoveredLog {
+    /// Length of every segment.
+    pub segment_bytes: u64,
+    /// The group whose log this is; none before the first record.
+    pub group: Option<GroupId>,
+    /// The highest promise.
+    pub promised: Ballot,
+    /// The chosen prefix, as far as it can be proven from the bodies that are there.
+    pub mark: Mark,
+    /// The bodies at or above the base. Those below [`RecoveredLog::mark`] are marked as chosen.
+    pub index: Index,
+    /// The ruling configuration.
+    pub configuration: Option<StoredConfiguration>,
+    /// The slot of the newest configuration whose body is trimmed, if [`RecoveredLog::configuration`] is older.
+    pub configuration_trimmed: Option<Slot>,
+    /// The log's own time at its end, in microseconds.
+    pub log_time_us: u64,
+    /// The highest boot counter that wrote a header.
+    pub boot_counter: u64,
+    /// Everything before this was durable for certain.
+    pub proven: Lsn,
+    /// Where the log ends.
+    pub end: Lsn,
+    /// The segments, oldest first.
+    pub segments: Vec<RecoveredSegment>,
+    /// Files ready for use.
+    pub clean: Vec<CleanFile>,
+    /// Files that must be zeroed before use.
+    pub dirty: Vec<FileId>,
+    /// Files whose creation was interrupted.
+    pub unfinished: Vec<FileId>,
+    /// The number for the next file.
+    pub file_next: u32,
+    /// The number for the next segment's life.
+    pub epoch_next: u64,
+    /// Segments of a lower epoch aren't needed.
+    pub first_needed: u64,
+    /// What must be synced before anything rests on the records above [`RecoveredLog::proven`].
+    pub files_to_sync: Vec<FileId>,
+    /// Why the log ends where it does; none if it ends in a sealed or named end.
+    pub cut: Option<Cut>,
+    /// Valid records.
+    pub records: u64,
+}
+
+impl RecoveredLog {
+    /// A log that was never used, on files of zeros.
+    pub fn fresh(segment_bytes: u64, files: impl IntoIterator<Item = FileId>) -> RecoveredLog {
+        let clean: Vec<CleanFile> =
+            files.into_iter().map(|file| CleanFile { file, previous_epoch: 0 }).collect();
+        let file_next = clean.iter().map(|clean| clean.file.0.saturating_add(1)).max().unwrap_or(1);
+        RecoveredLog { segment_bytes, clean, file_next, epoch_next: 1, first_needed: 1, ..RecoveredLog::default() }
+    }
+
+    /// How many files there are.
+    pub(crate) fn files_count(&self) -> usize {
+        self.segments.len() + self.clean.len() + self.dirty.len() + self.unfinished.len()
+    }
+}
+
+/// A field of a log's identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentityField {
+    /// The cluster's uuid.
+    Cluster,
+    /// The cluster's lineage.
+    Lineage,
+    /// The node.
+    Node,
+    /// The store's uuid.
+    Incarnation,
+    /// The number of the log.
+    Log,
+}
+
+impl std::fmt::Display for IdentityField {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            IdentityField::Cluster => "cluster",
+            IdentityField::Lineage => "lineage",
+            IdentityField::Node => "node",
+            IdentityField::Incarnation => "incarnation",
+            IdentityField::Log => "log number",
+        })
+    }
+}
+
+/// Why a log can't be opened. Nothing was changed.
+#[derive(Debug, Error)]
+pub enum RecoverError {
+    /// No log has segments of this size.
+    #[error("no log has segments of {0} bytes")]
+    SegmentBytes(u64),
+    /// The files can't be listed.
+    #[error("can't list the segments: {0}")]
+    List(std::io::Error),
+    /// A file can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// There are files, but none was ever used: the log of a bootstrapped node is gone.
+    #[error("the log is empty, although the node was bootstrapped: its segments are gone; restore them, or replace the node")]
+    Empty,
+    /// A segment of another log.
+    #[error("{file} belongs to another log: its {field} differs; it was copied or moved here by mistake")]
+    Identity {
+        /// The file.
+        file: FileId,
+        /// The first field that differs.
+        field: IdentityField,
+    },
+    /// A header that this build can't read.
+    #[error("{file}: {error}; what it held is unknown, run `synod-tools verify`")]
+    Header {
+        /// The file.
+        file: FileId,
+        /// Why.
+        error: SegmentHeaderError,
+    },
+    /// A file is shorter or longer than a segment.
+    #[error("{file} has {bytes} bytes, but segments have {expected}: it was cut or copied in part")]
+    FileBytes {
+        /// The file.
+        file: FileId,
+        /// Its length.
+        bytes: u64,
+        /// The length of segments.
+        expected: u64,
+    },
+    /// Two files claim the same life.
+    #[error("{first} and {second} both claim to be segment {epoch}: one is a copy; remove it")]
+    Duplicate {
+        /// A file.
+        first: FileId,
+        /// Another one.
+        second: FileId,
+        /// The epoch of both.
+        epoch: u64,
+    },
+    /// A file holds records of a life that its header doesn't know: the write of the header was lost by the disk.
+    #[error("{file} holds records of segment {epoch} but not its header: the disk lost a write; run `synod-tools verify`")]
+    HeaderLost {
+        /// The file.
+        file: FileId,
+        /// The epoch of its records.
+        epoch: u64,
+    },
+    /// A segment that the log needs isn't there.
+    #[error("segment {epoch} is missing, and the log needs all from {first_needed} on; restore the file")]
+    Missing {
+        /// The epoch of the missing segment.
+        epoch: u64,
+        /// The first that is needed.
+        first_needed: u64,
+    },
+    /// The last segment is sealed, so there was one after it.
+    #[error("segment {epoch} in {file} is sealed, but the segment after it is missing; restore the file")]
+    SuccessorMissing {
+        /// The epoch of the sealed segment.
+        epoch: u64,
+        /// Its file.
+        file: FileId,
+    },
+    /// Damage where records were durable. Cutting here could lose what was acknowledged.
+    #[error("{damage}, below {proof}, up to which the log was durable; run `synod-tools verify`, then restore the file or replace the node")]
+    Corrupt {
+        /// What is wrong and where.
+        damage: Damage,
+        /// The highest position that is proven to have been durable.
+        proof: Lsn,
+    },
+    /// Damage where records may have been durable, and no interrupted write explains it.
+    #[error("{damage}, which no interrupted write explains, above the proven end {proof}; run `synod-tools verify`")]
+    Doubtful {
+        /// What is wrong and where.
+        damage: Damage,
+        /// The highest position that is proven to have been durable.
+        proof: Lsn,
+    },
+    /// Two records contradict each other: not the log of a correct replica.
+    #[error("the record at {offset} of {file} contradicts another body at slot {}: two processes wrote this log, or it was altered", .other.first)]
+    Conflict {
+        /// The file.
+        file: FileId,
+        /// Offset of the record.
+        offset: u64,
+        /// The body that it contradicts.
+        other: BodyHandle,
+    },
+    /// Records of two groups.
+    #[error("the record at {offset} of {file} is for {found}, but the log keeps {expected}")]
+    OtherGroup {
+        /// The file.
+        file: FileId,
+        /// Offset of the record.
+        offset: u64,
+        /// The group of the record.
+        found: GroupId,
+        /// The group of the log.
+        expected: GroupId,
+    },
+}
+
+/// Something wrong in a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub file: FileId,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Position in the log.
+    pub lsn: Lsn,
+    /// What.
+    pub cause: DamageCause,
+    /// The slots that may be affected, as far as the records around tell.
+    pub slots: Option<Range<Slot>>,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DamageCause {
+    /// No valid record where one must be.
+    Hole(HoleCause),
+    /// The segment's seal is damaged although later segments were durable.
+    Seal,
+    /// The segment ends elsewhere than the next one says.
+    End {
+        /// The end that the next one names.
+        named: Lsn,
+    },
+    /// The first record doesn't follow the last one of the segment before.
+    Previous {
+        /// Checksum of the record before.
+        expected: u32,
+        /// Checksum that the record names.
+        found: u32,
+    },
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {} (position {})", self.file, self.offset, self.lsn)?;
+        if let Some(slots) = &self.slots {
+            write!(f, ", slots {}..{}", slots.start, slots.end)?;
+        }
+        match &self.cause {
+            DamageCause::Hole(HoleCause::Head(error)) => write!(f, ": {error}"),
+            DamageCause::Hole(HoleCause::Blocks { error, .. }) => write!(f, ": {error}"),
+            DamageCause::Hole(HoleCause::Old) => write!(f, ": a record is missing"),
+            DamageCause::Hole(HoleCause::Stop | HoleCause::Full | HoleCause::Seal(_)) => {
+                write!(f, ": records are missing")
+            }
+            DamageCause::Seal => write!(f, ": the seal is damaged"),
+            DamageCause::End { named } => write!(f, ": the records end here, but the next segment names {named}"),
+            DamageCause::Previous { expected, found } => {
+                write!(f, ": follows checksum {found:#010x}, but the record before has {expected:#010x}")
+            }
+        }
+    }
+}
+
+/// Reads back the log in `store`, looking at every byte.
+///
+/// # Errors
+/// See [`RecoverError`]; nothing was changed, and nothing may be appended.
+pub fn recover(
+    store: &dyn SegmentStore,
+    expected: &ExpectedIdentity,
+    segment_bytes: u64,
+) -> Result<RecoveredLog, RecoverError> {
+    recover_with(store, expected, segment_bytes, RecoverOptions::default())
+}
+
+/// Reads back the log in `store`.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_with(
+    store: &dyn SegmentStore,
+    expected: &ExpectedIdentity,
+    segment_bytes: u64,
+    options: RecoverOptions,
+) -> Result<RecoveredLog, RecoverError> {
+    let geometry = Geometry::new(segment_bytes).ok_or(RecoverError::SegmentBytes(segment_bytes))?;
+    let first = attempt(store, expected, geometry, options);
+    match first {
+        // A segment may have been given up, sealed or begun between two reads: what is wrong twice is wrong.
+        Err(_) if options.live => attempt(store, expected, geometry, options),
+        other => other,
+    }
+}
+
+fn attempt(
+    store: &dyn SegmentStore,
+    expected: &ExpectedIdentity,
+    geometry: Geometry,
+    options: RecoverOptions,
+) -> Result<RecoveredLog, RecoverError> {
+    let files = chain::read_headers(store, expected, geometry)?;
+    let chain = chain::Chain::build(&files)?;
+    let scans = chain::scan(store, geometry, &chain, options)?;
+    let verdict = verdict::decide(&chain, &scans, options)?;
+    let joined = join::join(&files, &scans[verdict.start..=verdict.last])?;
+    chain::assemble(store, expected, geometry, files, &scans, &verdict, joined)
+}

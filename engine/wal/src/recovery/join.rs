@@ -1,0 +1,121 @@
+//! The join: what the kept records say together, whatever their order.
+
+use std::collections::BTreeSet;
+
+use synod_frame::GroupId;
+use synod_protocol::{Ballot, BodyKind, Mark, Slot};
+
+use super::RecoverError;
+use super::chain::{Files, RecordSummary, SegmentScan};
+use crate::format::{RecordKind, StoredConfiguration};
+use crate::index::{Index, Insert, Location};
+use crate::lsn::FileId;
+
+/// What the log says.
+#[derive(Debug, Default)]
+pub(super) struct Joined {
+    pub(super) group: Option<GroupId>,
+    pub(super) promised: Ballot,
+    pub(super) mark: Mark,
+    pub(super) index: Index,
+    pub(super) configuration: Option<StoredConfiguration>,
+    pub(super) configuration_trimmed: Option<Slot>,
+    pub(super) log_time_us: u64,
+}
+
+/// Joins the kept records and every header there is. Headers count even if their segment is discarded: what they say
+/// was acted upon (files given up below their base), and knowing more is always safe.
+pub(super) fn join(files: &Files, kept: &[SegmentScan]) -> Result<Joined, RecoverError> {
+    let mut joined = Joined::default();
+    let mut base = Mark::START;
+    let mut marks = BTreeSet::new();
+    for header in files.all_headers() {
+        joined.log_time_us = joined.log_time_us.max(header.log_time_us);
+        for state in &header.groups {
+            joined.group = Some(state.group);
+            joined.promised = joined.promised.max(state.promised);
+            base = later(base, state.base);
+            marks.insert(state.mark);
+        }
+        offer(&mut joined.configuration, header.configuration.as_ref());
+    }
+    for (file, record) in records(kept) {
+        let expected = *joined.group.get_or_insert(record.group);
+        if expected != record.group {
+            return Err(RecoverError::OtherGroup { file, offset: record.offset, found: record.group, expected });
+        }
+        joined.promised = joined.promised.max(record.promised).max(record.ballot);
+        joined.log_time_us = joined.log_time_us.max(record.log_time_us);
+        base = later(base, record.base);
+        marks.insert(record.mark);
+    }
+    for scan in kept {
+        offer(&mut joined.configuration, scan.configuration.as_ref());
+    }
+
+    joined.index = Index::new(base);
+    for (file, record) in records(kept) {
+        insert(&mut joined.index, file, record)?;
+    }
+    joined.mark = prove_marks(&mut joined.index, &marks);
+    let ruling = joined.configuration.as_ref().map(|configuration| configuration.slot);
+    let trimmed = records(kept).filter_map(|(_, record)| record.body).filter(|body| {
+        body.kind == BodyKind::Configuration && body.first >= Slot::FIRST && body.end() <= base.slot
+    });
+    joined.configuration_trimmed = trimmed.map(|body| body.first).max().filter(|slot| Some(*slot) > ruling);
+    Ok(joined)
+}
+
+fn records(kept: &[SegmentScan]) -> impl Iterator<Item = (FileId, &RecordSummary)> {
+    kept.iter().flat_map(|scan| scan.records.iter().map(|record| (scan.file, record)))
+}
+
+fn later(one: Mark, other: Mark) -> Mark {
+    if other.slot > one.slot { other } else { one }
+}
+
+fn offer(known: &mut Option<StoredConfiguration>, offered: Option<&StoredConfiguration>) {
+    if let Some(offered) = offered
+        && known.as_ref().is_none_or(|known| known.slot < offered.slot)
+    {
+        *known = Some(offered.clone());
+    }
+}
+
+fn insert(index: &mut Index, file: FileId, record: &RecordSummary) -> Result<(), RecoverError> {
+    let Some(body) = record.body.filter(|_| record.kind.fills_slots()) else { return Ok(()) };
+    let location = Location { file, offset: record.offset, record_bytes: record.record_bytes };
+    let inserted = match record.kind {
+        RecordKind::Accepted => index.insert_accepted(body, record.ballot, location),
+        _ => index.insert_chosen(body, location),
+    };
+    match inserted {
+        Insert::Kept | Insert::Dead => Ok(()),
+        Insert::Conflict(other) => Err(RecoverError::Conflict { file, offset: record.offset, other }),
+    }
+}
+
+/// Finds the highest mark whose chain runs over the bodies that are there, and notes which of them it covers.
+///
+/// A mark is written down as soon as it is known, so it may cover bodies that were cut off: those don't count.
+fn prove_marks(index: &mut Index, marks: &BTreeSet<Mark>) -> Mark {
+    let mut walked = vec![index.base()];
+    let mut proven = 0;
+    for entry in index.iter_from(index.base().slot) {
+        let before = *walked.last().expect("it begins with the base");
+        if entry.body.first != before.slot {
+            break;
+        }
+        let mark = before.after(&entry.body);
+        walked.push(mark);
+        // A body that was recorded as chosen extends the prefix that it follows.
+        let extends = entry.recorded_chosen && proven + 2 == walked.len();
+        if extends || marks.contains(&mark) {
+            proven = walked.len() - 1;
+        }
+    }
+    for pair in walked[..=proven].windows(2) {
+        index.mark_chosen(pair[0].slot, pair[1].chain);
+    }
+    walked[proven]
+}

@@ -1,0 +1,608 @@
+//! The one reader of segment files, used by recovery and by tools.
+//!
+//! A [`Scanner`] walks one segment: records as long as each follows from the one before, then one [`Hole`] that says
+//! why the walk ended, then whatever valid records lie behind the hole. It decides nothing: whether a hole is the end
+//! of the log, a torn write or damage depends on what the rest of the log proves, which is the concern of recovery.
+//!
+//! **Block test.** A file in the pool holds known bytes: zeros, or the blocks of the segment before, described by that
+//! segment's table at the end of the file, which stays until the next seal. So a block without a valid record in it
+//! is *old* if it is as the pool left it. A torn write leaves whole old blocks among new ones (a block is written
+//! whole or not at all); damage doesn't.
+
+use std::io;
+
+use synod_frame::{BLOCK_BYTES, BodyError, BodyHeader, verify_body_in_record};
+use thiserror::Error;
+
+use crate::format::{
+    Block, Footer, RecordError, RecordHeader, SealBlock, SealKind, SealedRecord, SegmentHeader, SegmentHeaderError,
+    TABLE_ENTRIES_PER_BLOCK, first_nonzero, table_entry,
+};
+use crate::identity::LogSalt;
+use crate::lsn::{FileId, Lsn};
+use crate::segment::{BLOCK, Geometry};
+use crate::store::SegmentStore;
+
+/// How far ahead a scan reads when it looks at all bytes.
+const READ_AHEAD_BYTES: usize = 1 << 20;
+
+/// How closely records are looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Depth {
+    /// Record headers, and headers and tables of bodies; one block a record is read.
+    Heads,
+    /// Every byte.
+    #[default]
+    Full,
+}
+
+/// How to scan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanOptions {
+    /// How closely to look.
+    pub depth: Depth,
+    /// The log may be written meanwhile: what looks wrong is read again before it is reported.
+    pub live: bool,
+    /// Where the records end, if the next segment names it; nothing behind is looked at.
+    pub stop: Option<u64>,
+}
+
+/// A file couldn't be read.
+#[derive(Debug, Error)]
+#[error("can't read {bytes} bytes at {offset} of {file}: {source}; check the disk, then run `synod-tools verify`")]
+pub struct ReadError {
+    /// The file.
+    pub file: FileId,
+    /// Where.
+    pub offset: u64,
+    /// How much.
+    pub bytes: usize,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// A valid record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScannedRecord {
+    /// Where it begins in the file.
+    pub offset: u64,
+    /// Its header.
+    pub header: RecordHeader,
+    /// Its body's header.
+    pub body: Option<BodyHeader>,
+}
+
+/// Where the walk from record to record ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// Offset in the file.
+    pub offset: u64,
+    /// Position in the log.
+    pub lsn: Lsn,
+    /// Why.
+    pub cause: HoleCause,
+}
+
+/// Why no valid record follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoleCause {
+    /// The end that the next segment names.
+    Stop,
+    /// No record fits any more.
+    Full,
+    /// A block of the segment's seal.
+    Seal(SealBlock),
+    /// The block is as the pool left it: nothing was written here, or it didn't arrive.
+    Old,
+    /// A record's header and first block are right, but other blocks of it aren't.
+    Blocks {
+        /// The record.
+        record: Box<ScannedRecord>,
+        /// The first thing that is wrong.
+        error: BodyError,
+        /// Whether every bad block is as the pool left it.
+        all_old: bool,
+    },
+    /// A block that is neither a valid record's first nor old.
+    Head(RecordError),
+}
+
+impl HoleCause {
+    /// Whether an interrupted write explains the hole.
+    pub fn is_torn(&self) -> bool {
+        matches!(self, HoleCause::Old | HoleCause::Blocks { all_old: true, .. })
+    }
+}
+
+/// What a scan finds, in this order: records, one hole, strays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// The next record.
+    Record(ScannedRecord),
+    /// The end of the walk.
+    Hole(Hole),
+    /// A valid record of this segment behind the hole.
+    Stray(ScannedRecord),
+}
+
+/// What is there of a segment's seal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seal {
+    /// Any valid block of the seal: it proves that the records before `records_end` were durable.
+    pub witness: Option<SealBlock>,
+    /// The footer, if it is valid.
+    pub footer: Option<Footer>,
+    /// Whether every block of the seal is valid: nothing after this segment could be durable before.
+    pub complete: bool,
+}
+
+/// Reads the header of a segment.
+///
+/// # Errors
+/// If the block can't be read; the inner result says what is wrong with it otherwise.
+pub fn read_segment_header(
+    store: &dyn SegmentStore,
+    file: FileId,
+    geometry: Geometry,
+) -> Result<Result<SegmentHeader, SegmentHeaderError>, ReadError> {
+    let mut reader = Reader::new(store, file, BLOCK_BYTES);
+    let first = SegmentHeader::decode(reader.block(0)?, geometry);
+    if first.is_ok() {
+        return Ok(first);
+    }
+    // It may be in the middle of being written, or have been misread: what is wrong twice is wrong.
+    reader.forget();
+    Ok(SegmentHeader::decode(reader.block(0)?, geometry))
+}
+
+/// Reads one record completely, wherever it is known to lie.
+///
+/// # Errors
+/// If it can't be read; the inner result says what is wrong with it otherwise.
+pub fn verify_record(
+    store: &dyn SegmentStore,
+    file: FileId,
+    geometry: Geometry,
+    header: &SegmentHeader,
+    offset: u64,
+) -> Result<Result<ScannedRecord, RecordError>, ReadError> {
+    let mut scanner = Scanner::new(store, file, geometry, header, ScanOptions::default());
+    scanner.offset = offset;
+    Ok(match scanner.examine()? {
+        Examined::Valid(record) => Ok(record),
+        Examined::Bad(error) => Err(error),
+        Examined::BadBlocks(_, error) => Err(RecordError::Body(error)),
+    })
+}
+
+/// Reads what there is of a segment's seal. `records_end` is where the scan of its records ended.
+///
+/// # Errors
+/// If a block can't be read.
+pub fn read_seal(
+    store: &dyn SegmentStore,
+    file: FileId,
+    geometry: Geometry,
+    header: &SegmentHeader,
+    records_end: u64,
+) -> Result<Seal, ReadError> {
+    let mut reader = Reader::new(store, file, READ_AHEAD_BYTES);
+    let salt = header.identity.expected().salt();
+    let mut seal = Seal::default();
+    let mut valid = 0;
+    let mut offset = records_end;
+    while offset < geometry.segment_bytes() {
+        let block = reader.block(offset)?;
+        let found = SealBlock::decode(block, salt, offset, geometry.segment_bytes());
+        if let Ok(found) = found.filter_epoch(header.epoch) {
+            let same = seal.witness.is_none_or(|witness: SealBlock| {
+                witness.records_end == found.records_end && witness.last_checksum == found.last_checksum
+            });
+            valid += u64::from(same && found.kind == kind_at(block, geometry, offset));
+            seal.witness.get_or_insert(found);
+            if found.kind == SealKind::Footer {
+                seal.footer = Some(Footer::decode(block));
+            }
+        }
+        offset += BLOCK;
+    }
+    let end = Lsn::new(header.epoch, geometry.segment_bytes(), records_end);
+    let named = seal.witness.is_some_and(|witness| witness.records_end == end);
+    seal.complete = named && seal.footer.is_some() && valid == (geometry.segment_bytes() - records_end) / BLOCK;
+    Ok(seal)
+}
+
+/// Reads the index of a sealed segment, in record order.
+///
+/// # Errors
+/// If a block can't be read; the inner value is `None` if the index isn't valid.
+pub fn read_index(
+    store: &dyn SegmentStore,
+    file: FileId,
+    geometry: Geometry,
+    header: &SegmentHeader,
+    footer: &Footer,
+) -> Result<Option<Vec<SealedRecord>>, ReadError> {
+    let mut reader = Reader::new(store, file, READ_AHEAD_BYTES);
+    let salt = header.identity.expected().salt();
+    let in_bounds = footer.index_offset >= BLOCK && footer.index_offset.is_multiple_of(BLOCK);
+    let mut offset = if in_bounds { footer.index_offset } else { geometry.table_offset() };
+    let mut records = Vec::new();
+    while offset < geometry.table_offset() {
+        let block = reader.block(offset)?;
+        let head = SealBlock::decode(block, salt, offset, geometry.segment_bytes()).filter_epoch(header.epoch);
+        let Ok(head) = head else { return Ok(None) };
+        match SealedRecord::decode_block(block, &head) {
+            Ok(part) if head.kind == SealKind::Index => records.extend(part),
+            _ => return Ok(None),
+        }
+        offset += BLOCK;
+    }
+    Ok((records.len() as u64 == footer.records).then_some(records))
+}
+
+/// Whether the segment's seal is complete, so that its table may serve the next life's block test.
+///
+/// Only segments without a complete seal are ever zeroed, and zeros never complete one: so a file whose zeroing was
+/// interrupted isn't mistaken for one that still holds what its table says.
+///
+/// # Errors
+/// If a block can't be read.
+pub fn is_sealed(
+    store: &dyn SegmentStore,
+    file: FileId,
+    geometry: Geometry,
+    header: &SegmentHeader,
+) -> Result<bool, ReadError> {
+    let mut reader = Reader::new(store, file, BLOCK_BYTES);
+    let salt = header.identity.expected().salt();
+    let offset = geometry.footer_offset();
+    let footer = SealBlock::decode(reader.block(offset)?, salt, offset, geometry.segment_bytes());
+    let Ok(footer) = footer.filter_epoch(header.epoch) else { return Ok(false) };
+    let records_end = footer.records_end.offset(geometry.segment_bytes());
+    Ok(read_seal(store, file, geometry, header, records_end)?.complete)
+}
+
+/// The epoch of the first record in a file, if it is later than `epoch`: it proves that the file once had a header of
+/// that later epoch, for headers are durable before records are planned.
+///
+/// # Errors
+/// If the block can't be read.
+pub fn later_life(
+    store: &dyn SegmentStore,
+    file: FileId,
+    geometry: Geometry,
+    salt: LogSalt,
+    epoch: u64,
+) -> Result<Option<u64>, ReadError> {
+    let mut reader = Reader::new(store, file, BLOCK_BYTES);
+    let block = reader.block(geometry.records_offset())?;
+    let Some((claimed, lsn)) = RecordHeader::claim(block).filter(|(claimed, _)| *claimed > epoch) else {
+        return Ok(None);
+    };
+    let at = Lsn::new(claimed, geometry.segment_bytes(), geometry.records_offset());
+    let valid = lsn == at && RecordHeader::decode(block, salt, at, claimed).is_ok();
+    Ok(valid.then_some(claimed))
+}
+
+trait FilterEpoch {
+    fn filter_epoch(self, epoch: u64) -> Result<SealBlock, ()>;
+}
+
+impl<E> FilterEpoch for Result<SealBlock, E> {
+    fn filter_epoch(self, epoch: u64) -> Result<SealBlock, ()> {
+        self.ok().filter(|block| block.epoch == epoch).ok_or(())
+    }
+}
+
+/// What a seal has at `offset`; gap and index share their region, so there the block itself says which it is.
+fn kind_at(block: &Block, geometry: Geometry, offset: u64) -> SealKind {
+    if offset == geometry.footer_offset() {
+        SealKind::Footer
+    } else if offset >= geometry.table_offset() {
+        SealKind::Table
+    } else if offset + BLOCK == geometry.table_offset() || SealBlock::is_index(block) {
+        SealKind::Index
+    } else {
+        SealKind::Gap
+    }
+}
+
+/// Walks one segment; see the module.
+pub struct Scanner<'store> {
+    reader: Reader<'store>,
+    geometry: Geometry,
+    salt: LogSalt,
+    epoch: u64,
+    previous_epoch: u64,
+    options: ScanOptions,
+    /// Where to look next.
+    offset: u64,
+    /// The checksum that the next record must name; none for the first, whose predecessor lies in another segment.
+    previous_checksum: Option<u32>,
+    phase: Phase,
+    old_table: Option<OldTable>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Walking,
+    Searching,
+    Done,
+}
+
+enum Examined {
+    Valid(ScannedRecord),
+    Bad(RecordError),
+    BadBlocks(ScannedRecord, BodyError),
+}
+
+impl<'store> Scanner<'store> {
+    /// A scan of the segment in `file`, whose header was read.
+    pub fn new(
+        store: &'store dyn SegmentStore,
+        file: FileId,
+        geometry: Geometry,
+        header: &SegmentHeader,
+        options: ScanOptions,
+    ) -> Scanner<'store> {
+        let read_ahead = match options.depth {
+            Depth::Heads => BLOCK_BYTES,
+            Depth::Full => READ_AHEAD_BYTES,
+        };
+        Scanner {
+            reader: Reader::new(store, file, read_ahead),
+            geometry,
+            salt: header.identity.expected().salt(),
+            epoch: header.epoch,
+            previous_epoch: header.previous_epoch,
+            options,
+            offset: geometry.records_offset(),
+            previous_checksum: None,
+            phase: Phase::Walking,
+            old_table: None,
+        }
+    }
+
+    /// The next item, until there is none.
+    ///
+    /// # Errors
+    /// If the file can't be read.
+    pub fn next_item(&mut self) -> Result<Option<Item>, ReadError> {
+        match self.phase {
+            Phase::Walking => self.walk().map(Some),
+            Phase::Searching => self.search(),
+            Phase::Done => Ok(None),
+        }
+    }
+
+    /// The bytes of a record that was just returned.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub fn record_bytes(&mut self, record: &ScannedRecord) -> Result<&[u8], ReadError> {
+        self.reader.bytes(record.offset, record.header.record_bytes as usize)
+    }
+
+    fn limit(&self) -> u64 {
+        self.options.stop.unwrap_or_else(|| self.geometry.table_offset()).min(self.geometry.table_offset())
+    }
+
+    fn at(&self, offset: u64) -> Lsn {
+        Lsn::new(self.epoch, self.geometry.segment_bytes(), offset)
+    }
+
+    fn walk(&mut self) -> Result<Item, ReadError> {
+        let offset = self.offset;
+        if Some(offset) == self.options.stop {
+            return Ok(self.end_walk(Phase::Done, HoleCause::Stop));
+        }
+        if offset >= self.limit() {
+            return Ok(self.end_walk(Phase::Done, HoleCause::Full));
+        }
+        let mut examined = self.examine()?;
+        if self.options.live && !matches!(examined, Examined::Valid(_)) {
+            self.reader.forget();
+            examined = self.examine()?;
+        }
+        let (error, bad) = match examined {
+            Examined::Valid(record) => match self.previous_checksum {
+                Some(expected) if expected != record.header.previous_checksum => {
+                    (RecordError::Previous { expected, found: record.header.previous_checksum }, None)
+                }
+                _ => {
+                    self.previous_checksum = Some(record.header.checksum);
+                    self.offset += u64::from(record.header.record_bytes);
+                    return Ok(Item::Record(record));
+                }
+            },
+            Examined::Bad(error) => (error, None),
+            Examined::BadBlocks(record, error) => (RecordError::Body(error), Some((record, error))),
+        };
+        let cause = match bad {
+            Some((record, error)) => {
+                let all_old = self.are_bad_blocks_old(&record)?;
+                HoleCause::Blocks { record: Box::new(record), error, all_old }
+            }
+            None => self.name_hole(error)?,
+        };
+        Ok(self.end_walk(Phase::Searching, cause))
+    }
+
+    fn end_walk(&mut self, phase: Phase, cause: HoleCause) -> Item {
+        let hole = Hole { offset: self.offset, lsn: self.at(self.offset), cause };
+        self.phase = phase;
+        self.offset += match &hole.cause {
+            // What lies inside a record is a client's bytes, not ours: don't look for records there.
+            HoleCause::Blocks { record, .. } => u64::from(record.header.record_bytes),
+            _ => BLOCK,
+        };
+        Item::Hole(hole)
+    }
+
+    fn name_hole(&mut self, error: RecordError) -> Result<HoleCause, ReadError> {
+        let offset = self.offset;
+        let block = *self.reader.block(offset)?;
+        let seal = SealBlock::decode(&block, self.salt, offset, self.geometry.segment_bytes());
+        if let Ok(seal) = seal.filter_epoch(self.epoch) {
+            return Ok(HoleCause::Seal(seal));
+        }
+        let old = self.is_old(offset, &block)?;
+        Ok(if old { HoleCause::Old } else { HoleCause::Head(error) })
+    }
+
+    fn search(&mut self) -> Result<Option<Item>, ReadError> {
+        while self.offset < self.limit() {
+            let (offset, at) = (self.offset, self.at(self.offset));
+            let epoch = self.epoch;
+            if RecordHeader::is_claimed(self.reader.block(offset)?, at, epoch)
+                && let Examined::Valid(record) = self.examine()?
+            {
+                self.offset += u64::from(record.header.record_bytes);
+                return Ok(Some(Item::Stray(record)));
+            }
+            self.offset += BLOCK;
+        }
+        self.phase = Phase::Done;
+        Ok(None)
+    }
+
+    /// Looks at the record that should begin at the current offset.
+    fn examine(&mut self) -> Result<Examined, ReadError> {
+        let offset = self.offset;
+        let at = self.at(offset);
+        let decoded = RecordHeader::decode(self.reader.block(offset)?, self.salt, at, self.epoch);
+        let (header, body) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => return Ok(Examined::Bad(error)),
+        };
+        let record_bytes = header.record_bytes;
+        if offset + u64::from(record_bytes) > self.limit() {
+            return Ok(Examined::Bad(RecordError::Overrun { record_bytes }));
+        }
+        let record = ScannedRecord { offset, header, body };
+        if body.is_some() && self.options.depth == Depth::Full {
+            let bytes = self.reader.bytes(offset, record_bytes as usize)?;
+            if let Err(error) = verify_body_in_record(bytes) {
+                return Ok(Examined::BadBlocks(record, error));
+            }
+        }
+        Ok(Examined::Valid(record))
+    }
+
+    fn are_bad_blocks_old(&mut self, record: &ScannedRecord) -> Result<bool, ReadError> {
+        let Some(body) = &record.body else { return Ok(false) };
+        let bytes = self.record_bytes(record)?.to_vec();
+        let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
+        let mut bad = 0;
+        for (number, block) in blocks.iter().enumerate() {
+            if body.check_block(&bytes, number as u32).is_ok() {
+                continue;
+            }
+            bad += 1;
+            // Block 0 can't be old: the record's header is in it.
+            let offset = record.offset + number as u64 * BLOCK;
+            if number == 0 || !self.is_old(offset, block)? {
+                return Ok(false);
+            }
+        }
+        Ok(bad > 0)
+    }
+
+    fn is_old(&mut self, offset: u64, block: &Block) -> Result<bool, ReadError> {
+        if self.old_table.is_none() {
+            self.old_table = Some(OldTable::read(&mut self.reader, self.geometry, self.salt, self.previous_epoch)?);
+        }
+        let table = self.old_table.as_ref().expect("just read");
+        Ok(table.matches(offset, block))
+    }
+}
+
+/// What the pool left in a file.
+enum OldTable {
+    Zeros,
+    /// One entry a block; none where the table of that life isn't intact any more.
+    Checksums(Vec<Option<u32>>),
+}
+
+impl OldTable {
+    fn read(
+        reader: &mut Reader<'_>,
+        geometry: Geometry,
+        salt: LogSalt,
+        previous_epoch: u64,
+    ) -> Result<OldTable, ReadError> {
+        if previous_epoch == 0 {
+            return Ok(OldTable::Zeros);
+        }
+        let mut checksums = Vec::with_capacity(geometry.blocks());
+        for part in 0..geometry.table_blocks() {
+            let offset = geometry.table_offset() + part as u64 * BLOCK;
+            let block = reader.block(offset)?;
+            let head = SealBlock::decode(block, salt, offset, geometry.segment_bytes()).filter_epoch(previous_epoch);
+            let intact = head.is_ok_and(|head| head.kind == SealKind::Table);
+            let entries = (0..TABLE_ENTRIES_PER_BLOCK).map(|index| table_entry(block, index).filter(|_| intact));
+            checksums.extend(entries);
+        }
+        Ok(OldTable::Checksums(checksums))
+    }
+
+    fn matches(&self, offset: u64, block: &Block) -> bool {
+        match self {
+            OldTable::Zeros => first_nonzero(block).is_none(),
+            OldTable::Checksums(checksums) => {
+                let entry = checksums.get((offset / BLOCK) as usize).copied().flatten();
+                entry.is_some_and(|entry| entry == crc32fast::hash(block))
+            }
+        }
+    }
+}
+
+/// A window on a file: what is read ahead is kept, so that a walk reads every byte once.
+struct Reader<'store> {
+    store: &'store dyn SegmentStore,
+    file: FileId,
+    read_ahead: usize,
+    start: u64,
+    window: Vec<u8>,
+}
+
+impl<'store> Reader<'store> {
+    fn new(store: &'store dyn SegmentStore, file: FileId, read_ahead: usize) -> Reader<'store> {
+        Reader { store, file, read_ahead, start: 0, window: Vec::new() }
+    }
+
+    fn forget(&mut self) {
+        self.window.clear();
+    }
+
+    fn block(&mut self, offset: u64) -> Result<&Block, ReadError> {
+        let bytes = self.bytes(offset, BLOCK_BYTES)?;
+        Ok(bytes.first_chunk().expect("a block was read"))
+    }
+
+    /// At most the longest record at a time, so the window is bounded.
+    fn bytes(&mut self, offset: u64, bytes: usize) -> Result<&[u8], ReadError> {
+        let end = self.start + self.window.len() as u64;
+        if offset < self.start || offset + bytes as u64 > end {
+            self.load(offset, bytes)?;
+        }
+        Ok(&self.window[(offset - self.start) as usize..][..bytes])
+    }
+
+    fn load(&mut self, offset: u64, bytes: usize) -> Result<(), ReadError> {
+        self.window.clear();
+        let read_error = |bytes, source| ReadError { file: self.file, offset, bytes, source };
+        let file_bytes = self.store.len(self.file).map_err(|source| read_error(bytes, source))?;
+        let left = usize::try_from(file_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let wanted = bytes.max(self.read_ahead.min(left));
+        self.window.resize(wanted, 0);
+        let read = self.store.read_at(self.file, offset, &mut self.window);
+        if let Err(source) = read {
+            self.window.clear();
+            return Err(read_error(wanted, source));
+        }
+        self.start = offset;
+        Ok(())
+    }
+}
