@@ -1,0 +1,90 @@
+//! `synod`: makes the directories of a cluster, serves a node, and talks to one.
+//!
+//! Exit codes: 0 done; 1 it failed, or the node stopped serving; 2 the command line or the configuration is wrong.
+//! Results go to stdout, everything else to stderr; a reader that closes the pipe early is no error.
+#![forbid(unsafe_code)]
+
+mod remote;
+mod serve;
+mod setup;
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// A replicated log: commands go in, every replica gives them out in the same order.
+#[derive(Debug, Parser)]
+#[command(name = "synod", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a node's directory and print its identity.
+    Init(setup::Init),
+    /// Write the first members of a cluster into their directories.
+    Bootstrap(setup::Bootstrap),
+    /// Check that this host can run a node with the given directory.
+    Probe(setup::Probe),
+    /// Serve a node until SIGINT or SIGTERM.
+    Serve(serve::Serve),
+    /// Show how a node stands.
+    Status(remote::Status),
+    /// Append the lines of stdin as commands and print their slots.
+    Append(remote::Append),
+    /// Print commands from the log.
+    Read(remote::Read),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_logging();
+    let outcome = match arguments.command {
+        Command::Init(init) => init.run(),
+        Command::Bootstrap(bootstrap) => bootstrap.run(),
+        Command::Probe(probe) => probe.run(),
+        Command::Serve(serve) => serve.run(),
+        Command::Status(status) => status.run(),
+        Command::Append(append) => append.run(),
+        Command::Read(read) => read.run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("synod: {error:#}");
+            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
+        }
+    }
+}
+
+fn start_logging() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,glommio=error"));
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .init();
+    // The runtime underneath logs through `log`; an earlier logger can't be there.
+    let _ = tracing_log::LogTracer::init();
+}
+
+/// Only stdout counts: a connection that breaks is an error.
+#[derive(Debug, thiserror::Error)]
+#[error("can't write to stdout")]
+struct StdoutError(#[source] io::Error);
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<StdoutError>().is_some_and(|error| error.0.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn is_usage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<synod::StartError>(), Some(synod::StartError::Config(_)))
+        || error.is::<synod::ConfigError>()
+}

@@ -1,0 +1,307 @@
+//! What a node is told: where it lives, whom it talks to, and its bounds.
+//!
+//! Two kinds of settings, never mixed: what all nodes of a cluster share (members, quorums, alpha) is written into the
+//! directory by `bootstrap` and is no part of this; what one node may choose for itself is here. A bad value is refused
+//! with the field's name, never quietly repaired.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use synod_protocol::{NodeId, Settings, SettingsError, limits};
+use synod_wal::{POOL_FILES_MIN, SyncMode};
+use thiserror::Error;
+
+use synod_frame::BLOCK_BYTES;
+
+/// What one node is told. [`Config::new`] fills in defaults that suit a local network.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's directory, as made by `synod init` and `synod bootstrap`.
+    pub directory: PathBuf,
+    /// This node; must be the one that the directory belongs to.
+    pub node: NodeId,
+    /// Where peers connect. Port zero takes a free one; see [`crate::Node::listen_address`].
+    pub listen: SocketAddr,
+    /// The other members and where they listen; resolved addresses, because nothing here ever asks a name server.
+    pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Where clients connect; `None` (default) serves only the embedding process.
+    pub client_listen: Option<SocketAddr>,
+    /// Allows addresses beyond the loopback interface although nothing is encrypted or authenticated yet. Default no.
+    pub insecure_plaintext: bool,
+    /// The protocol's timing and windows.
+    pub settings: Settings,
+    /// Whether each write is durable by itself or a group of them is synced. Default [`SyncMode::Fdatasync`].
+    pub sync: SyncMode,
+    /// Create a segment file when fewer than this many are free. Default 2.
+    pub pool_free_min: u32,
+    /// Never have more segment files than this. Default 1024.
+    pub pool_files_max: u32,
+    /// Largest record of a body that several submissions share, header included, in bytes; a power of two from 4 KiB
+    /// to 1 MiB, because the buffer slab rounds up to one. A single larger submission gets a body of its own. Default
+    /// 128 KiB.
+    pub body_bytes_max: u32,
+    /// Bytes of submissions that wait to be proposed, above which an append waits. Default 16 MiB.
+    pub intake_bytes: u64,
+    /// How many submissions may wait to be proposed. Default 65,536.
+    pub intake_count: usize,
+    /// Bytes that wait to be sent to one peer over one connection; beyond that, messages are dropped and later sent
+    /// again by the protocol. Default 64 MiB.
+    pub link_bytes: u64,
+    /// Unsynced bytes of the log above which no more bodies are read from peers. Default 64 MiB.
+    pub wal_backlog_bytes: u64,
+    /// Bytes of the slab from which buffers come. Default 64 MiB.
+    pub io_memory_bytes: usize,
+    /// How long a proposed append may stay unresolved before it is reported as unknown. Default 5 s.
+    pub unknown_after: Duration,
+    /// Connections to the peer port and to the client port, each. Default 256.
+    pub connections_max: usize,
+    /// Requests and bytes of one client connection that may be under way. Default 1024 and 8 MiB.
+    pub client_requests_max: usize,
+    /// See [`Config::client_requests_max`].
+    pub client_bytes_max: u64,
+    /// Keep the shard's thread on this core, which must be one that the process may use. Worth it only where the core
+    /// has nothing else to do. Default no.
+    pub pin_to_core: Option<usize>,
+}
+
+/// Why a configuration can't work.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// Node zero names nobody.
+    #[error("the node id must not be zero")]
+    NodeZero,
+    /// A peer has this node's own id.
+    #[error("peer {0} is this node itself: name only the other members")]
+    PeerIsSelf(NodeId),
+    /// A peer is named twice.
+    #[error("peer {0} is named twice")]
+    PeerTwice(NodeId),
+    /// Two peers can't listen at one address.
+    #[error("peers {first} and {second} have the same address {address}")]
+    PeerAddressTwice {
+        /// One of them.
+        first: NodeId,
+        /// The other.
+        second: NodeId,
+        /// Their address.
+        address: SocketAddr,
+    },
+    /// A peer's address has no port.
+    #[error("peer {0} has port 0: name the port that it listens at")]
+    PeerPort(NodeId),
+    /// An address beyond the loopback interface without the explicit consent.
+    #[error(
+        "{address} ({field}) is not a loopback address, and connections are neither encrypted nor authenticated yet: \
+         set insecure_plaintext (--insecure-plaintext) only where the network is trusted"
+    )]
+    Plaintext {
+        /// The field.
+        field: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Timing and windows don't fit together.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// A value outside its range.
+    #[error("{field} must be {min} to {max}, not {value}")]
+    Range {
+        /// The field.
+        field: &'static str,
+        /// The value given.
+        value: u64,
+        /// Smallest value allowed.
+        min: u64,
+        /// Largest value allowed.
+        max: u64,
+    },
+    /// A value that must be a power of two.
+    #[error("{field} must be a power of two, not {value}")]
+    PowerOfTwo {
+        /// The field.
+        field: &'static str,
+        /// The value given.
+        value: u64,
+    },
+    /// A core that this process may not run on.
+    #[error("pin_to_core: this process may not run on core {core}, only on {allowed:?}")]
+    Core {
+        /// The core given.
+        core: usize,
+        /// The cores that the process may use.
+        allowed: Vec<usize>,
+    },
+}
+
+/// Smallest slab; below that the hot path lives on the heap.
+const IO_MEMORY_MIN_BYTES: u64 = 1 << 20;
+
+impl Config {
+    /// A node at `directory` that peers reach at `listen`, with defaults for everything else.
+    pub fn new(directory: impl Into<PathBuf>, node: NodeId, listen: SocketAddr) -> Config {
+        Config {
+            directory: directory.into(),
+            node,
+            listen,
+            peers: Vec::new(),
+            client_listen: None,
+            insecure_plaintext: false,
+            settings: Settings::default(),
+            sync: SyncMode::Fdatasync,
+            pool_free_min: 2,
+            pool_files_max: 1024,
+            body_bytes_max: 128 << 10,
+            intake_bytes: 16 << 20,
+            intake_count: 65_536,
+            link_bytes: 64 << 20,
+            wal_backlog_bytes: 64 << 20,
+            io_memory_bytes: 64 << 20,
+            unknown_after: Duration::from_secs(5),
+            connections_max: 256,
+            client_requests_max: 1024,
+            client_bytes_max: 8 << 20,
+            pin_to_core: None,
+        }
+    }
+
+    /// Checks every field, alone and against the others.
+    ///
+    /// # Errors
+    /// The first rule that is broken, with the field's name.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_names()?;
+        self.validate_addresses()?;
+        self.settings.check()?;
+        self.validate_bounds()?;
+        if let Some(core) = self.pin_to_core {
+            let allowed = crate::probe::allowed_cores();
+            if !allowed.contains(&core) {
+                return Err(ConfigError::Core { core, allowed });
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_names(&self) -> Result<(), ConfigError> {
+        if self.node == NodeId(0) {
+            return Err(ConfigError::NodeZero);
+        }
+        for (position, (peer, address)) in self.peers.iter().enumerate() {
+            if *peer == NodeId(0) {
+                return Err(ConfigError::NodeZero);
+            }
+            if *peer == self.node {
+                return Err(ConfigError::PeerIsSelf(*peer));
+            }
+            if address.port() == 0 {
+                return Err(ConfigError::PeerPort(*peer));
+            }
+            for (other, other_address) in &self.peers[..position] {
+                if other == peer {
+                    return Err(ConfigError::PeerTwice(*peer));
+                }
+                if other_address == address {
+                    return Err(ConfigError::PeerAddressTwice { first: *other, second: *peer, address: *address });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_addresses(&self) -> Result<(), ConfigError> {
+        if self.insecure_plaintext {
+            return Ok(());
+        }
+        let own = [("listen", Some(self.listen)), ("client_listen", self.client_listen)];
+        let peers = self.peers.iter().map(|(_, address)| ("peers", Some(*address)));
+        for (field, address) in own.into_iter().chain(peers) {
+            if let Some(address) = address
+                && !address.ip().is_loopback()
+            {
+                return Err(ConfigError::Plaintext { field, address });
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_bounds(&self) -> Result<(), ConfigError> {
+        let record_max = u64::from(limits::BODY_BYTES_MAX);
+        let range = |field, value: u64, min: u64, max: u64| {
+            if value < min || value > max { Err(ConfigError::Range { field, value, min, max }) } else { Ok(()) }
+        };
+        range("body_bytes_max", self.body_bytes_max.into(), BLOCK_BYTES as u64, record_max)?;
+        if !self.body_bytes_max.is_power_of_two() {
+            return Err(ConfigError::PowerOfTwo { field: "body_bytes_max", value: self.body_bytes_max.into() });
+        }
+        range("intake_bytes", self.intake_bytes, record_max, 1 << 40)?;
+        range("intake_count", self.intake_count as u64, 1, 1 << 32)?;
+        range("link_bytes", self.link_bytes, self.settings.window_bytes.max(2 * record_max), 1 << 40)?;
+        range("wal_backlog_bytes", self.wal_backlog_bytes, 2 * record_max, 1 << 40)?;
+        range("io_memory_bytes", self.io_memory_bytes as u64, IO_MEMORY_MIN_BYTES, 1 << 36)?;
+        range("unknown_after (milliseconds)", self.unknown_after.as_millis() as u64, 1, 1 << 32)?;
+        range("connections_max", self.connections_max as u64, 2 * self.peers.len().max(1) as u64, 1 << 20)?;
+        range("client_requests_max", self.client_requests_max as u64, 1, 1 << 20)?;
+        range("client_bytes_max", self.client_bytes_max, 2 * record_max, 1 << 40)?;
+        range("pool_free_min", self.pool_free_min.into(), 1, self.pool_files_max.into())?;
+        range("pool_files_max", self.pool_files_max.into(), POOL_FILES_MIN.into(), 1 << 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        let mut config = Config::new("/nowhere", NodeId(1), "127.0.0.1:0".parse().unwrap());
+        config.peers = vec![(NodeId(2), "127.0.0.1:2".parse().unwrap()), (NodeId(3), "[::1]:3".parse().unwrap())];
+        config
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(config().validate(), Ok(()));
+    }
+
+    #[test]
+    fn names_must_be_distinct_and_not_zero() {
+        let with_node = |node| Config { node, ..config() };
+        assert_eq!(with_node(NodeId(0)).validate(), Err(ConfigError::NodeZero));
+        assert_eq!(with_node(NodeId(2)).validate(), Err(ConfigError::PeerIsSelf(NodeId(2))));
+        let mut twice = config();
+        twice.peers[1].0 = NodeId(2);
+        assert_eq!(twice.validate(), Err(ConfigError::PeerTwice(NodeId(2))));
+        let mut same_address = config();
+        same_address.peers[1].1 = same_address.peers[0].1;
+        assert!(matches!(same_address.validate(), Err(ConfigError::PeerAddressTwice { .. })));
+        let mut no_port = config();
+        no_port.peers[0].1.set_port(0);
+        assert_eq!(no_port.validate(), Err(ConfigError::PeerPort(NodeId(2))));
+    }
+
+    #[test]
+    fn addresses_beyond_loopback_need_consent() {
+        let open: SocketAddr = "0.0.0.0:7000".parse().unwrap();
+        let mut listen = Config { listen: open, ..config() };
+        assert_eq!(listen.validate(), Err(ConfigError::Plaintext { field: "listen", address: open }));
+        listen.insecure_plaintext = true;
+        assert_eq!(listen.validate(), Ok(()));
+        let clients = Config { client_listen: Some(open), ..config() };
+        assert_eq!(clients.validate(), Err(ConfigError::Plaintext { field: "client_listen", address: open }));
+        let mut peers = config();
+        peers.peers[0].1 = "10.0.0.1:7000".parse().unwrap();
+        assert!(matches!(peers.validate(), Err(ConfigError::Plaintext { field: "peers", .. })));
+    }
+
+    #[test]
+    fn bounds_name_their_field() {
+        let odd = Config { body_bytes_max: 96 << 10, ..config() };
+        assert_eq!(odd.validate(), Err(ConfigError::PowerOfTwo { field: "body_bytes_max", value: 96 << 10 }));
+        let large = Config { body_bytes_max: 2 << 20, ..config() };
+        assert!(matches!(large.validate(), Err(ConfigError::Range { field: "body_bytes_max", .. })));
+        let small = Config { intake_bytes: 1, ..config() };
+        assert!(matches!(small.validate(), Err(ConfigError::Range { field: "intake_bytes", .. })));
+        let link = Config { link_bytes: 1 << 20, ..config() };
+        assert!(matches!(link.validate(), Err(ConfigError::Range { field: "link_bytes", .. })));
+    }
+}

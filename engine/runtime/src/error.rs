@@ -1,0 +1,185 @@
+//! What can go wrong, one enum per operation. Each variant says whether to try again, and where.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use synod_protocol::{NodeId, Slot};
+use thiserror::Error;
+
+use crate::config::ConfigError;
+use crate::probe::ProbeError;
+
+/// Why a node doesn't start. Nothing runs afterwards, and the directory is unlocked again.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The configuration contradicts itself.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The host lacks something.
+    #[error(transparent)]
+    Host(#[from] ProbeError),
+    /// The directory isn't what it should be: not initialised, in use, another node's.
+    #[error(transparent)]
+    Directory(#[from] synod_wal::directory::OpenError),
+    /// The log is damaged, or can't be read. The directory is left as it was found.
+    #[error(transparent)]
+    Recover(#[from] synod_wal::RecoverError),
+    /// The log doesn't name its members in a way that this build understands.
+    #[error("the log names no members that this build understands; run `synod-tools verify`")]
+    Genesis,
+    /// The configured peers aren't the members that the cluster was bootstrapped with.
+    #[error("the cluster's members are {}, but this node and its peers are {}", names(members), names(configured))]
+    Members {
+        /// According to the directory.
+        members: Vec<NodeId>,
+        /// According to the configuration, this node included.
+        configured: Vec<NodeId>,
+    },
+    /// A listener can't be bound.
+    #[error("can't listen at {address} ({source}){}", in_use_hint(.source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// A segment file can't be opened or synced.
+    #[error("{} can't be opened for writing: {source}", .path.display())]
+    Segment {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel answered.
+        source: io::Error,
+    },
+    /// The shard's thread or its rings can't be set up.
+    #[error("the shard can't be started: {0}")]
+    Shard(io::Error),
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| node.0.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn in_use_hint(source: &io::Error) -> &'static str {
+    if source.kind() == io::ErrorKind::AddrInUse { ": another process listens there; choose another port" } else { "" }
+}
+
+/// Why a node didn't end in order. It has ended for its users; its directory may stay locked until the process ends.
+#[derive(Debug, Error)]
+pub enum ShutdownError {
+    /// The disk didn't answer in time.
+    #[error("the disk did not answer within {waited_seconds} seconds")]
+    Disk {
+        /// How long it was waited for.
+        waited_seconds: u64,
+    },
+    /// The shard's thread has panicked.
+    #[error("the shard's thread has panicked: {0}")]
+    Panic(String),
+}
+
+/// Why an append was not, or may not have been, chosen.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum AppendError {
+    /// Another node leads. Nothing was proposed: append there.
+    #[error("node {leader} leads: append there{}", address.map(|at| format!(", at {at}")).unwrap_or_default())]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: NodeId,
+        /// Where the leader listens for its peers, if it is a configured peer. Its client port is its own affair.
+        address: Option<SocketAddr>,
+    },
+    /// Nobody is known to lead. Nothing was proposed: try again here after a while, or see
+    /// [`crate::Log::wait_for_leader`].
+    #[error("no leader at the moment: try again")]
+    NoLeader,
+    /// The intake is full. Nothing was proposed: try again here after a while. Only `try_append_batch` says this;
+    /// the others wait for room.
+    #[error("the intake is full: try again")]
+    Overloaded,
+    /// The submission can't fit into a body. Nothing was proposed: split it.
+    #[error(
+        "a submission of {commands} commands and {bytes} bytes doesn't fit into a body of at most {commands_max} \
+         commands and {bytes_max} bytes, headers included: split it"
+    )]
+    TooLarge {
+        /// Its commands.
+        commands: usize,
+        /// Their bytes.
+        bytes: usize,
+        /// The most commands that a body may have.
+        commands_max: u32,
+        /// The most bytes that a body may take, headers included.
+        bytes_max: usize,
+    },
+    /// The submission has no commands. A bug of the caller: don't try again.
+    #[error("the submission is empty")]
+    Empty,
+    /// The disk is full. Nothing was proposed: try again here when there is room.
+    #[error("the disk is full: no new commands are taken until there is room")]
+    DiskFull,
+    /// It was proposed, and may or may not be chosen, now or later. Trying again may append it twice: read the log
+    /// first to find out.
+    #[error("the outcome is unknown: it was proposed, and may still be chosen")]
+    Unknown,
+    /// The node is shutting down, or gone. If it was proposed before, the answer would have been `Unknown`.
+    #[error("the node has shut down")]
+    Shutdown,
+    /// The node's own disk failed, or its log contradicts its peers'. Nothing was proposed: append at another node.
+    /// This node answers so until it is restarted.
+    #[error("the node has stopped serving after a failure: append at another node")]
+    Poisoned,
+}
+
+impl AppendError {
+    /// Whether the submission is certainly not in the log and never will be, so that trying again can't double it.
+    pub fn is_certain(&self) -> bool {
+        !matches!(self, AppendError::Unknown)
+    }
+}
+
+/// Why nothing was trimmed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TrimError {
+    /// This node doesn't lead, or no longer: trim at the leader, if one is known. Trimming twice does no harm.
+    #[error("this node doesn't lead: trim at the leader")]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// Some member doesn't have everything below the point durably yet: try again later.
+    #[error("nothing to trim: every member durably has the log up to slot {held}, and it is trimmed up to {trimmed}")]
+    NothingToTrim {
+        /// First slot that some member may still need.
+        held: Slot,
+        /// First slot that is kept now.
+        trimmed: Slot,
+    },
+    /// It was proposed, and may or may not be agreed on, now or later. Trimming twice does no harm.
+    #[error("the outcome is unknown: the trim was proposed, and may still be agreed on")]
+    Unknown,
+    /// The node is shutting down, or gone.
+    #[error("the node has shut down")]
+    Shutdown,
+    /// The node has stopped serving after a failure.
+    #[error("the node has stopped serving after a failure")]
+    Poisoned,
+}
+
+/// Why a read gives nothing.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum ReadError {
+    /// The node is shutting down, or gone.
+    #[error("the node has shut down")]
+    Shutdown,
+    /// The node has stopped serving after a failure: read at another node.
+    #[error("the node has stopped serving after a failure: read at another node")]
+    Poisoned,
+    /// The body can't be read from this node's disk: read at another node.
+    #[error("the body at slot {slot} can't be read from this node's disk: read at another node")]
+    Disk {
+        /// The slot asked for.
+        slot: Slot,
+    },
+}

@@ -1,0 +1,57 @@
+//! Synod: a replicated log. Commands go in, every replica gives them out in the same order, and none is acknowledged
+//! before a quorum has it on disk.
+//!
+//! ```no_run
+//! use synod::{Config, Node, NodeId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut config = Config::new("/var/lib/synod", NodeId(1), "127.0.0.1:7001".parse()?);
+//! config.peers = vec![(NodeId(2), "127.0.0.1:7002".parse()?), (NodeId(3), "127.0.0.1:7003".parse()?)];
+//! let node = Node::start(config)?; // owns its thread; no runtime of the caller's is needed
+//! let log = node.log(); // Clone + Send + Sync
+//! let slot = log.append_blocking(b"x = 1")?; // chosen, durable on a quorum, and delivered
+//! let mut reader = log.reader(slot);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The directory is made by `synod init` and `synod bootstrap`, or by [`directory`].
+//!
+//! # Architecture
+//! [`Node`] starts one thread, a *shard*, that drives the sans-IO core of `synod-wal` and `synod-protocol` on one
+//! io_uring executor. [`Log`] and [`Reader`] hand work to it and wait for answers. Everything that knows the runtime
+//! underneath lies in the private module `seam`; nothing of it is part of this interface.
+#![deny(unsafe_code)]
+
+pub mod client;
+mod clients;
+mod clock;
+mod config;
+mod error;
+mod intake;
+mod link;
+mod log;
+mod mailbox;
+mod node;
+mod probe;
+mod reader;
+mod seam;
+mod shard;
+mod status;
+
+pub use config::{Config, ConfigError};
+pub use error::{AppendError, ReadError, ShutdownError, StartError, TrimError};
+pub use log::Log;
+pub use node::{GROUP, Node};
+pub use probe::{HostReport, ProbeError, probe};
+pub use reader::{ReadItem, Reader, SharedBody};
+pub use status::{Counters, Status};
+
+pub use synod_frame::{Batch, BatchError, BodyHeader, CommandsError, CommandsView, ConfigurationBody, GroupId, Member};
+pub use synod_protocol::{
+    Ballot, BodyHandle, BodyId, BodyKind, Chain, Configuration, Mark, NodeId, PeerStatus, Role, Settings, Slot,
+    SlotRange,
+};
+/// Making and opening a node's directory.
+pub use synod_wal::directory;
+pub use synod_wal::{LogStats, SyncMode};

@@ -1,0 +1,85 @@
+//! Links: what this node sends to one peer.
+//!
+//! Two connections to each peer, both dialled from here and written only from here: *control* for small messages and
+//! *bulk* for bodies, so that a megabyte never delays a heartbeat. What the peer says comes over the connections that
+//! it dials itself ([`accept`], [`receive`]).
+//!
+//! A link promises nothing. A message for a connection that is down, or whose outbox is full, is dropped: the core
+//! sends again what matters, and what it doesn't send again is stale. So an outbox never grows beyond its bound in
+//! bytes, and a peer that stops reading costs no more than that.
+
+pub(crate) mod accept;
+mod dial;
+pub(crate) mod handshake;
+mod outbox;
+mod receive;
+
+use std::net::SocketAddr;
+
+use synod_frame::{Channel, GroupId, encode_message};
+use synod_protocol::{Message, NodeId, Slot};
+use synod_wal::Frame;
+
+use crate::seam::buffer::Buffer;
+use crate::seam::local::Moment;
+
+pub(crate) use dial::dial;
+pub(crate) use handshake::Identity;
+use outbox::{Outbox, Parcel};
+
+/// The outgoing side towards one peer.
+#[derive(Debug)]
+pub(crate) struct Link {
+    group: GroupId,
+    node: NodeId,
+    peer: NodeId,
+    address: SocketAddr,
+    control: Outbox,
+    bulk: Outbox,
+    /// Announced when the peer shows that it lives: whoever waits to connect again needn't.
+    alive: Moment,
+}
+
+impl Link {
+    /// A link that is down.
+    pub(crate) fn new(group: GroupId, node: NodeId, peer: NodeId, address: SocketAddr, bytes_max: u64) -> Link {
+        Link {
+            group,
+            node,
+            peer,
+            address,
+            control: Outbox::new(bytes_max),
+            bulk: Outbox::new(bytes_max),
+            alive: Moment::default(),
+        }
+    }
+
+    /// Whom it leads to.
+    pub(crate) fn peer(&self) -> NodeId {
+        self.peer
+    }
+
+    /// Where the peer listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Hands a message to the connection that it belongs on; false if it was dropped.
+    pub(crate) fn send(&self, message: &Message, body: Option<Frame<Buffer>>) -> bool {
+        let outbox = if body.is_some() { &self.bulk } else { &self.control };
+        if !outbox.is_open() {
+            return false;
+        }
+        let (envelope, payload) = encode_message(self.group, self.node, self.peer, Slot(0), message);
+        outbox.push(Parcel { envelope, payload, body })
+    }
+
+    /// The peer has connected to this node, so it is worth trying to connect to it now.
+    pub(crate) fn peer_is_alive(&self) {
+        self.alive.announce();
+    }
+
+    fn outbox(&self, channel: Channel) -> &Outbox {
+        if channel == Channel::Bulk { &self.bulk } else { &self.control }
+    }
+}

@@ -1,0 +1,129 @@
+//! Keeping one connection to a peer up, and feeding it.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_lite::FutureExt as _;
+use synod_frame::Channel;
+
+use super::Link;
+use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, greet};
+use super::outbox::Outbox;
+use crate::seam::executor::yield_if_needed;
+use crate::seam::net::Stream;
+use crate::seam::time::sleep;
+use crate::shard::Shard;
+
+/// First and longest wait before connecting again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Small messages are gathered into writes of about this size.
+const GATHER_BYTES: usize = 64 << 10;
+
+/// Connects again and again, for ever.
+pub(crate) async fn dial(shard: Rc<Shard>, identity: Rc<Identity>, link: Rc<Link>, channel: Channel) {
+    let mut back_off = BACK_OFF.0;
+    let mut told = None;
+    loop {
+        match connect(&shard, &identity, &link, channel).await {
+            Ok(stream) => {
+                back_off = BACK_OFF.0;
+                told = None;
+                tracing::debug!(peer = %link.peer, ?channel, "connected");
+                let outbox = link.outbox(channel);
+                outbox.open();
+                let end = feed(stream, outbox).await;
+                outbox.close();
+                tracing::debug!(peer = %link.peer, ?channel, reason = %end, "connection lost");
+            }
+            Err(error) => {
+                let text = error.to_string();
+                // Once for each reason: a peer that is down for a day isn't worth a line every two seconds.
+                if told.as_ref() != Some(&text) {
+                    if error.is_absence() {
+                        tracing::info!(peer = %link.peer, address = %link.address, %error, "can't connect");
+                    } else {
+                        tracing::warn!(peer = %link.peer, address = %link.address, %error, "can't talk");
+                    }
+                    told = Some(text);
+                }
+            }
+        }
+        sleep(jittered(back_off)).or(link.alive.wait()).await;
+        back_off = (back_off * 2).min(BACK_OFF.1);
+    }
+}
+
+async fn connect(shard: &Shard, identity: &Identity, link: &Link, channel: Channel) -> Result<Stream, HandshakeError> {
+    let mut stream = Stream::connect(link.address, HELLO_DEADLINE).await?;
+    stream.set_nodelay()?;
+    stream.set_user_timeout()?;
+    let hello = identity.hello(channel, link.peer, shard.durable_position());
+    greet(&mut stream, &hello, identity).await?;
+    Ok(stream)
+}
+
+/// Writes what is in the outbox until the connection fails.
+async fn feed(mut stream: Stream, outbox: &Outbox) -> io::Error {
+    // The peer never writes here: whatever a read gives is the end of the connection, and it is known at once instead
+    // of at some later write.
+    let watch = match stream.second() {
+        Ok(watch) => watch,
+        Err(error) => return error,
+    };
+    let writing = async {
+        loop {
+            if let Err(error) = write_next(&mut stream, outbox).await {
+                return error;
+            }
+            yield_if_needed().await;
+        }
+    };
+    writing.or(wait_for_end(watch)).await
+}
+
+async fn wait_for_end(mut watch: Stream) -> io::Error {
+    match watch.read(&mut [0; 1]).await {
+        Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+        Ok(_) => io::Error::new(io::ErrorKind::InvalidData, "the peer writes where it should only read"),
+        Err(error) => error,
+    }
+}
+
+async fn write_next(stream: &mut Stream, outbox: &Outbox) -> io::Result<()> {
+    let parcel = outbox.next().await;
+    if let Some(frame) = &parcel.body {
+        return stream.write_both(&parcel.envelope, frame.body()).await;
+    }
+    let mut gathered = Vec::with_capacity(1024);
+    gathered.extend_from_slice(&parcel.envelope);
+    gathered.extend_from_slice(&parcel.payload);
+    while gathered.len() < GATHER_BYTES
+        && let Some(parcel) = outbox.pop_if(|parcel| parcel.body.is_none())
+    {
+        gathered.extend_from_slice(&parcel.envelope);
+        gathered.extend_from_slice(&parcel.payload);
+    }
+    stream.write_all(&gathered).await
+}
+
+/// Half to one and a half times as long, so that nodes that lost each other don't meet in lockstep.
+fn jittered(duration: Duration) -> Duration {
+    let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
+    let part = (random % 1024) as u32;
+    duration / 2 + duration * part / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_stays_around_its_mean() {
+        for _ in 0..100 {
+            let wait = jittered(Duration::from_millis(100));
+            assert!(wait >= Duration::from_millis(50) && wait < Duration::from_millis(150), "{wait:?}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Who talks to whom: making and judging hellos.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use synod_frame::{
+    Channel, ConfigurationBody, FORMAT_VERSION, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
+};
+use synod_protocol::{Ballot, NodeId};
+use thiserror::Error;
+
+use crate::seam::net::Stream;
+use crate::seam::time::within;
+
+/// How long the other side may take for its hello.
+pub(crate) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Who this node is, and what it knows of its peers.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: [u8; 16],
+    pub(crate) boot_counter: u64,
+    pub(crate) boot_nonce: u64,
+    pub(crate) genesis: ConfigurationBody,
+    /// The highest boot counter seen of each peer since this process started.
+    boots_seen: RefCell<BTreeMap<NodeId, u64>>,
+}
+
+/// Why there is no connection, or no longer.
+#[derive(Debug, Error)]
+pub(crate) enum HandshakeError {
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Nothing came in time.
+    #[error("no hello within {HELLO_DEADLINE:?}")]
+    Timeout,
+    /// The other side closed before its hello was complete.
+    #[error("closed after {received} bytes of its hello")]
+    Closed {
+        /// Bytes that came.
+        received: usize,
+    },
+    /// Something came that is no hello.
+    #[error(transparent)]
+    Hello(#[from] HelloError),
+    /// The other side refused.
+    #[error("refused: {0}")]
+    Refused(HelloRefusal),
+    /// The other side, which answered, isn't whom its answer should come from.
+    #[error("unfit answer: {0}")]
+    Unfit(HelloRefusal),
+}
+
+impl HandshakeError {
+    /// Whether this only says that the other side isn't there, or went away.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, HandshakeError::Io(_) | HandshakeError::Closed { received: 0 })
+    }
+}
+
+impl Identity {
+    pub(crate) fn new(
+        node: NodeId,
+        incarnation: [u8; 16],
+        boot_counter: u64,
+        boot_nonce: u64,
+        genesis: ConfigurationBody,
+    ) -> Identity {
+        Identity { node, incarnation, boot_counter, boot_nonce, genesis, boots_seen: RefCell::default() }
+    }
+
+    /// This node's hello to `to`. The promise stays out of it: what is promised may not be durable yet, and a peer that
+    /// remembers too much would take this node for one that was rolled back.
+    pub(crate) fn hello(&self, channel: Channel, to: NodeId, durable: u64) -> Hello {
+        Hello {
+            channel,
+            format_min: FORMAT_VERSION,
+            format_max: FORMAT_VERSION,
+            features: 0,
+            cluster: self.genesis.cluster,
+            lineage: self.genesis.lineage,
+            from: self.node,
+            to,
+            incarnation: self.incarnation,
+            boot_counter: self.boot_counter,
+            boot_nonce: self.boot_nonce,
+            promise: Ballot::ZERO,
+            durable,
+        }
+    }
+
+    /// Judges a peer's hello, beyond what [`Hello::check`] can.
+    pub(crate) fn judge(&self, hello: &Hello) -> Result<(), HelloRefusal> {
+        if hello.from == self.node {
+            // Another process with this node's name, or this very process.
+            return Err(HelloRefusal::Node { node: self.node });
+        }
+        let expected = self.genesis.incarnation_of(hello.from).ok_or(HelloRefusal::UnknownNode)?;
+        if hello.incarnation != expected {
+            return Err(HelloRefusal::Incarnation { expected });
+        }
+        let mut seen = self.boots_seen.borrow_mut();
+        let boot_counter = seen.entry(hello.from).or_default();
+        if hello.boot_counter < *boot_counter {
+            return Err(HelloRefusal::RolledBack { boot_counter: *boot_counter, durable: 0 });
+        }
+        *boot_counter = hello.boot_counter;
+        Ok(())
+    }
+}
+
+/// Reads a hello or a reply; gives up at the first bytes that can't be one.
+pub(crate) async fn read_hello<T>(
+    stream: &mut Stream,
+    decode: impl Fn(&[u8]) -> Result<T, HelloError>,
+) -> Result<T, HandshakeError> {
+    let reading = async {
+        let mut bytes = [0; HELLO_BYTES];
+        let mut received = 0;
+        while received < HELLO_BYTES {
+            match stream.read(&mut bytes[received..]).await? {
+                0 => return Err(HandshakeError::Closed { received }),
+                more => received += more,
+            }
+            if received >= size_of::<u32>()
+                && let Err(error @ (HelloError::Magic { .. } | HelloError::Version { .. })) = decode(&bytes)
+                && (received >= 2 * size_of::<u32>() || matches!(error, HelloError::Magic { .. }))
+            {
+                return Err(error.into());
+            }
+        }
+        Ok(decode(&bytes)?)
+    };
+    within(HELLO_DEADLINE, reading).await.unwrap_or(Err(HandshakeError::Timeout))
+}
+
+/// Says hello as the side that connected, and hears the answer.
+pub(crate) async fn greet(stream: &mut Stream, own: &Hello, identity: &Identity) -> Result<(), HandshakeError> {
+    stream.write_all(&own.encode()).await?;
+    let reply = read_hello(stream, HelloReply::decode).await?;
+    reply.outcome.map_err(HandshakeError::Refused)?;
+    // The one who answers must be the one who was asked for, under its right store.
+    let asked = Hello { to: reply.hello.from, ..*own };
+    if reply.hello.from != own.to {
+        return Err(HandshakeError::Unfit(HelloRefusal::Node { node: reply.hello.from }));
+    }
+    asked.check(&reply.hello).map_err(HandshakeError::Unfit)?;
+    identity.judge(&reply.hello).map_err(HandshakeError::Unfit)
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_frame::Member;
+
+    use super::*;
+
+    fn identity() -> Identity {
+        let member = |node| Member { node: NodeId(node), incarnation: [node as u8; 16] };
+        let genesis = ConfigurationBody {
+            cluster: [9; 16],
+            lineage: 1,
+            members: vec![member(1), member(2), member(3)],
+            prepare_quorum: 2,
+            accept_quorum: 2,
+            alpha: 1024,
+        };
+        Identity::new(NodeId(1), [1; 16], 4, 77, genesis)
+    }
+
+    fn hello_of(node: u32) -> Hello {
+        let own = identity().hello(Channel::Control, NodeId(1), 0);
+        Hello { from: NodeId(node), incarnation: [node as u8; 16], ..own }
+    }
+
+    #[test]
+    fn members_are_welcome_with_their_own_store_only() {
+        let identity = identity();
+        assert_eq!(identity.judge(&hello_of(2)), Ok(()));
+        assert_eq!(identity.judge(&hello_of(4)), Err(HelloRefusal::UnknownNode));
+        let wiped = Hello { incarnation: [8; 16], ..hello_of(2) };
+        assert_eq!(identity.judge(&wiped), Err(HelloRefusal::Incarnation { expected: [2; 16] }));
+        assert_eq!(identity.judge(&hello_of(1)), Err(HelloRefusal::Node { node: NodeId(1) }));
+    }
+
+    #[test]
+    fn an_earlier_boot_of_a_peer_was_rolled_back() {
+        let identity = identity();
+        assert_eq!(identity.judge(&Hello { boot_counter: 7, ..hello_of(2) }), Ok(()));
+        assert_eq!(identity.judge(&Hello { boot_counter: 7, ..hello_of(2) }), Ok(()));
+        let refusal = identity.judge(&Hello { boot_counter: 6, ..hello_of(2) });
+        assert_eq!(refusal, Err(HelloRefusal::RolledBack { boot_counter: 7, durable: 0 }));
+    }
+}

@@ -1,0 +1,125 @@
+//! What waits to be written to one connection.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use synod_frame::ENVELOPE_BYTES;
+use synod_wal::Frame;
+
+use crate::seam::buffer::Buffer;
+use crate::seam::local::Signal;
+
+/// A message ready to be written.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) envelope: [u8; ENVELOPE_BYTES],
+    /// Empty, or an archive.
+    pub(super) payload: Vec<u8>,
+    /// A body, shared with the disk and the other links.
+    pub(super) body: Option<Frame<Buffer>>,
+}
+
+impl Parcel {
+    fn bytes(&self) -> u64 {
+        let body = self.body.as_ref().map_or(0, |frame| frame.handle().bytes as usize);
+        (self.envelope.len() + self.payload.len() + body) as u64
+    }
+}
+
+/// Bounded in bytes; open only while there is a connection.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    bytes_max: u64,
+    open: Cell<bool>,
+    bytes: Cell<u64>,
+    parcels: RefCell<VecDeque<Parcel>>,
+    filled: Signal,
+}
+
+impl Outbox {
+    pub(super) fn new(bytes_max: u64) -> Outbox {
+        Outbox {
+            bytes_max,
+            open: Cell::new(false),
+            bytes: Cell::new(0),
+            parcels: RefCell::default(),
+            filled: Signal::default(),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    /// The connection is up.
+    pub(super) fn open(&self) {
+        self.open.set(true);
+    }
+
+    /// The connection is down: what waits is stale.
+    pub(super) fn close(&self) {
+        self.open.set(false);
+        self.bytes.set(0);
+        self.parcels.borrow_mut().clear();
+    }
+
+    /// Takes a message unless there is no room for it.
+    pub(super) fn push(&self, parcel: Parcel) -> bool {
+        let bytes = self.bytes.get() + parcel.bytes();
+        if bytes > self.bytes_max {
+            return false;
+        }
+        self.bytes.set(bytes);
+        self.parcels.borrow_mut().push_back(parcel);
+        self.filled.raise();
+        true
+    }
+
+    /// The next message; waits for one.
+    pub(super) async fn next(&self) -> Parcel {
+        loop {
+            if let Some(parcel) = self.pop_if(|_| true) {
+                return parcel;
+            }
+            self.filled.wait().await;
+        }
+    }
+
+    /// The next message if there is one and it is wanted.
+    pub(super) fn pop_if(&self, wanted: impl FnOnce(&Parcel) -> bool) -> Option<Parcel> {
+        let parcel = self.parcels.borrow_mut().pop_front_if(|parcel| wanted(parcel))?;
+        self.bytes.set(self.bytes.get().saturating_sub(parcel.bytes()));
+        Some(parcel)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::block_on;
+
+    use super::*;
+
+    fn parcel(payload_bytes: usize) -> Parcel {
+        Parcel { envelope: [1; ENVELOPE_BYTES], payload: vec![0; payload_bytes], body: None }
+    }
+
+    #[test]
+    fn a_full_outbox_drops_and_recovers() {
+        let outbox = Outbox::new(1000);
+        outbox.open();
+        assert!(outbox.push(parcel(700)));
+        assert!(!outbox.push(parcel(700)));
+        assert_eq!(block_on(outbox.next()).payload.len(), 700);
+        assert!(outbox.push(parcel(700)));
+    }
+
+    #[test]
+    fn a_connection_that_is_lost_takes_what_waits_with_it() {
+        let outbox = Outbox::new(1000);
+        outbox.open();
+        assert!(outbox.push(parcel(1)));
+        outbox.close();
+        assert!(!outbox.is_open() && outbox.pop_if(|_| true).is_none());
+        assert!(outbox.push(parcel(800)), "its bytes are free again");
+    }
+}

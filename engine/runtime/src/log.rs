@@ -1,0 +1,223 @@
+//! The handle of a log: append, read, trim, look.
+//!
+//! Everything here only puts work before the shard and waits for answers; the futures need no particular executor, and
+//! each has a blocking twin.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use futures_lite::future::block_on;
+use synod_frame::{Batch, BodyBounds, CommandsPlan, PlanError};
+use synod_protocol::limits::BODY_BYTES_MAX;
+use synod_protocol::{Mark, NodeId, Slot, SlotRange};
+
+use crate::error::{AppendError, TrimError};
+use crate::intake::{Intake, Outcome, Submission};
+use crate::mailbox::{Mailbox, Request};
+use crate::reader::Reader;
+use crate::status::Status;
+
+/// What a shard and the handles of its log share.
+pub(crate) struct Shared {
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) status: Mutex<Status>,
+    /// What one submission may be at most.
+    pub(crate) bounds: BodyBounds,
+}
+
+impl Shared {
+    pub(crate) fn status(&self) -> Status {
+        self.status.lock().expect("no code that holds this lock panics").clone()
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+/// A log of a running node. Clone it freely; any thread may use it.
+///
+/// ```no_run
+/// # fn example(node: &synod::Node) -> Result<(), Box<dyn std::error::Error>> {
+/// let log = node.log();
+/// let slot = log.append_blocking(b"x = 1")?;
+/// let mut reader = log.reader(slot);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Log {
+    shared: Arc<Shared>,
+}
+
+impl Log {
+    pub(crate) fn new(shared: Arc<Shared>) -> Log {
+        Log { shared }
+    }
+
+    /// Appends one command and gives its slot once it is chosen, durable on a quorum, and delivered.
+    ///
+    /// Waits for room when the intake is full. A future that is dropped while it waits for room has appended nothing;
+    /// dropped later, its command may still be chosen.
+    ///
+    /// # Errors
+    /// See [`AppendError`]: each variant says whether, and where, to try again.
+    pub async fn append(&self, command: impl AsRef<[u8]>) -> Result<Slot, AppendError> {
+        let command = command.as_ref();
+        if command.len() > BODY_BYTES_MAX as usize {
+            // Nothing that could be checked any better by copying it first.
+            let bounds = &self.shared.bounds;
+            return Err(AppendError::TooLarge {
+                commands: 1,
+                bytes: command.len(),
+                commands_max: bounds.commands_max,
+                bytes_max: bounds.record_bytes_max,
+            });
+        }
+        Ok(self.append_batch(one(command)).await?.start)
+    }
+
+    /// Appends all commands of a batch, in order and without others in between, and gives their slots. One body takes
+    /// the batch whole or not at all.
+    ///
+    /// Dropping the future means what it means in [`Log::append`].
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub async fn append_batch(&self, batch: Batch) -> Result<SlotRange, AppendError> {
+        settle(self.submit(batch).await?).await
+    }
+
+    /// Brings a batch in, waiting for room; the receiver gets the outcome.
+    pub(crate) async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Outcome>, AppendError> {
+        self.check(&batch)?;
+        let (reply, outcome) = oneshot::channel();
+        self.shared.intake.submit(Submission { batch, reply }).await?;
+        Ok(outcome)
+    }
+
+    /// As [`Log::append_batch`], but a full intake is an error at once. The batch is handed in when this returns; the
+    /// future only waits for the outcome.
+    ///
+    /// # Errors
+    /// [`AppendError::Overloaded`], or any other; the batch is dropped then.
+    pub fn try_append_batch(
+        &self,
+        batch: Batch,
+    ) -> Result<impl Future<Output = Result<SlotRange, AppendError>> + Send + use<>, AppendError> {
+        self.check(&batch)?;
+        let (reply, outcome) = oneshot::channel();
+        self.shared.intake.try_submit(Submission { batch, reply })?;
+        Ok(settle(outcome))
+    }
+
+    /// [`Log::append`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append_blocking(&self, command: impl AsRef<[u8]>) -> Result<Slot, AppendError> {
+        block_on(self.append(command))
+    }
+
+    /// [`Log::append_batch`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append_batch_blocking(&self, batch: Batch) -> Result<SlotRange, AppendError> {
+        block_on(self.append_batch(batch))
+    }
+
+    /// Reads delivered bodies from `from` on. What it gives may lag behind other replicas, but never differs from them.
+    pub fn reader(&self, from: Slot) -> Reader {
+        Reader::new(Arc::clone(&self.shared), from.max(Slot::FIRST))
+    }
+
+    /// Agrees with the other replicas to drop what lies below `upto`, and gives the point that was agreed on, which may
+    /// be lower: nothing is dropped that some member doesn't durably have. Only a leader can.
+    ///
+    /// # Errors
+    /// See [`TrimError`].
+    pub async fn trim(&self, upto: Slot) -> Result<Slot, TrimError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.mailbox.ask(Request::Trim { upto, reply });
+        answer.await.unwrap_or(Err(TrimError::Shutdown))
+    }
+
+    /// [`Log::trim`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`TrimError`].
+    pub fn trim_blocking(&self, upto: Slot) -> Result<Slot, TrimError> {
+        block_on(self.trim(upto))
+    }
+
+    /// How this node stands.
+    pub fn status(&self) -> Status {
+        self.shared.status()
+    }
+
+    /// The delivered prefix that ends at `slot`, to compare chains between replicas; `None` if no body ends there, or
+    /// it is trimmed or not delivered yet.
+    pub async fn mark_at(&self, slot: Slot) -> Option<Mark> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.mailbox.ask(Request::MarkAt { slot, reply });
+        answer.await.ok().flatten()
+    }
+
+    /// [`Log::mark_at`] for threads without an executor.
+    pub fn mark_at_blocking(&self, slot: Slot) -> Option<Mark> {
+        block_on(self.mark_at(slot))
+    }
+
+    /// Waits until this node knows a leader that takes appends, and names it; `None` after `timeout`.
+    pub async fn wait_for_leader(&self, timeout: Duration) -> Option<NodeId> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.mailbox.ask(Request::WaitForLeader { timeout, reply });
+        answer.await.ok().flatten()
+    }
+
+    /// [`Log::wait_for_leader`] for threads without an executor.
+    pub fn wait_for_leader_blocking(&self, timeout: Duration) -> Option<NodeId> {
+        block_on(self.wait_for_leader(timeout))
+    }
+
+    fn check(&self, batch: &Batch) -> Result<(), AppendError> {
+        let bounds = &self.shared.bounds;
+        match CommandsPlan::new().try_push(batch, bounds) {
+            Ok(()) => Ok(()),
+            Err(PlanError::Empty) => Err(AppendError::Empty),
+            Err(PlanError::TooLarge { .. } | PlanError::Full) => Err(AppendError::TooLarge {
+                commands: batch.len(),
+                bytes: batch.bytes().len(),
+                commands_max: bounds.commands_max,
+                bytes_max: bounds.record_bytes_max,
+            }),
+        }
+    }
+}
+
+fn one(command: &[u8]) -> Batch {
+    let mut batch = Batch::with_capacity(command.len());
+    batch.push(command);
+    batch
+}
+
+/// A shard that ends answers everything; a reply that is lost nevertheless says nothing about the outcome.
+async fn settle(outcome: oneshot::Receiver<Outcome>) -> Outcome {
+    outcome.await.unwrap_or(Err(AppendError::Unknown))
+}
+
+/// What embedders rely on, checked by the compiler.
+const _: () = {
+    const fn goes_anywhere<T: Clone + Send + Sync>() {}
+    const fn moves<T: Send>() {}
+    goes_anywhere::<Log>();
+    goes_anywhere::<crate::SharedBody>();
+    moves::<Reader>();
+    moves::<crate::Node>();
+};

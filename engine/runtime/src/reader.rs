@@ -1,0 +1,166 @@
+//! Reading the log outside the shard: bodies in order, from memory or disk, waiting at the tail.
+//!
+//! A body leaves the shard as one copy, shared by all readers that ask for it while somebody holds it: the shard's own
+//! buffers can't leave their thread.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_channel::oneshot;
+use futures_lite::future::block_on;
+use rkyv::util::AlignedVec;
+use synod_frame::{BodyError, BodyHeader, CommandsError, CommandsView};
+use synod_protocol::{BodyHandle, Slot, SlotRange};
+
+use crate::error::ReadError;
+use crate::log::Shared;
+use crate::mailbox::{ReadReply, Request};
+
+/// A delivered body: its exact bytes, the same on every replica. Cheap to clone, and free to go to any thread.
+#[derive(Clone)]
+pub struct SharedBody(Arc<Inner>);
+
+struct Inner {
+    header: BodyHeader,
+    bytes: AlignedVec<16>,
+}
+
+impl SharedBody {
+    /// Copies a verified body.
+    pub(crate) fn copy(body: &[u8]) -> Result<SharedBody, BodyError> {
+        let header = BodyHeader::parse(body)?;
+        let mut bytes = AlignedVec::with_capacity(body.len());
+        bytes.extend_from_slice(body);
+        Ok(SharedBody(Arc::new(Inner { header, bytes })))
+    }
+
+    /// The same copy, for as long as somebody holds it.
+    pub(crate) fn downgrade(&self) -> WeakBody {
+        WeakBody(Arc::downgrade(&self.0))
+    }
+
+    /// What it is called: range, length, kind, identity.
+    pub fn handle(&self) -> BodyHandle {
+        self.0.header.handle()
+    }
+
+    /// Its header: group, ballot of its maker, the log's time.
+    pub fn header(&self) -> &BodyHeader {
+        &self.0.header
+    }
+
+    /// The slots it fills.
+    pub fn slots(&self) -> SlotRange {
+        self.handle().slots()
+    }
+
+    /// Its exact bytes, at a 16-byte boundary.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// Its commands, the first of which stands at the body's first slot.
+    ///
+    /// # Errors
+    /// If it holds something else: see [`BodyHandle::kind`].
+    pub fn commands(&self) -> Result<CommandsView<'_>, CommandsError> {
+        CommandsView::new(&self.0.header, &self.0.bytes)
+    }
+}
+
+impl fmt::Debug for SharedBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedBody").field(&self.handle()).finish()
+    }
+}
+
+/// A copy that lives only as long as its readers.
+pub(crate) struct WeakBody(std::sync::Weak<Inner>);
+
+impl WeakBody {
+    pub(crate) fn upgrade(&self) -> Option<SharedBody> {
+        self.0.upgrade().map(SharedBody)
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+/// What a reader meets.
+#[derive(Clone, Debug)]
+pub enum ReadItem {
+    /// The next body. If the reader was set to a slot within a body, this is that body as a whole.
+    Body(SharedBody),
+    /// The slots up to `first` were trimmed; the reader goes on there. A state machine needs a snapshot.
+    Trimmed {
+        /// The first slot that is left.
+        first: Slot,
+    },
+}
+
+/// Reads delivered bodies in order; see [`crate::Log::reader`].
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    next: Slot,
+    ready: VecDeque<SharedBody>,
+    /// The request under way. Kept here, so that a dropped `next` loses nothing.
+    asked: Option<oneshot::Receiver<Result<ReadReply, ReadError>>>,
+}
+
+impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>, from: Slot) -> Reader {
+        Reader { shared, next: from, ready: VecDeque::new(), asked: None }
+    }
+
+    /// The first slot that was not given out yet.
+    pub fn position(&self) -> Slot {
+        self.next
+    }
+
+    /// The next body; waits at the tail until one is delivered. May be dropped at any time without losing a body.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; after [`ReadError::Disk`] the reader may be asked again.
+    pub async fn next(&mut self) -> Result<ReadItem, ReadError> {
+        loop {
+            if let Some(body) = self.ready.pop_front() {
+                self.next = body.handle().end();
+                return Ok(ReadItem::Body(body));
+            }
+            let asked = self.asked.get_or_insert_with(|| {
+                let (reply, answer) = oneshot::channel();
+                self.shared.mailbox.ask(Request::Read { from: self.next, reply });
+                answer
+            });
+            let answer = asked.await;
+            self.asked = None;
+            match answer {
+                Ok(Ok(ReadReply::Bodies(bodies))) => self.ready.extend(bodies),
+                Ok(Ok(ReadReply::Trimmed { first })) => {
+                    self.next = first;
+                    return Ok(ReadItem::Trimmed { first });
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(oneshot::Canceled) => return Err(ReadError::Shutdown),
+            }
+        }
+    }
+
+    /// [`Reader::next`] for threads without an executor.
+    ///
+    /// # Errors
+    /// As [`Reader::next`].
+    pub fn next_blocking(&mut self) -> Result<ReadItem, ReadError> {
+        block_on(self.next())
+    }
+
+    /// What can be given out without waiting for the shard.
+    pub fn next_buffered(&mut self) -> Option<SharedBody> {
+        let body = self.ready.pop_front()?;
+        self.next = body.handle().end();
+        Some(body)
+    }
+}

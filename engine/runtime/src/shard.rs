@@ -1,0 +1,394 @@
+//! A shard: one thread, one executor, one log, and everything that happens on them.
+//!
+//! [`Shard::turn`] is the heart: an event goes into the [`LoggedReplica`], and everything it asks for is carried out,
+//! in its order, until it asks for nothing more. Then what gathered in the intake is proposed as far as there is room,
+//! and readers are served. Nothing in here waits; whatever must wait is a task of its own that ends in another turn.
+//!
+//! A shard is [`Rc`]'d into its tasks; its mutable part lies in one `RefCell`, borrowed only inside a turn. Tasks are
+//! scheduled and never run from within a turn, so turns don't nest.
+//!
+//! It ends in one of two ways. *Stopped* (a failed write or sync, a diverged log, a bug): it says nothing more to its
+//! peers, every append is refused, and its status says why, until the node is restarted. *Shut down*: its tasks end,
+//! the disk is waited for, everybody who still waits gets an answer.
+
+mod compose;
+mod disk;
+mod readers;
+mod requests;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use synod_protocol::{BodyKind, Instant, NodeId, Role};
+use synod_wal::{FileId, LogStats, LoggedReplica, Output};
+
+use crate::clock::Clock;
+use crate::error::{AppendError, ReadError, TrimError};
+use crate::link::Link;
+use crate::log::Shared;
+use crate::seam::buffer::{Buffer, Slab};
+use crate::seam::disk::{Durability, Files};
+use crate::seam::executor::Tasks;
+use crate::seam::local::{Moment, Signal};
+use crate::seam::time::sleep;
+use crate::status::Counters;
+
+use compose::InFlight;
+use readers::Readers;
+use requests::Waiting;
+
+/// Longest time between two looks at the clock.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Shortest time between them: a deadline that can't be met yet must not make the thread spin.
+const TICK_MIN: Duration = Duration::from_millis(1);
+
+/// How old the published status may get while turns are frequent.
+const STATUS_AGE: Duration = Duration::from_millis(1);
+
+/// How long to wait before a segment file that couldn't be created is tried again.
+const FILE_RETRY: Duration = Duration::from_secs(1);
+
+/// What a shard needs to know of the configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct ShardSettings {
+    pub(crate) node: NodeId,
+    pub(crate) group: synod_frame::GroupId,
+    pub(crate) log_directory: PathBuf,
+    pub(crate) segment_bytes: u64,
+    pub(crate) durability: Durability,
+    pub(crate) record_bytes_max: usize,
+    pub(crate) backlog_bytes: u64,
+    pub(crate) window_bodies: u32,
+    pub(crate) unknown_after: Duration,
+}
+
+/// See the module.
+pub(crate) struct Shard {
+    pub(crate) settings: ShardSettings,
+    pub(crate) tasks: Rc<Tasks>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) links: Vec<Rc<Link>>,
+    /// Raised to end the shard.
+    pub(crate) stop: Signal,
+    clock: Clock,
+    core: RefCell<Core>,
+    files: Files<FileId>,
+    /// Announced when the log's backlog has shrunk below its bound.
+    backlog_shrank: Moment,
+    /// Raised when the intake was emptied, so that the next arrival has to be waited for again.
+    intake_emptied: Signal,
+}
+
+/// What changes in a turn.
+struct Core {
+    replica: LoggedReplica<Slab>,
+    in_flight: InFlight,
+    readers: Readers,
+    waiting: Waiting,
+    counters: Counters,
+    stopped: Option<String>,
+    gate: Gate,
+    /// A body was delivered in this turn.
+    delivered: bool,
+    file_retry_at: Option<Instant>,
+    /// The last attempt to make a segment file failed, and that was logged.
+    file_failing: bool,
+    status_at: Instant,
+}
+
+/// What the intake was last told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    NoLeader,
+    NotLeader(NodeId),
+    DiskFull,
+    Stopped,
+}
+
+impl Shard {
+    /// A shard over a recovered replica. Nothing happens before [`Shard::start`].
+    pub(crate) fn new(
+        settings: ShardSettings,
+        clock: Clock,
+        tasks: Rc<Tasks>,
+        shared: Arc<Shared>,
+        links: Vec<Rc<Link>>,
+        replica: LoggedReplica<Slab>,
+    ) -> Shard {
+        let core = Core {
+            replica,
+            in_flight: InFlight::default(),
+            readers: Readers::default(),
+            waiting: Waiting::default(),
+            counters: Counters::default(),
+            stopped: None,
+            gate: Gate::NoLeader,
+            delivered: false,
+            file_retry_at: None,
+            file_failing: false,
+            status_at: Instant(0),
+        };
+        Shard {
+            settings,
+            tasks,
+            shared,
+            links,
+            stop: Signal::default(),
+            clock,
+            core: RefCell::new(core),
+            files: Files::new(),
+            backlog_shrank: Moment::default(),
+            intake_emptied: Signal::default(),
+        }
+    }
+
+    /// Starts the tasks that drive it: the first turn, the clock, the intake, requests.
+    pub(crate) fn start(self: &Rc<Self>) {
+        self.turn(|_, _| {});
+        self.tasks.spawn(Rc::clone(self).keep_time());
+        self.tasks.spawn(Rc::clone(self).watch_intake());
+        self.tasks.spawn(Rc::clone(self).answer_requests());
+        let shard = Rc::clone(self);
+        self.tasks.spawn(async move {
+            let panic = shard.tasks.panicked().await;
+            shard.end_service(&format!("a bug: {panic}"));
+        });
+    }
+
+    /// One event and everything that follows from it.
+    pub(crate) fn turn<R>(self: &Rc<Self>, event: impl FnOnce(&mut LoggedReplica<Slab>, Instant) -> R) -> R {
+        let mut core = self.core.borrow_mut();
+        let now = self.clock.now();
+        let result = event(&mut core.replica, now);
+        self.follow_up(&mut core, now);
+        result
+    }
+
+    fn follow_up(self: &Rc<Self>, core: &mut Core, now: Instant) {
+        loop {
+            while let Some(output) = core.replica.poll_output() {
+                self.carry_out(core, output);
+            }
+            if core.stopped.is_some() {
+                break;
+            }
+            let proposed = self.propose_gathered(core, now);
+            if std::mem::take(&mut core.delivered) {
+                self.serve_waiting(core);
+            } else if !proposed {
+                break;
+            }
+        }
+        if core.replica.backlog_bytes() < self.settings.backlog_bytes {
+            self.backlog_shrank.announce();
+        }
+        if now.since(core.status_at) >= STATUS_AGE {
+            self.publish(core, now);
+        }
+    }
+
+    fn carry_out(self: &Rc<Self>, core: &mut Core, output: Output<Buffer>) {
+        match output {
+            Output::Send { to, message, body } => {
+                let sent =
+                    self.links.iter().find(|link| link.peer() == to).is_some_and(|link| link.send(&message, body));
+                if sent {
+                    core.counters.sends += 1;
+                } else {
+                    core.counters.drops += 1;
+                }
+            }
+            Output::WriteFrame { write, file, offset, buffer } => self.write_frame(write, file, offset, buffer),
+            Output::WriteBytes { write, file, offset, bytes } => self.write_bytes(write, file, offset, &bytes),
+            Output::Sync { sync, file } => self.sync(sync, file),
+            Output::CreateFile { file } => self.create_file(file),
+            Output::ZeroFile { file, offset, bytes } => self.zero_file(file, offset, bytes),
+            Output::Read { read, file, offset, bytes } => self.read(read, file, offset, bytes),
+            Output::ReadDone { read, frame } => self.read_done(core, read, frame.as_ref()),
+            Output::Deliver { body, mark, frame } => {
+                core.counters.delivered += 1;
+                core.delivered = true;
+                // Before anybody hears of it: a status asked for after an append covers that append.
+                self.shared.status.lock().expect("no code that holds this lock panics").mark = mark;
+                if let Some(frame) = &frame {
+                    core.readers.note(frame);
+                }
+                self.resolve(core, &body);
+                if let BodyKind::Trim { upto } = body.kind {
+                    core.waiting.trimmed(upto);
+                }
+            }
+            Output::Damaged { body, file, offset } => {
+                tracing::error!(slot = %body.first, %file, offset, "a record of the log is damaged");
+            }
+            Output::Halt(reason) => {
+                core.replica.handle_failed();
+                self.stop_core(core, &reason.to_string());
+            }
+        }
+    }
+
+    /// Ends service for good, from outside a turn.
+    pub(crate) fn end_service(self: &Rc<Self>, reason: &str) {
+        match self.core.try_borrow_mut() {
+            Ok(mut core) => {
+                core.replica.handle_failed();
+                self.stop_core(&mut core, reason);
+            }
+            Err(_) => tracing::error!(reason, "a node stops in the middle of a turn"),
+        }
+    }
+
+    fn stop_core(&self, core: &mut Core, reason: &str) {
+        if core.stopped.is_some() {
+            return;
+        }
+        tracing::error!(node = %self.settings.node, reason, "the node stops serving; restart it when the cause is mended");
+        core.stopped = Some(reason.to_owned());
+        core.gate = Gate::Stopped;
+        self.shared.intake.close(AppendError::Poisoned);
+        core.in_flight.abandon();
+        core.readers.refuse(&ReadError::Poisoned);
+        core.waiting.refuse(&TrimError::Poisoned);
+        self.publish(core, self.clock.now());
+    }
+
+    /// Runs until the shard is told to stop, then until everything has ended. False if the disk didn't answer.
+    pub(crate) async fn run_to_end(self: &Rc<Self>, deadline: Duration) -> bool {
+        self.stop.wait().await;
+        self.shared.intake.close(AppendError::Shutdown);
+        self.shared.mailbox.close();
+        let ended = self.tasks.stop(deadline).await;
+        {
+            let mut core = self.core.borrow_mut();
+            core.in_flight.abandon();
+            core.readers.refuse(&ReadError::Shutdown);
+            core.waiting.refuse(&TrimError::Shutdown);
+            let now = self.clock.now();
+            self.publish(&mut core, now);
+        }
+        if ended {
+            self.files.close().await;
+        }
+        ended
+    }
+
+    /// Waits while the log has more unsynced bytes than it should: readers of bulk links stop here.
+    pub(crate) async fn wait_for_backlog(&self) {
+        while self.core.borrow().replica.backlog_bytes() >= self.settings.backlog_bytes
+            && self.core.borrow().stopped.is_none()
+        {
+            self.backlog_shrank.wait().await;
+        }
+    }
+
+    /// The durable log position that a hello tells.
+    pub(crate) fn durable_position(&self) -> u64 {
+        self.core.borrow().replica.wal().durable().0
+    }
+
+    /// Whether it has stopped serving.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.core.borrow().stopped.is_some()
+    }
+
+    /// Changes the counters.
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Counters)) {
+        change(&mut self.core.borrow_mut().counters);
+    }
+
+    async fn keep_time(self: Rc<Self>) {
+        loop {
+            let wait = {
+                let core = self.core.borrow();
+                core.replica.poll_deadline().since(self.clock.now()).clamp(TICK_MIN, TICK)
+            };
+            sleep(wait).await;
+            self.tick();
+        }
+    }
+
+    fn tick(self: &Rc<Self>) {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let now = self.clock.now();
+        core.replica.set_wall_clock(self.clock.wall_us());
+        if core.replica.poll_deadline() <= now {
+            core.replica.handle_timeout(now);
+        }
+        if core.file_retry_at.is_some_and(|at| at <= now) {
+            core.file_retry_at = None;
+            core.replica.retry_file(now);
+        }
+        core.counters.unknown += core.in_flight.expire(now, self.settings.unknown_after);
+        core.waiting.expire(now);
+        core.readers.forget_gone();
+        self.follow_up(core, now);
+    }
+
+    /// Publishes the status, and opens or closes the intake's gate by the role.
+    fn publish(&self, core: &mut Core, now: Instant) {
+        core.status_at = now;
+        let status = core.replica.status();
+        let protocol = status.protocol;
+        let leader = protocol.leader.map(|ballot| ballot.node);
+        let leads = matches!(protocol.role, Role::Leader | Role::Recovering);
+        if core.gate != Gate::Stopped {
+            let gate = match leader {
+                _ if leads && self.is_out_of_room(core, &status.log, protocol.open_bodies) => Gate::DiskFull,
+                _ if leads => Gate::Open,
+                Some(leader) if leader != self.settings.node => Gate::NotLeader(leader),
+                _ => Gate::NoLeader,
+            };
+            if gate != core.gate {
+                core.gate = gate;
+                match gate {
+                    Gate::Open => self.shared.intake.open(),
+                    Gate::NotLeader(leader) => self.shared.intake.close(self.not_leader(leader)),
+                    Gate::DiskFull => self.shared.intake.close(AppendError::DiskFull),
+                    Gate::NoLeader | Gate::Stopped => self.shared.intake.close(AppendError::NoLeader),
+                }
+            }
+        }
+        let known_leader = match leader {
+            _ if core.stopped.is_some() => None,
+            _ if leads => Some(self.settings.node),
+            leader => leader.filter(|leader| *leader != self.settings.node),
+        };
+        if protocol.role != Role::Recovering {
+            core.waiting.leader_is(known_leader);
+        }
+        core.waiting.leading_is(leads, known_leader);
+        let mut shared = self.shared.status.lock().expect("no code that holds this lock panics");
+        shared.role = protocol.role;
+        shared.leader = known_leader;
+        shared.ballot = protocol.leader.unwrap_or_default();
+        shared.promised = protocol.promised;
+        shared.mark = protocol.mark;
+        shared.base = status.base.slot;
+        shared.stable = protocol.stable;
+        shared.open_bodies = protocol.open_bodies;
+        shared.peers = protocol.peers;
+        shared.wal = status.log;
+        shared.counters = core.counters;
+        shared.stopped.clone_from(&core.stopped);
+    }
+
+    /// Whether nothing is proposed because the log has no segment left and can't get one.
+    fn is_out_of_room(&self, core: &Core, log: &LogStats, open_bodies: u32) -> bool {
+        let files_max = core.replica.wal().settings().pool_files_max as usize;
+        let no_more = core.file_failing || (log.files >= files_max && log.files_dirty == 0);
+        let held_by_window = open_bodies >= self.settings.window_bodies;
+        no_more && log.files_clean == 0 && !held_by_window && core.replica.opening().is_none()
+    }
+
+    fn not_leader(&self, leader: NodeId) -> AppendError {
+        let address = self.links.iter().find(|link| link.peer() == leader).map(|link| link.address());
+        AppendError::NotLeader { leader, address }
+    }
+}

@@ -1,0 +1,213 @@
+//! From submissions to bodies, and from delivered bodies back to submissions.
+//!
+//! A body is composed the moment there is room for one: while the pipeline is full submissions gather, and what
+//! gathered is the next body. So a lone submission goes out at once, and bodies grow under load, without a timer. The
+//! bytes of each submission are copied once, from its batch into the record buffer.
+//!
+//! A proposed body is followed until a body is delivered in its slots. If that is the same one, its submissions were
+//! chosen; if it is another, they were not and never will be (no instance is chosen twice, and a body is chosen whole
+//! or not at all), so they go back to the head of the intake. Until then nobody knows.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use synod_frame::{BodyBounds, CommandsPlan, Origin, PlanError, encode_commands};
+use synod_protocol::{BodyHandle, Instant};
+
+use super::{Core, Shard};
+use crate::error::AppendError;
+use crate::intake::Submission;
+use crate::seam::buffer;
+
+/// Vectors kept for the next bodies.
+const SPARES_MAX: usize = 64;
+
+/// The bodies proposed by this shard and not yet resolved, in the order of their proposal.
+#[derive(Default)]
+pub(super) struct InFlight {
+    bodies: VecDeque<Proposed>,
+    /// Emptied vectors, whose memory the next bodies use.
+    spares: Vec<Vec<Submission>>,
+}
+
+struct Proposed {
+    body: BodyHandle,
+    at: Instant,
+    submissions: Vec<Submission>,
+}
+
+impl InFlight {
+    fn spare(&mut self) -> Vec<Submission> {
+        self.spares.pop().unwrap_or_default()
+    }
+
+    fn give_back(&mut self, mut emptied: Vec<Submission>) {
+        emptied.clear();
+        if self.spares.len() < SPARES_MAX {
+            self.spares.push(emptied);
+        }
+    }
+
+    /// Takes out the bodies that share a slot with `body`.
+    fn take_overlapping(&mut self, body: &BodyHandle) -> Option<Proposed> {
+        // Bodies are delivered in the order of their slots, so it is the first one but for changes of leaders.
+        let place = self.bodies.iter().position(|proposed| proposed.body.overlaps(body))?;
+        self.bodies.remove(place)
+    }
+
+    /// Reports what is proposed as unknown: this node will not find out any more.
+    pub(super) fn abandon(&mut self) {
+        for proposed in self.bodies.drain(..) {
+            report_unknown(proposed.submissions);
+        }
+    }
+
+    /// Reports what was proposed too long ago as unknown; how many submissions those were.
+    pub(super) fn expire(&mut self, now: Instant, unknown_after: Duration) -> u64 {
+        let mut expired = 0;
+        while let Some(oldest) = self.bodies.front()
+            && now.since(oldest.at) >= unknown_after
+            && let Some(oldest) = self.bodies.pop_front()
+        {
+            expired += oldest.submissions.len() as u64;
+            report_unknown(oldest.submissions);
+        }
+        expired
+    }
+}
+
+fn report_unknown(submissions: Vec<Submission>) {
+    for submission in submissions {
+        // A receiver that is gone doesn't want to know; the same holds for every reply below.
+        let _ = submission.reply.send(Err(AppendError::Unknown));
+    }
+}
+
+impl Shard {
+    /// Proposes one body of what gathered, if there is something and room for it.
+    pub(super) fn propose_gathered(&self, core: &mut Core, now: Instant) -> bool {
+        let Some(opening) = core.replica.opening() else { return false };
+        let shared = BodyBounds { commands_max: opening.count_max, record_bytes_max: self.settings.record_bytes_max };
+        let alone = BodyBounds { commands_max: opening.count_max, ..BodyBounds::LARGEST };
+        let mut plan = CommandsPlan::new();
+        let mut submissions = core.in_flight.spare();
+        let emptied =
+            self.shared.intake.take(&mut submissions, |submission| match plan.try_push(&submission.batch, &shared) {
+                Err(PlanError::TooLarge { .. }) if plan.is_empty() => plan.try_push(&submission.batch, &alone).is_ok(),
+                pushed => pushed.is_ok(),
+            });
+        if emptied {
+            self.intake_emptied.raise();
+        }
+        let Some(layout) = plan.layout() else {
+            core.in_flight.give_back(submissions);
+            return false;
+        };
+        core.replica.set_wall_clock(self.clock.wall_us());
+        let origin = Origin {
+            group: self.settings.group,
+            first: opening.first,
+            ballot: opening.ballot,
+            leader_time_us: core.replica.leader_time_us(),
+        };
+        let mut record = buffer::allocate(layout.record_bytes());
+        let views: Vec<synod_frame::Submission<'_>> = submissions
+            .iter()
+            .map(|submission| synod_frame::Submission { session: 0, sequence: 0, ticket: 0, batch: &submission.batch })
+            .collect();
+        let body = encode_commands(record.as_bytes_mut(), &origin, &views)
+            .expect("the plan of these submissions fits the opening, and the buffer the plan");
+        drop(views);
+        match core.replica.propose(now, body, record) {
+            Ok(()) => {
+                core.counters.bodies += 1;
+                core.counters.submissions += submissions.len() as u64;
+                core.counters.commands += u64::from(body.count);
+                core.in_flight.bodies.push_back(Proposed { body, at: now, submissions });
+                true
+            }
+            Err(error) => {
+                // The opening was there a moment ago, and nothing happened in between.
+                tracing::warn!(%error, "a body was not proposed");
+                self.shared.intake.put_back(submissions.into_iter());
+                false
+            }
+        }
+    }
+
+    /// Answers the submissions whose slots `body` fills.
+    pub(super) fn resolve(&self, core: &mut Core, body: &BodyHandle) {
+        while let Some(mut proposed) = core.in_flight.take_overlapping(body) {
+            if proposed.body.id == body.id {
+                let mut first = body.first;
+                for submission in proposed.submissions.drain(..) {
+                    let end = first.plus(submission.batch.len() as u64);
+                    let _ = submission.reply.send(Ok(first..end));
+                    first = end;
+                }
+                core.in_flight.give_back(proposed.submissions);
+            } else {
+                core.counters.retries += proposed.submissions.len() as u64;
+                self.shared.intake.put_back(proposed.submissions.into_iter());
+            }
+        }
+    }
+
+    /// Turns an arrival at the empty intake into a turn of the shard.
+    pub(super) async fn watch_intake(self: Rc<Self>) {
+        loop {
+            poll_fn(|context| self.shared.intake.poll_arrival(context)).await;
+            self.turn(|_, _| {});
+            // What couldn't be proposed is proposed by the turn that makes room.
+            if !self.shared.intake.is_empty() {
+                self.intake_emptied.wait().await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_channel::oneshot;
+    use futures_lite::future::block_on;
+    use synod_frame::Batch;
+    use synod_protocol::{BodyId, BodyKind, Slot};
+
+    use super::*;
+    use crate::intake::Outcome;
+
+    fn handle(first: u64, count: u32, id: u128) -> BodyHandle {
+        BodyHandle { first: Slot(first), count, bytes: 256, kind: BodyKind::Commands, id: BodyId(id) }
+    }
+
+    fn propose(in_flight: &mut InFlight, body: BodyHandle, at: u64) -> oneshot::Receiver<Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        let batch: Batch = (0..body.count).map(|_| [0u8]).collect();
+        in_flight.bodies.push_back(Proposed { body, at: Instant(at), submissions: vec![Submission { batch, reply }] });
+        outcome
+    }
+
+    #[test]
+    fn only_bodies_that_share_a_slot_are_taken() {
+        let mut in_flight = InFlight::default();
+        let _first = propose(&mut in_flight, handle(1, 4, 1), 0);
+        let _second = propose(&mut in_flight, handle(5, 4, 2), 0);
+        assert_eq!(in_flight.take_overlapping(&handle(5, 1, 9)).map(|proposed| proposed.body.id), Some(BodyId(2)));
+        assert!(in_flight.take_overlapping(&handle(5, 9, 9)).is_none());
+        assert!(in_flight.take_overlapping(&handle(1, 1, 9)).is_some());
+    }
+
+    #[test]
+    fn what_is_proposed_too_long_ago_becomes_unknown() {
+        let mut in_flight = InFlight::default();
+        let mut old = propose(&mut in_flight, handle(1, 1, 1), 1_000);
+        let mut young = propose(&mut in_flight, handle(2, 1, 2), 900_000);
+        assert_eq!(in_flight.expire(Instant(1_001_000), Duration::from_secs(1)), 1);
+        assert_eq!(old.try_recv().unwrap(), Some(Err(AppendError::Unknown)));
+        assert_eq!(young.try_recv().unwrap(), None);
+        in_flight.abandon();
+        assert_eq!(block_on(young).unwrap(), Err(AppendError::Unknown));
+    }
+}

@@ -1,0 +1,121 @@
+//! Answering what other threads ask through the mailbox.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_channel::oneshot;
+use synod_protocol::{Instant, NodeId, Slot};
+
+use super::Shard;
+use crate::error::TrimError;
+use crate::mailbox::Request;
+
+/// Those who wait for something that no single turn brings. A receiver that is gone doesn't want to know, so that
+/// every failed send here is ignored.
+#[derive(Default)]
+pub(super) struct Waiting {
+    trims: Vec<PendingTrim>,
+    leaders: Vec<(Instant, oneshot::Sender<Option<NodeId>>)>,
+    leader: Option<NodeId>,
+}
+
+struct PendingTrim {
+    upto: Slot,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Slot, TrimError>>,
+}
+
+impl Waiting {
+    /// A trim was delivered.
+    pub(super) fn trimmed(&mut self, upto: Slot) {
+        for trim in self.trims.extract_if(.., |trim| trim.upto <= upto) {
+            let _ = trim.reply.send(Ok(upto));
+        }
+    }
+
+    /// Who takes appends now.
+    pub(super) fn leader_is(&mut self, leader: Option<NodeId>) {
+        self.leader = leader;
+        if leader.is_some() {
+            for (_, reply) in self.leaders.drain(..) {
+                let _ = reply.send(leader);
+            }
+        }
+    }
+
+    /// Whether this node leads; a trim that it proposed may be lost with its leadership.
+    pub(super) fn leading_is(&mut self, leads: bool, leader: Option<NodeId>) {
+        if !leads {
+            for trim in self.trims.drain(..) {
+                let _ = trim.reply.send(Err(TrimError::NotLeader { leader }));
+            }
+        }
+    }
+
+    /// Answers those whose time is over.
+    pub(super) fn expire(&mut self, now: Instant) {
+        for (_, reply) in self.leaders.extract_if(.., |(deadline, reply)| *deadline <= now || reply.is_canceled()) {
+            let _ = reply.send(None);
+        }
+        for trim in self.trims.extract_if(.., |trim| trim.deadline <= now) {
+            let _ = trim.reply.send(Err(TrimError::Unknown));
+        }
+    }
+
+    /// Nobody gets anything more.
+    pub(super) fn refuse(&mut self, error: &TrimError) {
+        for trim in self.trims.drain(..) {
+            let _ = trim.reply.send(Err(error.clone()));
+        }
+        for (_, reply) in self.leaders.drain(..) {
+            let _ = reply.send(None);
+        }
+    }
+
+    fn wait_for_leader(&mut self, now: Instant, timeout: Duration, reply: oneshot::Sender<Option<NodeId>>) {
+        match self.leader {
+            Some(leader) => drop(reply.send(Some(leader))),
+            None => self.leaders.push((now.plus(timeout), reply)),
+        }
+    }
+}
+
+impl Shard {
+    /// Takes requests out of the mailbox, for ever.
+    pub(super) async fn answer_requests(self: Rc<Self>) {
+        loop {
+            let request = poll_fn(|context| self.shared.mailbox.poll_request(context)).await;
+            self.answer(request);
+        }
+    }
+
+    fn answer(self: &Rc<Self>, request: Request) {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let now = self.clock.now();
+        match request {
+            Request::Read { from, reply } => self.read_from(core, from, reply),
+            Request::Trim { upto, reply } => match core.replica.trim(now, upto) {
+                Ok(upto) => {
+                    let deadline = now.plus(self.settings.unknown_after);
+                    core.waiting.trims.push(PendingTrim { upto, deadline, reply });
+                }
+                Err(error) => {
+                    let leader = core.waiting.leader;
+                    let _ = reply.send(Err(match error {
+                        _ if core.stopped.is_some() => TrimError::Poisoned,
+                        synod_protocol::TrimError::NotLeader => TrimError::NotLeader { leader },
+                        synod_protocol::TrimError::NothingToTrim { held, trimmed } => {
+                            TrimError::NothingToTrim { held, trimmed }
+                        }
+                    }));
+                }
+            },
+            Request::MarkAt { slot, reply } => drop(reply.send(core.replica.mark_at(slot))),
+            Request::WaitForLeader { timeout, reply } => core.waiting.wait_for_leader(now, timeout, reply),
+            Request::Stop => self.stop.raise(),
+        }
+        self.follow_up(core, now);
+    }
+}

@@ -1,0 +1,63 @@
+//! What a node tells about itself.
+
+use synod_protocol::{Ballot, Mark, NodeId, PeerStatus, Role, Slot};
+use synod_wal::LogStats;
+
+/// A view of one node's part in the log, at most some milliseconds old; its mark covers everything that an append or a
+/// reader of this node has given out.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// This node.
+    pub node: NodeId,
+    /// Its part.
+    pub role: Role,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The leader's ballot, or zero.
+    pub ballot: Ballot,
+    /// Highest promise.
+    pub promised: Ballot,
+    /// The delivered prefix: its end, and the chain over its bodies. Equal slots have equal chains on all replicas.
+    pub mark: Mark,
+    /// The end of the delivered prefix that is durable on this node's own disk.
+    pub stable: Slot,
+    /// The first slot that is kept.
+    pub base: Slot,
+    /// Number of this process start of the node.
+    pub boot: u64,
+    /// Bodies proposed and not yet chosen.
+    pub open_bodies: u32,
+    /// What a leader knows of its peers; empty elsewhere.
+    pub peers: Vec<PeerStatus>,
+    /// The write-ahead log.
+    pub wal: LogStats,
+    /// What was done since the start.
+    pub counters: Counters,
+    /// Why the node no longer serves, if it doesn't.
+    pub stopped: Option<String>,
+}
+
+/// What a shard has done since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Submissions proposed.
+    pub submissions: u64,
+    /// Commands in them.
+    pub commands: u64,
+    /// Bodies composed of them.
+    pub bodies: u64,
+    /// Bodies delivered, whoever proposed them.
+    pub delivered: u64,
+    /// Submissions proposed again because another body was chosen in their place.
+    pub retries: u64,
+    /// Submissions reported as unknown.
+    pub unknown: u64,
+    /// Messages handed to links.
+    pub sends: u64,
+    /// Messages dropped because their link was down or full.
+    pub drops: u64,
+    /// Messages received.
+    pub receives: u64,
+    /// Connections refused or ended because of what came over them.
+    pub refusals: u64,
+}

@@ -1,0 +1,176 @@
+//! What the integration tests share: directories on a real disk, free ports, and `synod` processes.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use synod::client::Client;
+use synod::{BodyKind, SharedBody, Slot};
+
+/// The binary under test.
+pub(crate) const SYNOD: &str = env!("CARGO_BIN_EXE_synod");
+
+/// A directory on the disk of the build: `/tmp` may live in memory, where no node runs.
+pub(crate) fn temporary_directory() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("synod-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory")
+}
+
+/// Addresses that nobody listens at. They are free when this returns; all are bound at once, so they differ.
+pub(crate) fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("a bound listener has an address")).collect()
+}
+
+/// Runs `synod` to its end.
+pub(crate) fn synod<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    Command::new(SYNOD).args(arguments).output().expect("the binary runs")
+}
+
+/// Runs `synod` and insists that it succeeds; its stdout.
+pub(crate) fn synod_ok<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
+    let output = synod(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("stdout is text")
+}
+
+/// Makes and bootstraps the directories of a cluster of nodes 1, 2, ...
+pub(crate) fn make_cluster(root: &Path, nodes: u32, segment_bytes: u64) -> Vec<PathBuf> {
+    let directories: Vec<PathBuf> = (1..=nodes).map(|node| root.join(format!("node-{node}"))).collect();
+    for (node, directory) in (1..).zip(&directories) {
+        let (node, size): (u32, _) = (node, segment_bytes.to_string());
+        let directory = directory.to_str().expect("a plain path");
+        synod_ok(["init", "--dir", directory, "--node", &node.to_string(), "--segment-size", &size]);
+    }
+    let mut bootstrap = vec!["bootstrap".to_owned()];
+    for directory in &directories {
+        bootstrap.extend(["--member-dir".to_owned(), directory.display().to_string()]);
+    }
+    synod_ok(bootstrap);
+    directories
+}
+
+/// A `synod serve` process; killed when dropped.
+pub(crate) struct Served {
+    pub(crate) child: Child,
+    pub(crate) client: SocketAddr,
+    pub(crate) listen: SocketAddr,
+    pub(crate) log: PathBuf,
+}
+
+impl Served {
+    /// Starts it and waits until it is ready.
+    pub(crate) fn start(directory: &Path, node: u32, listens: &[SocketAddr], client: SocketAddr) -> Served {
+        let log = directory.with_extension("stderr");
+        let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
+        let own = listens[node as usize - 1];
+        let mut command = Command::new(SYNOD);
+        command.args(["serve", "--dir"]).arg(directory).args(["--node", &node.to_string()]);
+        command.args(["--listen", &own.to_string(), "--client-listen", &client.to_string()]);
+        for (peer, address) in (1..).zip(listens) {
+            if peer != node {
+                command.args(["--peer", &format!("{peer}={address}")]);
+            }
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("the binary runs");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("stdout is piped");
+        BufReader::new(stdout).read_line(&mut line).expect("stdout is text");
+        let field = |name: &str| {
+            let value =
+                line.split_whitespace().find_map(|word| word.strip_prefix(name)).and_then(|v| v.strip_prefix('='));
+            value.and_then(|value| value.parse().ok())
+        };
+        let (Some(listen), Some(client)) = (field("listen"), field("client")) else {
+            let stderr = std::fs::read_to_string(&log).unwrap_or_default();
+            panic!("node {node} isn't ready: {line:?}\n{stderr}");
+        };
+        Served { child, client, listen, log }
+    }
+
+    /// Ends it without warning.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Asks it to end and waits; its exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        let pid = rustix_pid(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.child.wait().expect("it ends").code()
+    }
+
+    /// What it has logged so far, in all its lives.
+    pub(crate) fn stderr(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+fn rustix_pid(child: &Child) -> rustix::process::Pid {
+    rustix::process::Pid::from_child(child)
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.log.display(), self.stderr());
+        }
+    }
+}
+
+/// Waits until `check` gives something.
+pub(crate) fn wait_for<T>(what: &str, patience: Duration, mut check: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} didn't come about within {patience:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// All bodies of a node from the first slot on, over the network.
+pub(crate) fn read_all(address: SocketAddr) -> Vec<SharedBody> {
+    let mut client = Client::connect(address).expect("the node listens");
+    let mut bodies = Vec::new();
+    let mut next = Slot::FIRST;
+    loop {
+        let answer = client.read_from(next, 4 << 20).expect("the node answers");
+        if answer.bodies.is_empty() {
+            return bodies;
+        }
+        for body in &answer.bodies {
+            assert_eq!(body.handle().first, next, "bodies follow each other");
+            next = body.handle().end();
+        }
+        assert_eq!(answer.next, next);
+        bodies.extend(answer.bodies);
+    }
+}
+
+/// The commands of bodies, with their slots.
+pub(crate) fn commands(bodies: &[SharedBody]) -> Vec<(Slot, Vec<u8>)> {
+    let mut all = Vec::new();
+    for body in bodies.iter().filter(|body| body.handle().kind == BodyKind::Commands) {
+        let view = body.commands().expect("a commands body holds commands");
+        for (offset, command) in (0..).zip(view.iter()) {
+            all.push((body.handle().first.plus(offset), command.expect("a valid command").to_vec()));
+        }
+    }
+    all
+}
+
+/// What a stream gives until it ends.
+pub(crate) fn read_to_end(mut stream: std::net::TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A reset is an end as well.
+    let _ = stream.read_to_end(&mut bytes);
+    bytes
+}
