@@ -1,0 +1,322 @@
+//! A cluster in one thread: the event loop that drives every node, and the state around the nodes.
+//!
+//! A run has two phases. In the first everything goes wrong that the plan has drawn, and only safety is asked for. Then
+//! faults stop for everybody, and the cluster must come together: see [`convergence`].
+
+mod clients;
+mod convergence;
+mod faults;
+mod outputs;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use synod_protocol::Instant;
+
+use crate::disk::{Completion, OperationId};
+use crate::faults::partitions::Partition;
+use crate::faults::slow_disks::DiskFaults;
+use crate::invariants::{Invariants, Property, Violation};
+use crate::network::{Network, Packet, node_id};
+use crate::node::{Finish, Node};
+use crate::oracle::Oracle;
+use crate::plan::Plan;
+use crate::plant::Plant;
+use crate::random::Random;
+use crate::schedule::Schedule;
+use crate::stats::Stats;
+use crate::trace::Trace;
+
+use convergence::Convergence;
+
+/// When virtual time begins. Not zero, so that an instant of zero stays "never".
+const START: Instant = Instant(1_000_000);
+
+/// A run that is still busy after so many events will never end.
+const EVENTS_MAX: u64 = 10_000_000;
+
+/// What to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Decides everything.
+    pub seed: u64,
+    /// The number of nodes, instead of the one that the seed draws.
+    pub nodes: Option<usize>,
+    /// A bug to plant.
+    pub plant: Option<Plant>,
+    /// Ignore violations of all other properties.
+    pub only: Option<Property>,
+    /// Print every event.
+    pub trace: bool,
+}
+
+pub(crate) enum Event {
+    /// A packet reaches its receiver.
+    Arrive(Rc<Packet>),
+    /// A disk is done with something.
+    Disk { node: usize, life: u32, operation: OperationId, finish: Finish },
+    /// A node's deadline.
+    Wake { node: usize, life: u32 },
+    /// A client does something.
+    Client,
+    /// Links are cut.
+    Cut,
+    /// Links are mended; a flapping partition comes back so many times.
+    Mend { partition: Partition, left: u32 },
+    /// A node crashes, or all do.
+    Crash,
+    /// A node starts, unless it did already.
+    Start { node: usize, life: u32 },
+    /// A node stands still.
+    Pause,
+    /// A node goes on.
+    Resume { node: usize, life: u32 },
+    /// Faults stop.
+    Heal,
+    /// Time to look how far the cluster has come together.
+    Probe,
+}
+
+/// What reached a node while it stood still.
+enum Deferred {
+    Packet(Rc<Packet>),
+    Finish(Finish, Completion),
+}
+
+/// See the module documentation.
+pub struct Cluster {
+    options: Options,
+    plan: Plan,
+    schedule: Schedule<Event>,
+    nodes: Vec<Node>,
+    /// What waits for nodes that stand still.
+    deferred: Vec<Vec<Deferred>>,
+    network: Network,
+    disks: DiskFaults,
+    oracle: Oracle,
+    invariants: Invariants,
+    trace: Trace,
+    stats: Stats,
+    convergence: Option<Convergence>,
+    over: bool,
+    client_random: Random,
+    crash_random: Random,
+    disk_random: Random,
+    inspect_random: Random,
+    partition_random: Random,
+    pause_random: Random,
+}
+
+impl Cluster {
+    /// A cluster that is about to start.
+    pub fn new(options: Options) -> Cluster {
+        let seed = options.seed;
+        let plan = Plan::draw(seed, options.nodes);
+        let stream = |concern| Random::stream(seed, concern);
+        let mut nodes: Vec<Node> = (0..plan.nodes()).map(|index| Node::bootstrapped(index, seed, &plan)).collect();
+        if options.plant == Some(Plant::LyingDisk) {
+            nodes.iter_mut().for_each(|node| node.disk.lie());
+        }
+        let mut cluster = Cluster {
+            options,
+            schedule: Schedule::new(START),
+            deferred: nodes.iter().map(|_| Vec::new()).collect(),
+            network: Network::new(nodes.len(), plan.faults.messages.clone(), stream("network")),
+            disks: plan.faults.disks.clone(),
+            oracle: Oracle::new(seed),
+            invariants: Invariants::new(plan.configuration.clone(), options.only),
+            trace: Trace::new(options.trace),
+            stats: Stats { runs: 1, ..Stats::default() },
+            convergence: None,
+            over: false,
+            client_random: stream("clients"),
+            crash_random: stream("crashes"),
+            disk_random: stream("disks"),
+            inspect_random: stream("inspections"),
+            partition_random: stream("partitions"),
+            pause_random: stream("pauses"),
+            nodes,
+            plan,
+        };
+        cluster.schedule_beginning();
+        cluster
+    }
+
+    fn schedule_beginning(&mut self) {
+        for node in 0..self.nodes.len() {
+            let delay = Duration::from_micros(self.crash_random.below(200_000));
+            self.schedule.after(delay, Event::Start { node, life: 0 });
+        }
+        self.schedule.after(self.plan.faulty_time, Event::Heal);
+        self.schedule.after(Duration::from_millis(300), Event::Client);
+        self.schedule_cut();
+        self.schedule_crash();
+        self.schedule_pause();
+    }
+
+    /// Runs to the end, or to the first violation.
+    pub fn run(&mut self) {
+        while !self.over && self.invariants.violation().is_none() {
+            let Some(event) = self.schedule.next() else { break };
+            self.stats.events += 1;
+            if self.stats.events > EVENTS_MAX {
+                let detail = format!("the run is still busy after {EVENTS_MAX} events; {}", self.describe_nodes());
+                self.invariants.report(Property::Liveness, detail);
+                break;
+            }
+            self.handle(event);
+        }
+        if self.invariants.violation().is_none() {
+            self.invariants.ended(&self.oracle);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Arrive(packet) => self.arrive(&packet),
+            Event::Disk { node, life, operation, finish } => self.disk_done(node, life, operation, finish),
+            Event::Wake { node, life } => self.wake(node, life),
+            Event::Client => self.client(),
+            Event::Cut => self.cut(),
+            Event::Mend { partition, left } => self.mend(partition, left),
+            Event::Crash => self.crash_some(),
+            Event::Start { node, life } => self.start(node, life),
+            Event::Pause => self.pause(),
+            Event::Resume { node, life } => self.resume(node, life),
+            Event::Heal => self.heal(),
+            Event::Probe => self.probe(),
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.schedule.now()
+    }
+
+    fn arrive(&mut self, packet: &Rc<Packet>) {
+        let node = packet.to;
+        if !self.network.arrives(packet) || self.nodes[node].running.is_none() {
+            return;
+        }
+        if self.nodes[node].paused_until.is_some() {
+            return self.deferred[node].push(Deferred::Packet(Rc::clone(packet)));
+        }
+        self.receive(packet);
+        self.drain(node);
+    }
+
+    fn disk_done(&mut self, node: usize, life: u32, operation: OperationId, finish: Finish) {
+        if self.nodes[node].life != life || self.nodes[node].running.is_none() {
+            return;
+        }
+        let completion = self.nodes[node].disk.complete(operation);
+        self.note_durable(node);
+        if self.nodes[node].paused_until.is_some() {
+            return self.deferred[node].push(Deferred::Finish(finish, completion));
+        }
+        self.finish(node, finish, completion);
+        self.drain(node);
+    }
+
+    fn finish(&mut self, node: usize, finish: Finish, completion: Completion) {
+        let now = self.now();
+        self.trace.note(now, "disk", &[node as u64, finish_number(finish)], || format!("{} {finish:?}", node_id(node)));
+        if let Some(running) = &mut self.nodes[node].running {
+            running.finish(now, finish, completion);
+        }
+    }
+
+    fn note_durable(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        while let Some(record) = node.durability.next_durable(&node.disk) {
+            if let Some(body) = record.body.filter(|_| record.meta.kind == synod_wal::RecordKind::Accepted) {
+                self.invariants.accept_durable(index, body.id, record.meta.ballot);
+            }
+        }
+    }
+
+    fn wake(&mut self, node: usize, life: u32) {
+        let now = self.now();
+        let Node { life: current_life, paused_until, running: Some(running), .. } = &mut self.nodes[node] else { return };
+        if *current_life != life || now < running.wake_at {
+            return;
+        }
+        running.wake_at = Instant(u64::MAX);
+        if paused_until.is_some() {
+            // It looks at its deadlines when it goes on.
+            return;
+        }
+        running.replica.handle_timeout(now);
+        self.drain(node);
+    }
+
+    fn schedule_wake(&mut self, index: usize) {
+        let now = self.now();
+        let node = &mut self.nodes[index];
+        let Some(running) = &mut node.running else { return };
+        let deadline = running.replica.poll_deadline();
+        if deadline < running.wake_at && deadline != Instant(u64::MAX) {
+            // A deadline that has passed already still takes a moment: time must go on.
+            running.wake_at = deadline.max(now.plus(Duration::from_micros(1)));
+            self.schedule.at(running.wake_at, Event::Wake { node: index, life: node.life });
+        }
+    }
+
+    /// The violation that ended the run, if one did.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.invariants.violation()
+    }
+
+    /// Notes a violation that was found from outside.
+    pub fn report(&mut self, property: Property, detail: String) {
+        self.invariants.report(property, detail);
+    }
+
+    /// The hash over every event.
+    pub fn trace_hash(&self) -> u64 {
+        self.trace.hash()
+    }
+
+    /// The plan that the seed drew.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// How much virtual time has passed.
+    pub fn elapsed(&self) -> Duration {
+        self.now().since(START)
+    }
+
+    /// Figures so far.
+    pub fn stats(&self) -> Stats {
+        let commands = || self.oracle.commands().map(|(_, state)| state);
+        Stats {
+            time: self.elapsed(),
+            network: self.network.stats,
+            commands_submitted: commands().count() as u64,
+            commands_acked: commands().filter(|state| state.acked.is_some()).count() as u64,
+            commands_chosen: commands().filter(|state| state.delivered.is_some()).count() as u64,
+            ..self.stats
+        }
+    }
+
+    /// What every node thinks, for a report.
+    fn describe_nodes(&self) -> String {
+        let describe = |node: &Node| match &node.running {
+            None => format!("{} is down", node_id(node.index)),
+            Some(running) => {
+                let status = running.replica.status();
+                format!("{} thinks {:?}, log {:?}", node_id(node.index), status.protocol, status.log)
+            }
+        };
+        self.nodes.iter().map(describe).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn finish_number(finish: Finish) -> u64 {
+    match finish {
+        Finish::Written(write) => write.0 << 2,
+        Finish::Synced(sync) => sync.0 << 2 | 1,
+        Finish::FileReady(file) => u64::from(file.0) << 2 | 2,
+        Finish::Read(read) => read.0 << 2 | 3,
+    }
+}

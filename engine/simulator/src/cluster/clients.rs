@@ -1,0 +1,125 @@
+//! Clients at work, and leaders that make bodies of what they hand in.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use synod_protocol::{BodyHandle, Role, Slot};
+
+use crate::network::node_id;
+use crate::node::Reader;
+use crate::plant::Plant;
+
+use super::{Cluster, Event};
+
+impl Cluster {
+    pub(super) fn client(&mut self) {
+        let workload = &self.plan.workload;
+        let mut wait = workload.draw_wait(&mut self.client_random);
+        if self.options.plant == Some(Plant::AmbientChance) {
+            wait += Duration::from_micros(RandomState::new().hash_one(0) % 100);
+        }
+        let random = &mut self.client_random;
+        if random.chance(workload.read) {
+            let index = random.index(self.nodes.len());
+            let slot = Slot(random.within(1..=self.oracle.chosen_end().0));
+            if self.nodes[index].paused_until.is_none() {
+                self.read(index, slot, Reader::Client(slot));
+                self.drain(index);
+            }
+        }
+        if let Some(leader) = self.choose_leader() {
+            if self.client_random.chance(self.plan.workload.trim) {
+                self.ask_for_trim(leader);
+            } else {
+                self.submit(leader);
+            }
+        }
+        self.stats.client_turns += 1;
+        if self.stats.client_turns < u64::from(self.plan.workload.submissions_max) {
+            self.schedule.after(wait, Event::Client);
+        }
+    }
+
+    /// One of the nodes that claim to lead; there may be several, of which at most one is right.
+    fn choose_leader(&mut self) -> Option<usize> {
+        let mut leaders = Vec::with_capacity(1);
+        for index in 0..self.nodes.len() {
+            let leads = self.leads(index);
+            let Some(running) = &mut self.nodes[index].running else { continue };
+            if leads {
+                leaders.push(index);
+            } else {
+                running.desk.turn_away();
+            }
+        }
+        (!leaders.is_empty()).then(|| self.client_random.pick(&leaders))
+    }
+
+    pub(super) fn leads(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        node.paused_until.is_none() && node.status().is_some_and(|status| status.role == Role::Leader)
+    }
+
+    /// A client hands a node new commands.
+    pub(super) fn submit(&mut self, index: usize) {
+        let now = self.now();
+        let queued = self.plan.workload.make_submission(now, &mut self.client_random, &mut self.oracle);
+        if let Some(running) = &mut self.nodes[index].running {
+            running.desk.take(queued);
+            self.drain(index);
+        }
+    }
+
+    fn ask_for_trim(&mut self, index: usize) {
+        let now = self.now();
+        let Some(running) = &mut self.nodes[index].running else { return };
+        let upto = Slot(self.client_random.within(1..=running.delivered.slot.0));
+        if let Ok(agreed) = running.replica.trim(now, upto) {
+            self.stats.trims += 1;
+            self.trace.note(now, "trim", &[index as u64, agreed.0], || format!("{} {agreed}", node_id(index)));
+        }
+        self.drain(index);
+    }
+
+    /// Lets a leader propose a body of what waits; whether it did.
+    pub(super) fn propose(&mut self, index: usize) -> bool {
+        let now = self.now();
+        let Some(running) = &mut self.nodes[index].running else { return false };
+        if running.desk.is_idle() {
+            return false;
+        }
+        let Some(opening) = running.replica.opening() else { return false };
+        running.replica.set_wall_clock(now.0);
+        let time = running.replica.leader_time_us();
+        let Some((body, record)) = running.desk.compose(&opening, self.plan.workload.record_bytes_max, time) else {
+            return false;
+        };
+        running.replica.propose(now, body, record).expect("the body is made for the opening");
+        self.stats.bodies_proposed += 1;
+        self.trace.note(now, "propose", &[index as u64, body.first.0, body.id.0 as u64], || {
+            format!("{} {}..{} {}", node_id(index), body.first, body.end(), body.id)
+        });
+        if self.options.plant == Some(Plant::AcksEarly) {
+            let commands = running.desk.proposed(body.id).to_vec();
+            for (offset, id) in commands.into_iter().enumerate() {
+                self.invariants.acked(id, body.first.plus(offset as u64), &mut self.oracle);
+            }
+        }
+        true
+    }
+
+    /// The node that proposed a body has delivered it: its clients are told.
+    pub(super) fn ack(&mut self, index: usize, body: &BodyHandle) {
+        let Some(running) = &mut self.nodes[index].running else { return };
+        for (offset, id) in running.desk.delivered(body.id).into_iter().enumerate() {
+            let slot = body.first.plus(offset as u64);
+            let told = match self.options.plant {
+                Some(Plant::AcksWrongSlot) => Slot(slot.0.saturating_sub(1)),
+                Some(Plant::AcksFirstSlot) => Slot::FIRST,
+                _ => slot,
+            };
+            self.invariants.acked(id, told, &mut self.oracle);
+        }
+    }
+}

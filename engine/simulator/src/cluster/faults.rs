@@ -1,0 +1,174 @@
+//! Faults as they strike: crashes and starts, pauses, cuts.
+
+use crate::disk::Ending;
+use crate::faults::partitions::{Cut, Partition};
+use crate::invariants::Property;
+use crate::network::node_id;
+use crate::plant::Plant;
+
+use super::{Cluster, Deferred, Event};
+
+impl Cluster {
+    pub(super) fn schedule_cut(&mut self) {
+        if let Some(wait) = self.plan.faults.partitions.draw_wait(&mut self.partition_random) {
+            self.schedule.after(wait, Event::Cut);
+        }
+    }
+
+    pub(super) fn cut(&mut self) {
+        let partition = self.plan.faults.partitions.draw_partition(&mut self.partition_random, self.nodes.len());
+        self.apply_cut(partition, partition.times);
+    }
+
+    fn apply_cut(&mut self, partition: Partition, left: u32) {
+        let now = self.now();
+        self.trace.note(now, "cut", &[u64::from(left)], || format!("{partition:?}"));
+        self.stats.cuts += 1;
+        self.network.set_cut(partition.cut);
+        self.schedule.after(partition.lasts / (2 * partition.times), Event::Mend { partition, left: left - 1 });
+    }
+
+    pub(super) fn mend(&mut self, partition: Partition, left: u32) {
+        let now = self.now();
+        self.trace.note(now, "mend", &[u64::from(left)], String::new);
+        if left > 0 && self.network.cut() == partition.cut {
+            self.network.set_cut(Cut::Nothing);
+            // The other half of a flap: the links are whole for as long as they were cut.
+            self.schedule.after(partition.lasts / (2 * partition.times), Event::Mend { partition, left });
+        } else if left > 0 {
+            self.apply_cut(partition, left);
+        } else {
+            self.network.set_cut(Cut::Nothing);
+            self.schedule_cut();
+        }
+    }
+
+    pub(super) fn schedule_crash(&mut self) {
+        if let Some(wait) = self.plan.faults.crashes.draw_wait(&mut self.crash_random) {
+            self.schedule.after(wait, Event::Crash);
+        }
+    }
+
+    pub(super) fn crash_some(&mut self) {
+        let crash = self.plan.faults.crashes.draw_crash(&mut self.crash_random);
+        if crash.everybody {
+            for index in 0..self.nodes.len() {
+                if self.nodes[index].running.is_some() {
+                    self.crash(index, Ending::PowerFailure);
+                }
+            }
+        } else {
+            let index = self.crash_random.index(self.nodes.len());
+            match &mut self.nodes[index].running {
+                Some(running) if crash.outputs > 0 => running.crash_in = Some((crash.outputs, crash.ending)),
+                Some(_) => self.crash(index, crash.ending),
+                None => {}
+            }
+        }
+        self.schedule_crash();
+    }
+
+    /// Ends a node's process, or its machine, at once.
+    pub(super) fn crash(&mut self, index: usize, ending: Ending) {
+        let now = self.now();
+        self.trace.note(now, "crash", &[index as u64], || format!("{} {ending:?}", node_id(index)));
+        match ending {
+            Ending::Kill => self.stats.kills += 1,
+            Ending::PowerFailure => self.stats.power_failures += 1,
+        }
+        self.deferred[index].clear();
+        self.nodes[index].crash(ending, &mut self.crash_random);
+        let down = self.plan.faults.crashes.draw_down(&mut self.crash_random);
+        self.schedule.after(down, Event::Start { node: index, life: self.nodes[index].life });
+    }
+
+    pub(super) fn start(&mut self, index: usize, life: u32) {
+        if self.nodes[index].life != life || self.nodes[index].running.is_some() {
+            return;
+        }
+        let now = self.now();
+        self.stats.starts += 1;
+        let node = &mut self.nodes[index];
+        if self.options.plant == Some(Plant::WipedDisk) && node.life > 0 {
+            node.disk.wipe();
+            node.bootstrap(&self.plan);
+        }
+        node.disk.sync_directory();
+        let recovered = match node.recover(&node.disk.live(), &self.plan) {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                return self.invariants.report(Property::Recovers, format!("{} can't start: {error}", node_id(index)));
+            }
+        };
+        self.trace.note(
+            now,
+            "start",
+            &[index as u64, u64::from(life), recovered.mark.slot.0, recovered.promised.round, recovered.end.0],
+            || {
+                format!(
+                    "{} life {} promised {} mark {} base {} cut {:?}",
+                    node_id(index),
+                    life + 1,
+                    recovered.promised,
+                    recovered.mark.slot,
+                    recovered.index.base().slot,
+                    recovered.cut
+                )
+            },
+        );
+        self.invariants.recovered(index, &node.durability, &recovered, &self.oracle);
+        self.invariants.started(index, &recovered, &mut self.oracle);
+        node.start(now, &self.plan, recovered, self.options.plant);
+        if self.convergence.is_none()
+            && let Some(crash) = self.plan.faults.crashes.draw_again(&mut self.crash_random)
+            && let Some(running) = &mut node.running
+        {
+            running.crash_in = Some((crash.outputs, crash.ending));
+        }
+        self.drain(index);
+    }
+
+    pub(super) fn schedule_pause(&mut self) {
+        if let Some(wait) = self.plan.faults.pauses.draw_wait(&mut self.pause_random) {
+            self.schedule.after(wait, Event::Pause);
+        }
+    }
+
+    pub(super) fn pause(&mut self) {
+        let index = self.pause_random.index(self.nodes.len());
+        let lasts = self.plan.faults.pauses.draw_pause(&mut self.pause_random);
+        let now = self.now();
+        let node = &mut self.nodes[index];
+        if node.running.is_some() && node.paused_until.is_none() {
+            self.stats.pauses += 1;
+            self.trace.note(now, "pause", &[index as u64], || format!("{} for {lasts:?}", node_id(index)));
+            node.paused_until = Some(now.plus(lasts));
+            self.schedule.after(lasts, Event::Resume { node: index, life: node.life });
+        }
+        self.schedule_pause();
+    }
+
+    pub(super) fn resume(&mut self, index: usize, life: u32) {
+        let now = self.now();
+        let node = &mut self.nodes[index];
+        if node.life != life || node.paused_until.take().is_none() {
+            return;
+        }
+        self.trace.note(now, "resume", &[index as u64], || node_id(index).to_string());
+        for deferred in std::mem::take(&mut self.deferred[index]) {
+            // It may crash in the middle of what it missed.
+            if self.nodes[index].life != life || self.nodes[index].running.is_none() {
+                return;
+            }
+            match deferred {
+                Deferred::Packet(packet) => self.receive(&packet),
+                Deferred::Finish(finish, completion) => self.finish(index, finish, completion),
+            }
+            self.drain(index);
+        }
+        if let Some(running) = &mut self.nodes[index].running {
+            running.replica.handle_timeout(now);
+            self.drain(index);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Carrying out what a node asks for, with the checkers looking on.
+
+use std::rc::Rc;
+
+use synod_frame::{BLOCK_BYTES, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_noop};
+use synod_protocol::{BodyHandle, Mark, Message, NodeId, Slot};
+use synod_wal::{Frame, Output, ReadAnswer, ReadId};
+
+use crate::disk::{Data, Ending};
+use crate::invariants::{Invariants, Property};
+use crate::network::{Packet, node_id, undefined_buffer};
+use crate::node::{Finish, GROUP, Reader};
+use crate::plant::Plant;
+use crate::random::Chance;
+
+use super::{Cluster, Event};
+
+/// Planted bugs that need some history wait for this slot.
+const PLANTED_FROM: Slot = Slot(20);
+
+impl Cluster {
+    /// Carries out everything that a node asks for, unless it crashes on the way.
+    pub(super) fn drain(&mut self, index: usize) {
+        loop {
+            let Some(running) = &mut self.nodes[index].running else { return };
+            let Some(output) = running.replica.poll_output() else {
+                if self.propose(index) {
+                    continue;
+                }
+                break;
+            };
+            if let Some((left, ending)) = &mut running.crash_in {
+                if *left == 0 {
+                    let ending = *ending;
+                    return self.crash(index, ending);
+                }
+                *left -= 1;
+            }
+            self.carry_out(index, output);
+        }
+        self.schedule_wake(index);
+    }
+
+    fn carry_out(&mut self, index: usize, output: Output<RecordBuffer>) {
+        match output {
+            Output::Send { to, message, body } => self.send(index, to, message, body),
+            Output::WriteFrame { write, file, offset, buffer } => {
+                let bytes = (*buffer).as_ref();
+                if !self.nodes[index].durability.is_verified() {
+                    // Later a record of the same body at a higher ballot may hide one that was recovered.
+                    self.verify_disk(index);
+                }
+                let record = self.nodes[index].durability.write_record(file, offset, bytes);
+                if let Some(body) = record.body {
+                    self.oracle.note_body(body);
+                }
+                self.invariants.record_written(index, &record);
+                let now = self.now();
+                self.trace.note(now, "write", &[index as u64, u64::from(file.0), offset, bytes.len() as u64], || {
+                    let body = record.body.map(|body| format!(" {}..{} {}", body.first, body.end(), body.id));
+                    let meta = &record.meta;
+                    format!(
+                        "{} {:?} at {}{}, promised {}, mark {}, {file} {offset}",
+                        node_id(index),
+                        meta.kind,
+                        meta.ballot,
+                        body.unwrap_or_default(),
+                        meta.promised,
+                        meta.mark.slot
+                    )
+                });
+                self.stats.writes += 1;
+                let lost = self.options.plant == Some(Plant::LosesWrite) && self.stats.writes.is_multiple_of(100);
+                let data = if lost { Data::Zeros(bytes.len()) } else { Data::Record(buffer) };
+                let operation = self.nodes[index].disk.begin_write(file, offset, data);
+                self.begin(index, operation, Finish::Written(write));
+            }
+            Output::WriteBytes { write, file, offset, bytes } => {
+                let now = self.now();
+                self.trace.note(now, "write", &[index as u64, u64::from(file.0), offset, bytes.len() as u64], || {
+                    format!("{} {} bytes at {file} {offset}", node_id(index), bytes.len())
+                });
+                self.stats.writes += 1;
+                let node = &mut self.nodes[index];
+                node.durability.write_bytes(file, offset, &bytes);
+                let operation = node.disk.begin_write(file, offset, Data::Bytes(Rc::new(bytes)));
+                self.begin(index, operation, Finish::Written(write));
+            }
+            Output::Sync { sync, file } => {
+                self.stats.syncs += 1;
+                let operation = self.nodes[index].disk.begin_sync(file);
+                self.begin(index, operation, Finish::Synced(sync));
+            }
+            Output::CreateFile { file } => {
+                let operation = self.nodes[index].disk.begin_create(file, self.plan.log.segment_bytes);
+                self.begin(index, operation, Finish::FileReady(file));
+            }
+            Output::ZeroFile { file, offset, bytes } => {
+                let operation = self.nodes[index].disk.begin_zero(file, offset..offset + bytes);
+                self.begin(index, operation, Finish::FileReady(file));
+            }
+            Output::Read { read, file, offset, bytes } => {
+                let operation = self.nodes[index].disk.begin_read(file, offset, bytes);
+                self.begin(index, operation, Finish::Read(read));
+            }
+            Output::ReadDone { read, frame } => self.read_done(index, read, frame),
+            Output::Deliver { body, mark, frame } => self.deliver(index, body, mark, frame),
+            Output::Damaged { body, file, offset } => {
+                let detail = format!("{} finds {body:?} damaged in {file} at {offset}", node_id(index));
+                self.invariants.report(Property::Recovers, detail);
+            }
+            Output::Halt(reason) => {
+                self.invariants.report(Property::NoHalt, format!("{} halts: {reason}", node_id(index)));
+            }
+        }
+    }
+
+    fn begin(&mut self, index: usize, operation: crate::disk::OperationId, finish: Finish) {
+        let latency = self.disks.draw_latency(&mut self.disk_random, index, self.nodes.len());
+        let life = self.nodes[index].life;
+        self.schedule.after(latency, Event::Disk { node: index, life, operation, finish });
+    }
+
+    fn send(&mut self, index: usize, to: NodeId, mut message: Message, body: Option<Frame<RecordBuffer>>) {
+        let to = to.0 as usize - 1;
+        if let Some(plant) = self.options.plant {
+            plant.alter_sent(&mut message);
+            if self.plant_in_sending(plant, index, to, &message) {
+                return;
+            }
+        }
+        self.check_sent(index, &message);
+        self.dispatch(Packet::encode(index, to, GROUP, &message, body), &message);
+    }
+
+    fn check_sent(&mut self, index: usize, message: &Message) {
+        let is_claim = Invariants::is_claim(message);
+        let mut unbacked = None;
+        if is_claim {
+            unbacked = Invariants::unbacked_claim(message, &self.nodes[index].durability, &self.oracle);
+            if unbacked.is_some() && !self.nodes[index].durability.is_verified() {
+                self.verify_disk(index);
+                unbacked = Invariants::unbacked_claim(message, &self.nodes[index].durability, &self.oracle);
+            }
+        }
+        let life = self.nodes[index].life;
+        self.invariants.sent(index, life, message, unbacked, &self.oracle);
+        if is_claim && self.inspect_random.chance(self.plan.inspect) {
+            self.inspect_disk(index);
+        }
+    }
+
+    fn dispatch(&mut self, packet: Packet, message: &Message) {
+        let now = self.now();
+        let (from, to) = (packet.from, packet.to);
+        self.trace.note(now, "send", &[from as u64, to as u64, packet.fingerprint()], || {
+            format!("{} -> {} {message:?}", node_id(from), node_id(to))
+        });
+        let mut arrivals = Vec::with_capacity(2);
+        self.network.send(now, packet, &mut arrivals);
+        for (at, packet) in arrivals {
+            self.schedule.at(at, Event::Arrive(packet));
+        }
+    }
+
+    /// Whether a planted bug keeps the message from being sent as it is.
+    fn plant_in_sending(&mut self, plant: Plant, index: usize, to: usize, message: &Message) -> bool {
+        match (plant, message) {
+            (Plant::NeverServes, Message::Chosen { .. }) => true,
+            (Plant::CountsUnsentVotes, Message::Accept { ballot, body, .. }) => {
+                let vote = Message::Accepted { ballot: *ballot, first: body.first, id: body.id };
+                let now = self.now();
+                self.schedule.at(now, Event::Arrive(Rc::new(Packet::encode(to, index, GROUP, &vote, None))));
+                false
+            }
+            (Plant::TwoValues, Message::Accept { ballot, body, mark }) if to + 1 == self.nodes.len() => {
+                let mut record = undefined_buffer(BLOCK_BYTES);
+                let origin = Origin { group: GROUP, first: body.first, ballot: *ballot, leader_time_us: 1 };
+                let other = encode_noop(record.as_mut(), &origin, body.count).expect("the slots are valid");
+                let bytes = &record.as_ref()[RECORD_HEADER_BYTES..][..other.bytes as usize];
+                let message = Message::Accept { ballot: *ballot, body: other, mark: *mark };
+                self.check_sent(index, &message);
+                self.dispatch(Packet::forge(index, to, GROUP, &message, bytes), &message);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Hands a packet to its receiver.
+    pub(super) fn receive(&mut self, packet: &Packet) {
+        let (index, now) = (packet.to, self.now());
+        let (mut message, body) = packet.decode(undefined_buffer);
+        self.trace.note(now, "receive", &[packet.from as u64, index as u64, packet.fingerprint()], || {
+            format!("{} <- {} {message:?}", node_id(index), node_id(packet.from))
+        });
+        if let Some(plant) = self.options.plant {
+            plant.alter_received(&mut message);
+            self.plant_in_receiving(plant, packet.from, index, &message);
+        }
+        if let Some(running) = &mut self.nodes[index].running {
+            running.replica.handle_message(now, node_id(packet.from), message, body);
+        }
+    }
+
+    fn plant_in_receiving(&mut self, plant: Plant, from: usize, index: usize, message: &Message) {
+        match (plant, message) {
+            (Plant::AnswersEarly, Message::Accept { ballot, body, .. }) => {
+                let answer = Message::Accepted { ballot: *ballot, first: body.first, id: body.id };
+                self.send(index, node_id(from), answer, None);
+            }
+            (Plant::SpeaksForAnother, Message::Heartbeat { .. }) => {
+                let others = (0..self.nodes.len()).filter(|other| *other != index);
+                for other in others.collect::<Vec<_>>() {
+                    self.send(index, node_id(other), message.clone(), None);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn deliver(&mut self, index: usize, mut body: BodyHandle, mut mark: Mark, frame: Option<Frame<RecordBuffer>>) {
+        let now = self.now();
+        self.trace.note(now, "deliver", &[index as u64, body.first.0, body.id.0 as u64, mark.chain.0 as u64], || {
+            format!("{} {:?} {}..{} {}", node_id(index), body.kind, body.first, body.end(), body.id)
+        });
+        self.stats.bodies_delivered += 1;
+        if let Some(running) = &mut self.nodes[index].running {
+            running.delivered = mark;
+        }
+        let planted = self.options.plant.filter(|_| index == 0 && body.first >= PLANTED_FROM);
+        match planted {
+            Some(Plant::DeliversAnother) => body.id = Plant::other_id(body.id),
+            Some(Plant::SkipsDelivery) if body.first.0.is_multiple_of(3) => return,
+            Some(Plant::WrongChain) => mark.chain.0 ^= 1,
+            Some(Plant::Panics) => panic!("planted"),
+            _ => {}
+        }
+        self.invariants.delivered(index, &body, mark, &mut self.oracle);
+        match frame {
+            Some(frame) if planted == Some(Plant::FlipsBit) => {
+                let mut bytes = frame.body().to_vec();
+                *bytes.last_mut().expect("bodies have headers") ^= 1;
+                self.invariants.gave_bytes(index, &body, &bytes, &mut self.oracle);
+            }
+            Some(frame) => self.invariants.gave_bytes(index, &body, frame.body(), &mut self.oracle),
+            None => self.read(index, body.first, Reader::Delivery),
+        }
+        self.ack(index, &body);
+    }
+
+    /// A reader asks a node for a slot.
+    pub(super) fn read(&mut self, index: usize, slot: Slot, reader: Reader) {
+        let Some(running) = &mut self.nodes[index].running else { return };
+        let must_be_there = slot < running.delivered.slot;
+        match running.replica.read(slot) {
+            ReadAnswer::Frame(frame) => self.read_answered(index, slot, reader, &frame),
+            ReadAnswer::Pending(read) => {
+                running.readers.insert(read, (slot, reader));
+            }
+            ReadAnswer::NotYet if must_be_there => self.invariants.read_nothing(index, slot),
+            ReadAnswer::NotYet => {}
+            ReadAnswer::Trimmed { first } => self.invariants.read_trimmed(index, slot, first),
+            ReadAnswer::Fenced => unreachable!("nothing failed"),
+        }
+    }
+
+    fn read_done(&mut self, index: usize, read: ReadId, frame: Option<Frame<RecordBuffer>>) {
+        let Some(running) = &mut self.nodes[index].running else { return };
+        let Some((slot, reader)) = running.readers.remove(&read) else { return };
+        let base = running.replica.wal().index().base().slot;
+        match frame {
+            Some(frame) => self.read_answered(index, slot, reader, &frame),
+            // It was trimmed while it was being read.
+            None if slot < base => {}
+            None => self.invariants.read_nothing(index, slot),
+        }
+    }
+
+    fn read_answered(&mut self, index: usize, slot: Slot, reader: Reader, frame: &Frame<RecordBuffer>) {
+        self.stats.reads += 1;
+        let body = frame.handle();
+        match (self.options.plant, reader) {
+            (Some(Plant::CallsTrimmed), Reader::Client(_)) => {
+                self.invariants.read_trimmed(index, slot, self.oracle.chosen_end());
+            }
+            (Some(Plant::ReadsBeside), Reader::Client(_)) if slot.0 > u64::from(body.count) => {
+                self.invariants.read(index, Slot(slot.0 - u64::from(body.count)), body, &self.oracle);
+            }
+            _ => self.invariants.read(index, slot, body, &self.oracle),
+        }
+        self.invariants.gave_bytes(index, body, frame.body(), &mut self.oracle);
+    }
+
+    /// Looks up what of a restarted node's log is durable by now.
+    fn verify_disk(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        match node.recover(&node.disk.durable(), &self.plan) {
+            Ok(recovered) => {
+                for (id, ballot) in node.durability.verify(&recovered) {
+                    self.invariants.accept_durable(index, id, ballot);
+                }
+            }
+            Err(error) => self.invariants.report(
+                Property::Recovers,
+                format!("{} could not start if power failed now: {error}", node_id(index)),
+            ),
+        }
+    }
+
+    /// Recovers a copy of a node's disk as a power failure at this moment might leave it.
+    fn inspect_disk(&mut self, index: usize) {
+        self.stats.inspections += 1;
+        let node = &self.nodes[index];
+        let recovered = if self.inspect_random.chance(Chance::of(1, 2)) {
+            node.recover(&node.disk.durable(), &self.plan)
+        } else {
+            let mut disk = node.disk.clone();
+            disk.crash(Ending::PowerFailure, &mut self.inspect_random);
+            node.recover(&disk.live(), &self.plan)
+        };
+        match recovered {
+            Ok(recovered) => self.invariants.recovered(index, &node.durability, &recovered, &self.oracle),
+            Err(error) => self.invariants.report(
+                Property::Recovers,
+                format!("{} could not start if power failed now: {error}", node_id(index)),
+            ),
+        }
+    }
+}

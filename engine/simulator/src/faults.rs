@@ -1,0 +1,47 @@
+//! What goes wrong in a run: one file a family. Each seed draws which families take part and how hard (swarm testing),
+//! so that one kind of fault doesn't hide what another would show; some seeds have none at all.
+//!
+//! Damage to stored bytes (rot, lost and misdirected writes, failed syncs, full disks) is no part of this yet: every
+//! error that a run meets is therefore one of the code.
+
+pub mod crashes;
+pub mod messages;
+pub mod partitions;
+pub mod pauses;
+pub mod slow_disks;
+
+use crashes::CrashFaults;
+use messages::MessageFaults;
+use partitions::PartitionFaults;
+use pauses::PauseFaults;
+use slow_disks::DiskFaults;
+
+use crate::random::Random;
+
+/// The faults of a run.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    /// What happens to single packets.
+    pub messages: MessageFaults,
+    /// Links that are cut for a while.
+    pub partitions: PartitionFaults,
+    /// Processes and machines that end and start again.
+    pub crashes: CrashFaults,
+    /// Processes that stand still for a while.
+    pub pauses: PauseFaults,
+    /// Disks that take their time.
+    pub disks: DiskFaults,
+}
+
+impl Faults {
+    /// Draws the faults of a run.
+    pub fn draw(random: &mut Random) -> Faults {
+        Faults {
+            messages: MessageFaults::draw(random),
+            partitions: PartitionFaults::draw(random),
+            crashes: CrashFaults::draw(random),
+            pauses: PauseFaults::draw(random),
+            disks: DiskFaults::draw(random),
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The properties that every run is held against: one file each, named after the property, with its number in the list
+//! of invariants. Checkers look at what leaves a node (messages, writes, deliveries, answers) and at what its disk
+//! holds, and know nothing of what the code believes.
+
+mod accepted_is_reported;
+mod acked_durability;
+mod agreement;
+mod append_order;
+mod chain_equal;
+mod chosen_by_quorum;
+mod one_leader_per_ballot;
+mod one_value_per_ballot;
+mod persist_before_speak;
+mod prefix_without_gaps;
+mod promise_monotonic;
+mod tail_reads;
+mod trim_safety;
+mod validity;
+
+use std::fmt;
+use std::str::FromStr;
+
+use synod_protocol::{BodyHandle, BodyId, BodyKind, Ballot, Configuration, Mark, Message, Slot};
+use synod_wal::{RecordKind, RecoveredLog};
+
+use crate::durability::{Durability, Record};
+use crate::oracle::{CommandId, Oracle};
+
+use accepted_is_reported::AcceptedIsReported;
+use chain_equal::ChainEqual;
+use chosen_by_quorum::ChosenByQuorum;
+use one_leader_per_ballot::OneLeaderPerBallot;
+use one_value_per_ballot::OneValuePerBallot;
+use prefix_without_gaps::PrefixWithoutGaps;
+use promise_monotonic::PromiseMonotonic;
+use trim_safety::TrimSafety;
+
+macro_rules! properties {
+    ($($property:ident $name:literal $number:literal,)*) => {
+        /// What a run can violate.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[expect(missing_docs, reason = "each is described by its checker")]
+        pub enum Property {
+            $($property,)*
+        }
+
+        impl Property {
+            /// All of them.
+            pub const ALL: &[Property] = &[$(Property::$property,)*];
+
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Property::$property => $name,)*
+                }
+            }
+
+            /// Its number in the list of invariants.
+            pub fn number(self) -> &'static str {
+                match self {
+                    $(Property::$property => $number,)*
+                }
+            }
+        }
+    };
+}
+
+properties! {
+    Agreement "agreement" "I1",
+    ChosenByQuorum "chosen-by-quorum" "I2",
+    Validity "validity" "I3",
+    OneValuePerBallot "one-value-per-ballot" "I4",
+    OneLeaderPerBallot "one-leader-per-ballot" "I5",
+    PromiseMonotonic "promise-monotonic" "I6",
+    PersistBeforeSpeak "persist-before-speak" "I7",
+    AcceptedIsReported "accepted-is-reported" "I8",
+    PrefixWithoutGaps "prefix-without-gaps" "I9",
+    ChainEqual "chain-equal" "I10",
+    AckedDurability "acked-durability" "I11",
+    AppendOrder "append-order" "I12",
+    TrimSafety "trim-safety" "I16",
+    TailReads "tail-reads" "I23",
+    NoPanic "no-panic" "I25",
+    Liveness "liveness" "I26",
+    Determinism "determinism" "I30",
+    Recovers "recovers" "L1",
+    NoHalt "no-halt" "halt",
+}
+
+impl fmt::Display for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.number())
+    }
+}
+
+impl FromStr for Property {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Property, String> {
+        let found = Property::ALL.iter().find(|property| property.name() == name || property.number() == name);
+        found.copied().ok_or_else(|| {
+            let names: Vec<&str> = Property::ALL.iter().map(|property| property.name()).collect();
+            format!("no such property; there are {}", names.join(", "))
+        })
+    }
+}
+
+/// A property that doesn't hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The property.
+    pub property: Property,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl Violation {
+    /// A violation of `property`.
+    pub fn new(property: Property, detail: String) -> Violation {
+        Violation { property, detail }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.property, self.detail)
+    }
+}
+
+/// What a checker says.
+pub type Verdict = Result<(), Violation>;
+
+/// All checkers of a run. They go on after a violation; the first one is kept.
+#[derive(Debug)]
+pub struct Invariants {
+    /// If given, violations of other properties are ignored: to see that one checker fires by itself.
+    only: Option<Property>,
+    violation: Option<Violation>,
+    chosen_by_quorum: ChosenByQuorum,
+    one_value_per_ballot: OneValuePerBallot,
+    one_leader_per_ballot: OneLeaderPerBallot,
+    promise_monotonic: PromiseMonotonic,
+    accepted_is_reported: AcceptedIsReported,
+    prefix_without_gaps: PrefixWithoutGaps,
+    chain_equal: ChainEqual,
+    trim_safety: TrimSafety,
+    /// The highest slot that each node has called stable.
+    stable: Vec<Slot>,
+}
+
+impl Invariants {
+    /// Checkers for a run under one configuration.
+    pub fn new(configuration: Configuration, only: Option<Property>) -> Invariants {
+        let nodes = configuration.members.len();
+        Invariants {
+            only,
+            violation: None,
+            chosen_by_quorum: ChosenByQuorum::new(configuration),
+            one_value_per_ballot: OneValuePerBallot::default(),
+            one_leader_per_ballot: OneLeaderPerBallot::default(),
+            promise_monotonic: PromiseMonotonic::new(nodes),
+            accepted_is_reported: AcceptedIsReported::new(nodes),
+            prefix_without_gaps: PrefixWithoutGaps::new(nodes),
+            chain_equal: ChainEqual::new(nodes),
+            trim_safety: TrimSafety::new(nodes),
+            stable: vec![Slot::FIRST; nodes],
+        }
+    }
+
+    /// The first violation, if there was one.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// Takes a verdict.
+    pub fn judge(&mut self, verdict: Verdict) {
+        if let Err(violation) = verdict
+            && self.violation.is_none()
+            && self.only.is_none_or(|only| only == violation.property)
+        {
+            self.violation = Some(violation);
+        }
+    }
+
+    /// Takes a violation that a run found by itself.
+    pub fn report(&mut self, property: Property, detail: String) {
+        self.judge(Err(Violation::new(property, detail)));
+    }
+
+    /// A node writes a record.
+    pub fn record_written(&mut self, node: usize, record: &Record) {
+        let verdict = self.promise_monotonic.check_written(node, record);
+        self.judge(verdict);
+        if let Some(body) = record.body.filter(|_| record.meta.kind == RecordKind::Accepted) {
+            let verdict = self.one_value_per_ballot.note(record.meta.ballot, &body);
+            self.judge(verdict);
+        }
+    }
+
+    /// A node's accept became durable.
+    pub fn accept_durable(&mut self, node: usize, id: BodyId, ballot: Ballot) {
+        self.chosen_by_quorum.note_accepted(node, id, ballot);
+    }
+
+    /// A node sends a message. `unbacked` is what of it isn't durable, see [`Invariants::unbacked_claim`].
+    pub fn sent(&mut self, node: usize, life: u32, message: &Message, unbacked: Option<String>, oracle: &Oracle) {
+        if let Some(lacking) = unbacked {
+            self.judge(Err(persist_before_speak::violation(node, message, &lacking)));
+        }
+        if let Message::Accept { ballot, body, .. } = message {
+            let verdict = self.one_value_per_ballot.note(*ballot, body);
+            self.judge(verdict);
+        }
+        if let Message::HeartbeatReply { stable, .. } = message {
+            self.stable[node] = self.stable[node].max(*stable);
+        }
+        for verdict in [
+            self.one_leader_per_ballot.check_sent(node, life, message),
+            self.promise_monotonic.check_sent(node, message),
+            self.accepted_is_reported.check_sent(node, message, oracle),
+            self.chain_equal.check_sent(node, message),
+        ] {
+            self.judge(verdict);
+        }
+    }
+
+    /// What a message claims of its sender's log that isn't durable, in words.
+    pub fn unbacked_claim(message: &Message, held: &Durability, oracle: &Oracle) -> Option<String> {
+        persist_before_speak::unbacked_claim(message, held, oracle)
+    }
+
+    /// Whether a message claims anything of its sender's log.
+    pub fn is_claim(message: &Message) -> bool {
+        persist_before_speak::is_claim(message)
+    }
+
+    /// What recovery makes of a node's disk: after a crash, or as it would be if power failed now.
+    pub fn recovered(&mut self, node: usize, held: &Durability, recovered: &RecoveredLog, oracle: &Oracle) {
+        self.trim_safety.note_base(node, recovered.index.base().slot);
+        let spoken = self.promise_monotonic.spoken(node);
+        for verdict in [
+            persist_before_speak::check_recovered(node, spoken, recovered),
+            persist_before_speak::check_stable(node, self.stable[node], recovered, oracle),
+            self.accepted_is_reported.check_recovered(node, recovered, oracle),
+            acked_durability::check_recovered(node, held, recovered, oracle),
+        ] {
+            self.judge(verdict);
+        }
+    }
+
+    /// A node starts with this log. What of it is marked as chosen counts as delivered by it: it may have crashed right
+    /// before it told anybody.
+    pub fn started(&mut self, node: usize, recovered: &RecoveredLog, oracle: &mut Oracle) {
+        for entry in recovered.index.iter_from(recovered.index.base().slot) {
+            let (body, Some(chain)) = (entry.body, entry.chosen) else { break };
+            self.judge(agreement::check_delivery(oracle, node, &body));
+            let verdict = self.chosen_by_quorum.check_delivery(node, &body);
+            self.judge(verdict);
+            self.note_chosen(node, &body, Mark { slot: body.end(), chain }, oracle);
+        }
+        self.prefix_without_gaps.start(node, recovered.mark);
+        let verdict = self.chain_equal.start(node, recovered.mark);
+        self.judge(verdict);
+    }
+
+    fn note_chosen(&mut self, node: usize, body: &BodyHandle, mark: Mark, oracle: &mut Oracle) {
+        oracle.note_chosen(node, *body, mark);
+        if let BodyKind::Trim { upto } = body.kind {
+            oracle.note_trimmed(upto.min(mark.slot));
+        }
+    }
+
+    /// A node delivers a body.
+    pub fn delivered(&mut self, node: usize, body: &BodyHandle, mark: Mark, oracle: &mut Oracle) {
+        for verdict in [
+            agreement::check_delivery(oracle, node, body),
+            self.chosen_by_quorum.check_delivery(node, body),
+            self.prefix_without_gaps.check_delivery(node, body, mark),
+            self.chain_equal.check_delivery(node, body, mark),
+        ] {
+            self.judge(verdict);
+        }
+        self.note_chosen(node, body, mark, oracle);
+    }
+
+    /// A node gives out the bytes of a chosen body.
+    pub fn gave_bytes(&mut self, node: usize, body: &BodyHandle, bytes: &[u8], oracle: &mut Oracle) {
+        let verdict = validity::check_bytes(oracle, node, body, bytes);
+        self.judge(verdict);
+    }
+
+    /// A reader of `slot` gets a body.
+    pub fn read(&mut self, node: usize, slot: Slot, body: &BodyHandle, oracle: &Oracle) {
+        self.judge(tail_reads::check_answer(node, slot, body, oracle));
+    }
+
+    /// A reader of `slot` is told that it is trimmed.
+    pub fn read_trimmed(&mut self, node: usize, slot: Slot, first: Slot) {
+        let verdict = self.trim_safety.check_answer(node, slot, first);
+        self.judge(verdict);
+    }
+
+    /// A reader of a slot that must be there gets nothing.
+    pub fn read_nothing(&mut self, node: usize, slot: Slot) {
+        self.judge(Err(tail_reads::nothing(node, slot)));
+    }
+
+    /// A client is told where its command is.
+    pub fn acked(&mut self, id: CommandId, slot: Slot, oracle: &mut Oracle) {
+        self.judge(append_order::check_ack(oracle, id, slot));
+        oracle.ack(id, slot);
+    }
+
+    /// The run is over, every node has caught up, and this is what its disk durably holds.
+    pub fn held_at_end(&mut self, node: usize, recovered: &RecoveredLog, oracle: &Oracle) {
+        self.judge(acked_durability::check_held_at_end(node, recovered, oracle));
+    }
+
+    /// The run is over.
+    pub fn ended(&mut self, oracle: &Oracle) {
+        self.judge(acked_durability::check_at_end(oracle));
+        self.judge(self.trim_safety.check_at_end(oracle));
+    }
+}

@@ -1,0 +1,88 @@
+//! I8, corrupt is not empty: a node never answers phase 1 with less than it once acknowledged, whatever happened to its
+//! disk; and what it acknowledged is there when it starts again.
+
+use std::collections::BTreeMap;
+
+use synod_protocol::{AcceptedBody, Ballot, BodyId, Mark, Message, Slot};
+use synod_wal::RecoveredLog;
+
+use super::{Property, Verdict, Violation};
+use crate::network::node_id;
+use crate::node::open_bodies;
+use crate::oracle::Oracle;
+
+#[derive(Debug, Default)]
+struct Acceptor {
+    /// The highest accept acknowledged for bodies that begin at a slot.
+    acknowledged: BTreeMap<Slot, (Ballot, BodyId)>,
+    /// The parts of the promise that is being sent.
+    parts: Vec<AcceptedBody>,
+}
+
+/// What each node has acknowledged.
+#[derive(Debug)]
+pub(super) struct AcceptedIsReported {
+    acceptors: Vec<Acceptor>,
+}
+
+impl AcceptedIsReported {
+    pub(super) fn new(nodes: usize) -> AcceptedIsReported {
+        AcceptedIsReported { acceptors: (0..nodes).map(|_| Acceptor::default()).collect() }
+    }
+
+    pub(super) fn check_sent(&mut self, node: usize, message: &Message, oracle: &Oracle) -> Verdict {
+        let acceptor = &mut self.acceptors[node];
+        match message {
+            Message::Accepted { ballot, first, id } => {
+                let highest = acceptor.acknowledged.entry(*first).or_insert((*ballot, *id));
+                *highest = (*highest).max((*ballot, *id));
+                Ok(())
+            }
+            Message::Promise { mark, part, parts, accepted, .. } => {
+                if *part == 0 {
+                    acceptor.parts.clear();
+                }
+                acceptor.parts.extend(accepted);
+                if part + 1 < *parts {
+                    return Ok(());
+                }
+                let parts = std::mem::take(&mut acceptor.parts);
+                self.check_shown(node, *mark, &parts, oracle, "promises")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn check_recovered(&self, node: usize, recovered: &RecoveredLog, oracle: &Oracle) -> Verdict {
+        self.check_shown(node, recovered.mark, &open_bodies(recovered), oracle, "recovers")
+    }
+
+    fn check_shown(
+        &self,
+        node: usize,
+        mark: Mark,
+        shown: &[AcceptedBody],
+        oracle: &Oracle,
+        does: &str,
+    ) -> Verdict {
+        for (first, (ballot, id)) in self.acceptors[node].acknowledged.range(mark.slot..) {
+            let Some(body) = oracle.body(*id) else { continue };
+            let overlapping = shown.iter().filter(|report| report.body.overlaps(&body));
+            // A body at a higher ballot kills every lower one that shares a slot with it.
+            let covered = overlapping.into_iter().any(|report| {
+                report.ballot > *ballot || (report.ballot == *ballot && report.body == body)
+            });
+            if !covered {
+                return Err(Violation::new(
+                    Property::AcceptedIsReported,
+                    format!(
+                        "{} {does} nothing at slot {first} from mark {} on, but had accepted {body:?} at {ballot}",
+                        node_id(node),
+                        mark.slot
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}

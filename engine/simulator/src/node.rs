@@ -1,0 +1,258 @@
+//! One simulated node: what survives its lives (disk, identity, boot counter) and what doesn't.
+
+use std::collections::BTreeMap;
+
+use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer};
+use synod_frame::{BLOCK_BYTES, encode_configuration};
+use synod_protocol::{
+    AcceptedBody, Ballot, Configurations, Instant, Mark, Recovered, Replica, Slot, Status,
+};
+use synod_wal::{
+    Action, Buffers, ExpectedIdentity, FileId, Geometry, LogIdentity, LoggedReplica, ReadId, RecoverError,
+    RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover,
+};
+
+use crate::disk::{Completion, Data, Disk, Ending};
+use crate::durability::Durability;
+use crate::network::{node_id, undefined_buffer};
+use crate::plan::Plan;
+use crate::plant::Plant;
+use crate::random::Random;
+use crate::workload::Desk;
+
+/// The group that everybody's log is for.
+pub const GROUP: GroupId = GroupId(0);
+
+/// Buffers on the heap whose content is undefined, but the same in every run.
+#[derive(Debug)]
+pub struct SimulatedBuffers;
+
+impl Buffers for SimulatedBuffers {
+    type Buffer = RecordBuffer;
+
+    fn allocate(&mut self, bytes: usize) -> RecordBuffer {
+        undefined_buffer(bytes)
+    }
+}
+
+/// What a node is told when its disk is done with something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// A write is complete.
+    Written(WriteId),
+    /// A sync is complete.
+    Synced(SyncId),
+    /// A file was created or zeroed.
+    FileReady(FileId),
+    /// A read is complete.
+    Read(ReadId),
+}
+
+/// Why a body is read back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    /// A client asked for this slot.
+    Client(Slot),
+    /// It was delivered without its bytes.
+    Delivery,
+    /// Everything is read when the run ends.
+    Final,
+}
+
+/// What a node is while it runs.
+pub struct Running {
+    /// The code under test.
+    pub replica: LoggedReplica<SimulatedBuffers>,
+    /// What clients want from it.
+    pub desk: Desk,
+    /// Its reads under way.
+    pub readers: BTreeMap<ReadId, (Slot, Reader)>,
+    /// Where its deliveries stand.
+    pub delivered: Mark,
+    /// When the next wake-up is scheduled.
+    pub wake_at: Instant,
+    /// The process ends after so many more outputs.
+    pub crash_in: Option<(u32, Ending)>,
+}
+
+/// See the module documentation.
+pub struct Node {
+    /// Its place among the nodes.
+    pub index: usize,
+    /// Its disk.
+    pub disk: Disk,
+    /// What its disk is known to hold.
+    pub durability: Durability,
+    /// How many times it has started.
+    pub life: u32,
+    /// It, if it runs.
+    pub running: Option<Running>,
+    /// Until when it stands still, if it does.
+    pub paused_until: Option<Instant>,
+    identity: LogIdentity,
+    random: Random,
+}
+
+impl Node {
+    /// A node whose directory was initialised and bootstrapped.
+    pub fn bootstrapped(index: usize, seed: u64, plan: &Plan) -> Node {
+        let identity = LogIdentity {
+            cluster: *b"simulated-synod.",
+            lineage: 1,
+            node: node_id(index),
+            incarnation: incarnation(index),
+            boot_counter: 0,
+            log: 0,
+        };
+        let geometry = Geometry::new(plan.log.segment_bytes).expect("plans are valid");
+        let mut node = Node {
+            index,
+            disk: Disk::new(plan.log.sync),
+            durability: Durability::new(identity.expected().salt(), geometry),
+            life: 0,
+            running: None,
+            paused_until: None,
+            identity,
+            random: Random::stream(seed, &format!("node {index}")),
+        };
+        node.bootstrap(plan);
+        node
+    }
+
+    /// Opens the log for the first time, while nothing goes wrong: the first segment holds genesis.
+    pub(crate) fn bootstrap(&mut self, plan: &Plan) {
+        let genesis = genesis(plan);
+        let recovered =
+            RecoveredLog { configuration: Some(genesis), ..RecoveredLog::fresh(plan.log.segment_bytes, []) };
+        let mut wal = Wal::new(self.identity, plan.log, recovered);
+        while let Some(action) = wal.poll_action() {
+            match action {
+                Action::Write { write, file, offset, bytes } => {
+                    let operation = self.disk.begin_write(file, offset, Data::Bytes(bytes.into()));
+                    self.disk.complete(operation);
+                    wal.handle_written(write);
+                }
+                Action::Sync { sync, file } => {
+                    let operation = self.disk.begin_sync(file);
+                    self.disk.complete(operation);
+                    wal.handle_synced(sync);
+                }
+                Action::CreateFile { file } => {
+                    let operation = self.disk.begin_create(file, plan.log.segment_bytes);
+                    self.disk.complete(operation);
+                    wal.handle_file_ready(file);
+                }
+                Action::ZeroFile { .. } => unreachable!("a new log has no used files"),
+            }
+        }
+        assert!(wal.is_open(), "a log without records opens by itself");
+    }
+
+    fn expected(&self) -> ExpectedIdentity {
+        self.identity.expected()
+    }
+
+    /// What recovery makes of an image of the disk.
+    ///
+    /// # Errors
+    /// As [`recover`].
+    pub fn recover(&self, image: &dyn SegmentStore, plan: &Plan) -> Result<RecoveredLog, RecoverError> {
+        recover(image, &self.expected(), plan.log.segment_bytes)
+    }
+
+    /// Starts the process on what was recovered.
+    pub fn start(&mut self, now: Instant, plan: &Plan, recovered: RecoveredLog, plant: Option<Plant>) {
+        self.life += 1;
+        self.identity.boot_counter += 1;
+        let boot = match plant {
+            Some(Plant::ReusesBallots) => 1,
+            _ => self.random.number(),
+        };
+        let mut state = protocol_state(&recovered);
+        if let Some(plant) = plant {
+            plant.alter_recovered(&mut state);
+        }
+        let delivered = state.mark;
+        let configurations = Configurations::new(plan.configuration.clone());
+        let protocol = plan.protocol.clone();
+        let (node, seed) = (node_id(self.index), self.random.number());
+        let replica = Replica::new(node, boot, seed, protocol, configurations, state, now);
+        let wal = Wal::new(self.identity, plan.log, recovered);
+        let replica = LoggedReplica::new(GROUP, plan.logged, replica, wal, SimulatedBuffers, now);
+        self.running = Some(Running {
+            replica,
+            desk: Desk::default(),
+            readers: BTreeMap::new(),
+            delivered,
+            wake_at: Instant(u64::MAX),
+            crash_in: None,
+        });
+    }
+
+    /// Ends the process, or the machine. What the disk has in flight ends with it.
+    pub fn crash(&mut self, ending: Ending, random: &mut Random) {
+        self.running = None;
+        self.paused_until = None;
+        self.durability.crash();
+        self.disk.crash(ending, random);
+    }
+
+    /// The protocol's view of itself, if the node runs.
+    pub fn status(&self) -> Option<Status> {
+        self.running.as_ref().map(|running| running.replica.replica().status())
+    }
+}
+
+impl Running {
+    /// Tells the node what its disk has done.
+    pub fn finish(&mut self, now: Instant, finish: Finish, completion: Completion) {
+        match (finish, completion) {
+            (Finish::Written(write), _) => self.replica.handle_written(now, write),
+            (Finish::Synced(sync), _) => self.replica.handle_synced(now, sync),
+            (Finish::FileReady(file), _) => self.replica.handle_file_ready(now, file),
+            (Finish::Read(read), Completion::Read(bytes)) => {
+                let mut record = RecordBuffer::zeroed(bytes.len());
+                record.as_mut().copy_from_slice(&bytes);
+                self.replica.handle_read(now, read, Some(record));
+            }
+            (Finish::Read(read), Completion::Done) => self.replica.handle_read(now, read, None),
+        }
+    }
+}
+
+/// The acceptor's state as the log proves it.
+pub fn protocol_state(recovered: &RecoveredLog) -> Recovered {
+    Recovered {
+        promised: recovered.promised,
+        mark: recovered.mark,
+        trimmed: recovered.index.base().slot,
+        accepted: open_bodies(recovered),
+    }
+}
+
+/// The bodies that a recovered log has accepted above its mark.
+pub fn open_bodies(recovered: &RecoveredLog) -> Vec<AcceptedBody> {
+    let entries = recovered.index.iter_from(recovered.mark.slot);
+    entries.map(|entry| AcceptedBody { ballot: entry.ballot, body: entry.body }).collect()
+}
+
+fn incarnation(index: usize) -> [u8; 16] {
+    [index as u8 + 1; 16]
+}
+
+/// The body of the first configuration, as bootstrap stores it.
+fn genesis(plan: &Plan) -> StoredConfiguration {
+    let configuration = ConfigurationBody {
+        cluster: *b"simulated-synod.",
+        lineage: 1,
+        members: (0..plan.nodes()).map(|index| Member { node: node_id(index), incarnation: incarnation(index) }).collect(),
+        prepare_quorum: plan.configuration.prepare_quorum,
+        accept_quorum: plan.configuration.accept_quorum,
+        alpha: plan.configuration.alpha,
+    };
+    let mut record = RecordBuffer::zeroed(BLOCK_BYTES);
+    let origin = Origin { group: GROUP, first: Slot(0), ballot: Ballot::ZERO, leader_time_us: 0 };
+    let body = encode_configuration(record.as_mut(), &origin, &configuration).expect("members are few");
+    let bytes = record.as_ref()[RECORD_HEADER_BYTES..][..body.bytes as usize].to_vec();
+    StoredConfiguration { slot: Slot(0), body: bytes }
+}

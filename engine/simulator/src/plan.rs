@@ -1,0 +1,113 @@
+//! What a seed decides before anything happens: the cluster, its settings, its clients and its faults.
+
+use std::time::Duration;
+
+use synod_protocol::{Configuration, Settings};
+use synod_wal::{Geometry, LogSettings, LoggedSettings, SyncMode};
+
+
+use crate::faults::Faults;
+use crate::network::node_id;
+use crate::random::{Chance, Random};
+use crate::workload::WorkloadPlan;
+
+/// The plan of a run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The members, and how far proposals may run ahead.
+    pub configuration: Configuration,
+    /// Settings of the protocol, the same on every node.
+    pub protocol: Settings,
+    /// Bounds of what nodes keep in memory.
+    pub logged: LoggedSettings,
+    /// Settings of the log.
+    pub log: LogSettings,
+    /// How long faults go on.
+    pub faulty_time: Duration,
+    /// What goes wrong meanwhile.
+    pub faults: Faults,
+    /// What clients do.
+    pub workload: WorkloadPlan,
+    /// Each time a node claims something, this is the chance that its disk is recovered as if power failed right then.
+    pub inspect: Chance,
+}
+
+impl Plan {
+    /// Draws the plan of a seed; `nodes` overrules the number of nodes drawn.
+    pub fn draw(seed: u64, nodes: Option<usize>) -> Plan {
+        let mut random = Random::stream(seed, "plan");
+        let random = &mut random;
+        let drawn = random.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 5, 5]);
+        let members = (0..nodes.unwrap_or(drawn)).map(node_id).collect();
+        let alpha = random.pick(&[2, 3, 8, 16, 64, 1024, Configuration::ALPHA_DEFAULT]);
+        let configuration = Configuration::genesis(members, alpha).expect("drawn within bounds");
+        let log = draw_log(random);
+        let workload = WorkloadPlan::draw(random, alpha, Geometry::new(log.segment_bytes).expect("drawn from valid"));
+        Plan {
+            protocol: draw_protocol(random, workload.record_bytes_max),
+            logged: LoggedSettings {
+                cache_bytes: random.pick(&[0, 16 << 10, 256 << 10, 16 << 20]),
+                backlog_bytes: random.pick(&[1, 64 << 10, 16 << 20]),
+            },
+            configuration,
+            log,
+            faulty_time: Duration::from_millis(random.within(3_000..=15_000)),
+            faults: Faults::draw(random),
+            workload,
+            inspect: Chance::of(1, 100),
+        }
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.configuration.members.len()
+    }
+
+    /// How long a cluster may take to deliver a new command everywhere once nothing goes wrong any more.
+    pub fn patience(&self) -> Duration {
+        // Somebody may have to find out that it lost its quorum, somebody else to canvass and be refused a few times.
+        self.protocol.election_timeout * 20 + self.protocol.retransmit_interval * 50 + Duration::from_secs(2)
+    }
+}
+
+fn draw_log(random: &mut Random) -> LogSettings {
+    let pool_free_min = random.within(1..=3) as u32;
+    LogSettings {
+        segment_bytes: random.pick(&[64 << 10, 64 << 10, 64 << 10, 128 << 10, 512 << 10]),
+        sync: random.pick(&[SyncMode::Dsync, SyncMode::Fdatasync]),
+        pool_free_min,
+        // Full disks are a fault of their own.
+        pool_files_max: 10_000,
+    }
+}
+
+fn draw_protocol(random: &mut Random, record_bytes_max: usize) -> Settings {
+    let election_timeout = Duration::from_millis(random.pick(&[100, 300, 600, 1500]));
+    let window_bytes = random.pick(&[1, 64 << 10, 16 << 20]);
+    let settings = Settings {
+        heartbeat_interval: election_timeout / random.pick(&[3, 6, 10]),
+        election_timeout,
+        retransmit_interval: Duration::from_millis(random.spread(10..=300)),
+        fetch_delay: Duration::from_millis(random.spread(1..=50)),
+        window_bodies: random.pick(&[1, 2, 4, 16, 64]),
+        window_bytes,
+        // One body must always fit, or a peer would never be sent any.
+        peer_bytes: window_bytes + random.pick(&[1, 2, 100]) * record_bytes_max as u64,
+        fetch_bytes: random.pick(&[1, 8 << 10, 256 << 10, 8 << 20]),
+    };
+    settings.check().expect("drawn to fit together");
+    settings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_valid_and_differ() {
+        let plans: Vec<String> = (0..100).map(|seed| format!("{:?}", Plan::draw(seed, None))).collect();
+        assert_eq!(plans[7], format!("{:?}", Plan::draw(7, None)));
+        assert_ne!(plans[7], plans[8]);
+        assert_eq!(Plan::draw(7, Some(2)).nodes(), 2);
+    }
+}

@@ -1,0 +1,146 @@
+//! Bugs that are planted on purpose, to see that the checkers catch them. All of them sit between the code under test
+//! and its surroundings: disks that lie, nodes that forget, messages that are forged. The code itself stays clean.
+
+use std::fmt;
+use std::str::FromStr;
+
+use synod_protocol::{Ballot, BodyId, Mark, Message, Recovered, Slot};
+
+use crate::invariants::Property;
+
+macro_rules! plants {
+    ($($(#[$doc:meta])* $plant:ident $name:literal => $($property:ident)|+,)*) => {
+        /// A planted bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Plant {
+            $($(#[$doc])* $plant,)*
+        }
+
+        impl Plant {
+            /// All of them.
+            pub const ALL: &[Plant] = &[$(Plant::$plant,)*];
+
+            /// Its name.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Plant::$plant => $name,)*
+                }
+            }
+
+            /// The properties that it violates; each is found even if no other is looked at.
+            pub fn violates(self) -> &'static [Property] {
+                match self {
+                    $(Plant::$plant => &[$(Property::$property),+],)*
+                }
+            }
+        }
+    };
+}
+
+plants! {
+    /// An acceptor forgets its promise at every restart.
+    ForgetsPromise "forgets-promise" => PromiseMonotonic | Agreement,
+    /// An acceptor forgets what it accepted at every restart.
+    ForgetsAccepted "forgets-accepted" => AcceptedIsReported,
+    /// A node comes back with a wiped disk under its old identity.
+    WipedDisk "wiped-disk" => PersistBeforeSpeak | AckedDurability | PromiseMonotonic,
+    /// Promises are forgotten and the boot number is the same in every life, so that a ballot is used again.
+    ReusesBallots "reuses-ballots" => OneLeaderPerBallot | OneValuePerBallot,
+    /// The disk reports syncs that it doesn't carry out.
+    LyingDisk "lying-disk" => PersistBeforeSpeak | ChosenByQuorum | AckedDurability,
+    /// An acceptor answers an accept before anything is durable.
+    AnswersEarly "answers-early" => PersistBeforeSpeak,
+    /// A leader counts the vote of everybody whom it sends an accept.
+    CountsUnsentVotes "counts-unsent-votes" => ChosenByQuorum | Agreement,
+    /// A candidate ignores what promises report: the naive ticket protocol, without the adopt step.
+    IgnoresPromises "ignores-promises" => Agreement | ChainEqual,
+    /// A leader proposes different bodies to different acceptors.
+    TwoValues "two-values" => OneValuePerBallot,
+    /// A follower sends heartbeats in its leader's ballot.
+    SpeaksForAnother "speaks-for-another" => OneLeaderPerBallot,
+    /// A node delivers another body than the chosen one.
+    DeliversAnother "delivers-another" => Agreement | ChosenByQuorum,
+    /// A node leaves a delivery out.
+    SkipsDelivery "skips-delivery" => PrefixWithoutGaps,
+    /// A node miscalculates a chain.
+    WrongChain "wrong-chain" => ChainEqual,
+    /// A node gives out a body with a flipped bit.
+    FlipsBit "flips-bit" => Validity,
+    /// A client is told its slot when its command is proposed.
+    AcksEarly "acks-early" => AckedDurability,
+    /// A client is told the slot before its own.
+    AcksWrongSlot "acks-wrong-slot" => AckedDurability,
+    /// A client is told the first slot of all.
+    AcksFirstSlot "acks-first-slot" => AppendOrder,
+    /// A follower calls everything that it has delivered stable.
+    ClaimsStable "claims-stable" => PersistBeforeSpeak,
+    /// A reader is told that a slot was trimmed that wasn't.
+    CallsTrimmed "calls-trimmed" => TrimSafety,
+    /// A reader gets the body after the one that it asked for.
+    ReadsBeside "reads-beside" => TailReads,
+    /// Nobody is ever sent what it missed.
+    NeverServes "never-serves" => Liveness,
+    /// A node panics.
+    Panics "panics" => NoPanic,
+    /// Chance that isn't drawn from the seed.
+    AmbientChance "ambient-chance" => Determinism,
+    /// The disk loses a write that it reported as synced.
+    LosesWrite "loses-write" => Recovers,
+    /// A message's mark has another chain, as if from a node with another history.
+    ForgesChain "forges-chain" => NoHalt,
+}
+
+impl fmt::Display for Plant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Plant {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Plant, String> {
+        Plant::ALL.iter().find(|plant| plant.name() == name).copied().ok_or_else(|| {
+            let names: Vec<&str> = Plant::ALL.iter().map(|plant| plant.name()).collect();
+            format!("no such planted bug; there are {}", names.join(", "))
+        })
+    }
+}
+
+impl Plant {
+    /// What a node makes of what recovery found.
+    pub(crate) fn alter_recovered(self, recovered: &mut Recovered) {
+        match self {
+            Plant::ForgetsPromise | Plant::ReusesBallots => {
+                recovered.promised = recovered.accepted.iter().map(|report| report.ballot).max().unwrap_or(Ballot::ZERO);
+            }
+            Plant::ForgetsAccepted => recovered.accepted.clear(),
+            _ => {}
+        }
+    }
+
+    /// What a node hears.
+    pub(crate) fn alter_received(self, message: &mut Message) {
+        if self == Plant::IgnoresPromises
+            && let Message::Promise { mark, accepted, parts, part, .. } = message
+        {
+            *mark = Mark::START;
+            accepted.clear();
+            (*part, *parts) = (0, 1);
+        }
+    }
+
+    /// What a node says.
+    pub(crate) fn alter_sent(self, message: &mut Message) {
+        match (self, message) {
+            (Plant::ClaimsStable, Message::HeartbeatReply { mark, stable, .. }) => *stable = mark.slot,
+            (Plant::ForgesChain, Message::Heartbeat { mark, .. }) if mark.slot > Slot(50) => mark.chain.0 ^= 1,
+            _ => {}
+        }
+    }
+
+    /// Another identity than the given one.
+    pub(crate) fn other_id(id: BodyId) -> BodyId {
+        BodyId(id.0 ^ 1)
+    }
+}

@@ -1,0 +1,120 @@
+//! What a run went through, added up over runs for the summary.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::network::NetworkStats;
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// Figures of one run or of many.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Stats {
+            /// Virtual time.
+            pub time: Duration,
+            /// The longest time from the end of faults to a healthy cluster.
+            pub healing_longest: Duration,
+            /// Packets.
+            pub network: NetworkStats,
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        impl Stats {
+            fn add_counts(&mut self, other: &Stats) {
+                $(self.$field += other.$field;)*
+            }
+        }
+    };
+}
+
+stats! {
+    /// Runs.
+    runs,
+    /// Events.
+    events,
+    /// Commands that clients sent.
+    commands_submitted,
+    /// Commands that clients were told the slot of.
+    commands_acked,
+    /// Commands that are chosen.
+    commands_chosen,
+    /// Bodies that leaders proposed.
+    bodies_proposed,
+    /// Bodies delivered, by all nodes together.
+    bodies_delivered,
+    /// Trims that were proposed.
+    trims,
+    /// Answers that readers got.
+    reads,
+    /// Processes that were killed.
+    kills,
+    /// Nodes that lost power.
+    power_failures,
+    /// Starts of nodes, the first of each included.
+    starts,
+    /// Recoveries of a disk as it would have been after a power failure.
+    inspections,
+    /// Processes that stood still.
+    pauses,
+    /// Cuts of links.
+    cuts,
+    /// Writes.
+    writes,
+    /// Syncs.
+    syncs,
+    /// Times that a client did something.
+    client_turns,
+}
+
+impl Stats {
+    /// Adds the figures of another run.
+    pub fn add(&mut self, other: &Stats) {
+        self.time += other.time;
+        self.healing_longest = self.healing_longest.max(other.healing_longest);
+        self.network.sent += other.network.sent;
+        self.network.arrived += other.network.arrived;
+        self.network.lost += other.network.lost;
+        self.network.cut += other.network.cut;
+        self.network.duplicated += other.network.duplicated;
+        self.network.replayed += other.network.replayed;
+        self.add_counts(other);
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = &self.network;
+        write!(
+            f,
+            "{} runs, {:.1} h of virtual time, {} events, {} messages\n\
+             commands: {} submitted, {} chosen, {} acknowledged, in {} proposed bodies; {} deliveries, {} reads, {} trims\n\
+             faults: {} kills, {} power failures, {} pauses, {} cuts; \
+             messages {} lost, {} cut off, {} duplicated, {} replayed\n\
+             disks: {} writes, {} syncs, {} starts, {} inspections; longest healing {:.2} s",
+            self.runs,
+            self.time.as_secs_f64() / 3600.0,
+            self.events,
+            network.sent,
+            self.commands_submitted,
+            self.commands_chosen,
+            self.commands_acked,
+            self.bodies_proposed,
+            self.bodies_delivered,
+            self.reads,
+            self.trims,
+            self.kills,
+            self.power_failures,
+            self.pauses,
+            self.cuts,
+            network.lost,
+            network.cut,
+            network.duplicated,
+            network.replayed,
+            self.writes,
+            self.syncs,
+            self.starts,
+            self.inspections,
+            self.healing_longest.as_secs_f64(),
+        )
+    }
+}
