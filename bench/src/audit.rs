@@ -1,0 +1,222 @@
+//! The audit of the closed logs: every acknowledged command exactly at its slot, one order everywhere.
+//!
+//! The directories are read as an operator's tool would read them after the nodes have stopped. On each replica every
+//! byte is checked against its checksums and the chain is computed again. Equal identities mean equal bytes, so the
+//! commands themselves are compared on one replica, and the others by identity.
+
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+use serde::Serialize;
+use synod_frame::{CommandsView, RECORD_HEADER_BYTES, RecordBuffer, verify_body_in_record};
+use synod_protocol::{BodyHandle, BodyKind, Mark, NodeId, Slot};
+use synod_wal::directory::{self, DirectoryStore};
+use synod_wal::{RecoverOptions, RecoveredLog, SegmentStore, recover_with, scan};
+
+use crate::content::Content;
+use crate::ledger::{Call, Outcome};
+use crate::retention::Trimmed;
+
+/// Failures told in full; a broken run would have millions.
+const FAILURES_TOLD: usize = 20;
+
+/// What was proven, and what not.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Audit {
+    pub(crate) first_slot: u64,
+    pub(crate) end_slot: u64,
+    pub(crate) bodies_read: u64,
+    pub(crate) commands_read: u64,
+    pub(crate) calls_acknowledged: u64,
+    pub(crate) calls_unknown: u64,
+    pub(crate) unknown_in_log: u64,
+    pub(crate) trimmed: Trimmed,
+    /// Empty if the audit passed.
+    pub(crate) failures: Vec<String>,
+}
+
+impl Audit {
+    fn fail(&mut self, failure: String) {
+        if self.failures.len() < FAILURES_TOLD {
+            self.failures.push(failure);
+        }
+    }
+}
+
+/// One replica's log, as read back.
+struct Replica {
+    node: NodeId,
+    base: Mark,
+    mark: Mark,
+    /// The chosen bodies from the base on.
+    bodies: Vec<BodyHandle>,
+    path: PathBuf,
+    log: RecoveredLog,
+}
+
+/// Reads all directories and holds them against the ledger.
+///
+/// # Errors
+/// If a directory can't be read at all; what is wrong with its content is in the result.
+pub(crate) fn audit(
+    directories: &[(NodeId, PathBuf)],
+    content: &Content,
+    calls: &[Call],
+    trimmed: Result<Trimmed>,
+) -> Result<Audit> {
+    let mut audit = Audit::default();
+    match trimmed {
+        Ok(trimmed) => audit.trimmed = trimmed,
+        Err(error) => audit.fail(format!("before a trim: {error:#}")),
+    }
+    let readers: Vec<_> = directories
+        .iter()
+        .cloned()
+        .map(|(node, path)| thread::spawn(move || read(node, path)))
+        .collect();
+    let mut replicas = Vec::new();
+    for (reader, (node, _)) in readers.into_iter().zip(directories) {
+        match reader.join().map_err(|_| anyhow!("the audit of node {node} panicked"))? {
+            Ok(replica) => replicas.push(replica),
+            Err(error) => audit.fail(format!("node {node}: {error:#}")),
+        }
+    }
+    let majority = directories.len() / 2 + 1;
+    // The longest log speaks for all; the others must be prefixes of it.
+    let Some(longest) = replicas.iter().max_by_key(|replica| replica.mark.slot) else { return Ok(audit) };
+    for replica in &replicas {
+        compare(longest, replica, &mut audit);
+    }
+    let mut marks: Vec<Slot> = replicas.iter().map(|replica| replica.mark.slot).collect();
+    marks.sort_unstable_by(|a, b| b.cmp(a));
+    // Every slot below is held by a majority of replicas.
+    let held = marks.get(majority - 1).copied().unwrap_or(Slot::FIRST);
+    (audit.first_slot, audit.end_slot) = (longest.base.slot.0, longest.mark.slot.0);
+    let found = commands(longest, content, calls, &mut audit)?;
+    ledger(longest, held, calls, &found, &mut audit);
+    Ok(audit)
+}
+
+/// Reads one log back, checking every byte.
+fn read(node: NodeId, path: PathBuf) -> Result<Replica> {
+    let identity = directory::read_identity(&path)?;
+    let store = DirectoryStore::new(directory::log_path(&path, 0));
+    let expected = identity.log_identity(0).context("not bootstrapped")?.expected();
+    let options = RecoverOptions { depth: scan::Depth::Full, live: false };
+    let log = recover_with(&store, &expected, identity.segment_bytes, options)?;
+    let (base, mark) = (log.index.base(), log.mark);
+    let mut computed = base;
+    let mut bodies = Vec::new();
+    for entry in log.index.iter_from(base.slot).take_while(|entry| entry.body.end() <= mark.slot) {
+        anyhow::ensure!(entry.body.first == computed.slot, "slots {}..{} are missing", computed.slot, entry.body.first);
+        computed = computed.after(&entry.body);
+        bodies.push(entry.body);
+    }
+    anyhow::ensure!(computed == mark, "the chain over the bodies is {}, the log says {}", computed.chain, mark.chain);
+    Ok(Replica { node, base, mark, bodies, path, log })
+}
+
+/// Whether `other` holds the same bodies as `longest` wherever both reach.
+fn compare(longest: &Replica, other: &Replica, audit: &mut Audit) {
+    let from = longest.base.slot.max(other.base.slot);
+    let end = other.mark.slot;
+    let between = |replica: &Replica| -> Vec<BodyHandle> {
+        replica.bodies.iter().filter(|body| body.first >= from && body.end() <= end).copied().collect()
+    };
+    let (ours, theirs) = (between(longest), between(other));
+    if ours != theirs {
+        let place = ours.iter().zip(&theirs).find(|(a, b)| a != b).map_or(from, |(a, _)| a.first);
+        audit.fail(format!("nodes {} and {} hold different bodies from slot {place} on", longest.node, other.node));
+    }
+}
+
+/// What one replica's log says of an append call.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    first: Slot,
+    commands: u32,
+}
+
+/// Reads every command of a log and notes where each append call stands.
+fn commands(replica: &Replica, content: &Content, calls: &[Call], audit: &mut Audit) -> Result<Vec<Found>> {
+    let store = DirectoryStore::new(directory::log_path(&replica.path, 0));
+    let mut found = vec![Found::default(); calls.len()];
+    for body in &replica.bodies {
+        audit.bodies_read += 1;
+        if body.kind != BodyKind::Commands {
+            continue;
+        }
+        let entry = replica.log.index.get(body.first).context("the index holds every body")?;
+        let record_bytes = entry.location.record_bytes as usize;
+        let mut record = RecordBuffer::zeroed(record_bytes);
+        store.read_at(entry.location.file, entry.location.offset, record.as_mut())?;
+        let header = verify_body_in_record(record.as_ref())?;
+        anyhow::ensure!(header.handle() == *body, "the body at slot {} changed while it was audited", body.first);
+        let bytes = &record.as_ref()[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body.bytes as usize];
+        let view = CommandsView::new(&header, bytes)?;
+        for (place, command) in view.iter().enumerate() {
+            audit.commands_read += 1;
+            note(content, body.first.plus(place as u64), command?, &mut found, audit);
+        }
+    }
+    Ok(found)
+}
+
+fn note(content: &Content, slot: Slot, command: &[u8], found: &mut [Found], audit: &mut Audit) {
+    let Some((call, index)) = content.recognise(command) else {
+        return audit.fail(format!("slot {slot} holds {} bytes that no client sent", command.len()));
+    };
+    let Some(found) = found.get_mut(call as usize) else {
+        return audit.fail(format!("slot {slot} holds a command of append call {call}, which was never made"));
+    };
+    if index == 0 && found.commands == 0 {
+        found.first = slot;
+    }
+    if found.commands != index || found.first.plus(u64::from(index)) != slot {
+        return audit.fail(format!("slot {slot} holds command {index} of append call {call}: out of order, or twice"));
+    }
+    found.commands += 1;
+}
+
+/// Holds every line of the ledger against what was found.
+fn ledger(replica: &Replica, held: Slot, calls: &[Call], found: &[Found], audit: &mut Audit) {
+    let mut acknowledged = Vec::new();
+    for (number, (call, found)) in calls.iter().zip(found).enumerate() {
+        match call.outcome {
+            Outcome::Acknowledged(first) => {
+                audit.calls_acknowledged += 1;
+                let slots = first..first.plus(u64::from(call.count));
+                if slots.end > held {
+                    audit.fail(format!("append call {number} is acknowledged at {first}, but a majority holds only slots below {held}"));
+                }
+                let complete = found.commands == call.count && found.first == first;
+                if slots.start >= replica.base.slot && !complete {
+                    audit.fail(format!(
+                        "append call {number} is acknowledged at {first}, but the log has {} of its {} commands, at {}",
+                        found.commands, call.count, found.first
+                    ));
+                }
+                acknowledged.push(slots);
+            }
+            Outcome::Refused if found.commands > 0 => {
+                audit.fail(format!("append call {number} was refused, but stands at {}", found.first));
+            }
+            Outcome::Unknown | Outcome::Pending => {
+                audit.calls_unknown += 1;
+                audit.unknown_in_log += u64::from(found.commands > 0);
+                if found.commands != 0 && found.commands != call.count {
+                    audit.fail(format!("append call {number} stands in the log in part: {} of {}", found.commands, call.count));
+                }
+            }
+            Outcome::Refused => {}
+        }
+    }
+    acknowledged.sort_unstable_by_key(|slots| slots.start);
+    for pair in acknowledged.windows(2) {
+        if pair[0].end > pair[1].start {
+            audit.fail(format!("two append calls are acknowledged at slot {}", pair[1].start));
+        }
+    }
+}
+

@@ -1,0 +1,74 @@
+//! What the clients were told: one line an append call. The audit holds the logs against it.
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use synod_protocol::{Slot, SlotRange};
+
+/// What became of an append call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Not answered yet.
+    Pending,
+    /// Acknowledged; the first command stands here.
+    Acknowledged(Slot),
+    /// Refused: no command of it may ever stand in a log.
+    Refused,
+    /// Unknown: each command stands nowhere or once.
+    Unknown,
+}
+
+/// One append call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub(crate) count: u32,
+    pub(crate) outcome: Outcome,
+}
+
+impl Call {
+    pub(crate) fn slots(&self) -> Option<SlotRange> {
+        match self.outcome {
+            Outcome::Acknowledged(first) => Some(first..first.plus(u64::from(self.count))),
+            _ => None,
+        }
+    }
+}
+
+/// All append calls of a run, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    calls: Mutex<Vec<Call>>,
+}
+
+impl Ledger {
+    /// Opens a line; the number goes into the commands.
+    pub(crate) fn open(&self, count: u32) -> u64 {
+        let mut calls = self.lock();
+        calls.push(Call { count, outcome: Outcome::Pending });
+        calls.len() as u64 - 1
+    }
+
+    pub(crate) fn close(&self, call: u64, outcome: Outcome) {
+        let mut calls = self.lock();
+        let line = &mut calls[call as usize];
+        assert_eq!(line.outcome, Outcome::Pending, "an append call is answered once");
+        line.outcome = outcome;
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// A copy of some lines, for a look from outside the load.
+    pub(crate) fn range(&self, range: Range<usize>) -> Vec<Call> {
+        self.lock()[range].to_vec()
+    }
+
+    pub(crate) fn snapshot(&self) -> Vec<Call> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Call>> {
+        self.calls.lock().expect("no code that holds this lock panics")
+    }
+}
