@@ -70,11 +70,8 @@ pub(crate) fn audit(
         Ok(trimmed) => audit.trimmed = trimmed,
         Err(error) => audit.fail(format!("before a trim: {error:#}")),
     }
-    let readers: Vec<_> = directories
-        .iter()
-        .cloned()
-        .map(|(node, path)| thread::spawn(move || read(node, path)))
-        .collect();
+    let readers: Vec<_> =
+        directories.iter().cloned().map(|(node, path)| thread::spawn(move || read(node, path))).collect();
     let mut replicas = Vec::new();
     for (reader, (node, _)) in readers.into_iter().zip(directories) {
         match reader.join().map_err(|_| anyhow!("the audit of node {node} panicked"))? {
@@ -188,7 +185,9 @@ fn ledger(replica: &Replica, held: Slot, calls: &[Call], found: &[Found], audit:
                 audit.calls_acknowledged += 1;
                 let slots = first..first.plus(u64::from(call.count));
                 if slots.end > held {
-                    audit.fail(format!("append call {number} is acknowledged at {first}, but a majority holds only slots below {held}"));
+                    audit.fail(format!(
+                        "append call {number} is acknowledged at {first}, but a majority holds only slots below {held}"
+                    ));
                 }
                 let complete = found.commands == call.count && found.first == first;
                 if slots.start >= replica.base.slot && !complete {
@@ -206,7 +205,10 @@ fn ledger(replica: &Replica, held: Slot, calls: &[Call], found: &[Found], audit:
                 audit.calls_unknown += 1;
                 audit.unknown_in_log += u64::from(found.commands > 0);
                 if found.commands != 0 && found.commands != call.count {
-                    audit.fail(format!("append call {number} stands in the log in part: {} of {}", found.commands, call.count));
+                    audit.fail(format!(
+                        "append call {number} stands in the log in part: {} of {}",
+                        found.commands, call.count
+                    ));
                 }
             }
             Outcome::Refused => {}
@@ -219,4 +221,3 @@ fn ledger(replica: &Replica, held: Slot, calls: &[Call], found: &[Found], audit:
         }
     }
 }
-

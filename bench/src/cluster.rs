@@ -106,7 +106,9 @@ impl Cluster {
 /// Ports that were free a moment ago. All nodes must know all addresses before the first one starts.
 fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let listeners: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind(any)).collect::<Result<_, _>>().context("finding free ports on loopback")?;
+    let listeners: Vec<TcpListener> = (0..count)
+        .map(|_| TcpListener::bind(any))
+        .collect::<Result<_, _>>()
+        .context("finding free ports on loopback")?;
     listeners.iter().map(|listener| listener.local_addr().context("asking for a port's number")).collect()
 }

@@ -104,4 +104,3 @@ impl Clients {
         self.logs.iter().position(|(node, _)| *node == leader).unwrap_or(asked)
     }
 }
-

@@ -151,14 +151,7 @@ fn measure(options: &Options, root: &std::path::Path, interrupted: &AtomicBool) 
     line.show("auditing the closed logs");
     let audit = audit::audit(&cluster.directories, &content, &ledger.snapshot(), trimmed)?;
     line.clear();
-    Ok(Report {
-        environment: Environment::look(root),
-        settings: settings(options, root),
-        load,
-        single,
-        floor,
-        audit,
-    })
+    Ok(Report { environment: Environment::look(root), settings: settings(options, root), load, single, floor, audit })
 }
 
 fn settings(options: &Options, root: &std::path::Path) -> Settings {

@@ -93,7 +93,8 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
 fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| format!("'{text}' is no size: write 131072, 128KiB, 64MiB or 2GiB"))?;
+    let number: u64 =
+        number.parse().map_err(|_| format!("'{text}' is no size: write 131072, 128KiB, 64MiB or 2GiB"))?;
     let factor = match unit {
         "" | "B" => 1,
         "KiB" | "K" => 1 << 10,

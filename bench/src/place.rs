@@ -41,7 +41,10 @@ pub(crate) fn choose(named: Option<&Path>, bytes_needed: u64) -> Result<PathBuf>
             Err(reason) => reasons.push(format!("  {reason:#}")),
         }
     }
-    bail!("no directory for the replicas; name one on a real file system with --dir, or ask for less with --retention:\n{}", reasons.join("\n"))
+    bail!(
+        "no directory for the replicas; name one on a real file system with --dir, or ask for less with --retention:\n{}",
+        reasons.join("\n")
+    )
 }
 
 fn suits(directory: &Path, bytes_needed: u64) -> Result<()> {
@@ -49,13 +52,18 @@ fn suits(directory: &Path, bytes_needed: u64) -> Result<()> {
     let fs = statfs(directory).with_context(|| format!("{shown}: no such directory"))?;
     let magic = fs.f_type as u64 & 0xffff_ffff;
     if let Some((_, name)) = MEMORY_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic) {
-        bail!("{shown} is on {name}, which keeps files in memory: nothing is durable there, so the number would mean nothing");
+        bail!(
+            "{shown} is on {name}, which keeps files in memory: nothing is durable there, so the number would mean nothing"
+        );
     }
     let free = fs.f_bavail.saturating_mul(fs.f_bsize as u64);
     if free < bytes_needed {
         bail!("{shown} has {} MiB free, the run needs {} MiB", free >> 20, bytes_needed >> 20);
     }
-    tempfile::Builder::new().prefix(".synod-bench-").tempfile_in(directory).with_context(|| format!("{shown} can't be written"))?;
+    tempfile::Builder::new()
+        .prefix(".synod-bench-")
+        .tempfile_in(directory)
+        .with_context(|| format!("{shown} can't be written"))?;
     Ok(())
 }
 

@@ -91,40 +91,114 @@ impl Report {
         let Report { environment: host, settings, load, single, floor, audit } = self;
         let thousands = |number: u64| {
             let digits = number.to_string();
-            let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).unwrap_or("")).collect();
+            let groups: Vec<&str> =
+                digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).unwrap_or("")).collect();
             groups.join(",")
         };
-        writeln!(text, "durable commits   {:>12} /s   ({} commands in {:.1} s)", thousands(load.commits_per_second as u64), thousands(load.commands), load.seconds)?;
-        writeln!(text, "payload           {:>12.1} MB/s of {}-byte commands, {} an append call, {} calls in flight", load.payload_mb_per_second, settings.payload_bytes, settings.batch_commands, settings.in_flight_calls)?;
+        writeln!(
+            text,
+            "durable commits   {:>12} /s   ({} commands in {:.1} s)",
+            thousands(load.commits_per_second as u64),
+            thousands(load.commands),
+            load.seconds
+        )?;
+        writeln!(
+            text,
+            "payload           {:>12.1} MB/s of {}-byte commands, {} an append call, {} calls in flight",
+            load.payload_mb_per_second, settings.payload_bytes, settings.batch_commands, settings.in_flight_calls
+        )?;
         let latency = &load.append_latency;
-        writeln!(text, "append latency    p50 {}  p99 {}  p99.9 {}  max {}", ms(latency.p50_us), ms(latency.p99_us), ms(latency.p999_us), ms(latency.max_us))?;
-        writeln!(text, "durable writes    {:>12.0} /s on {} replicas ({}); {:.0} commits a durable write", load.durable_writes_per_second, settings.replicas, settings.sync, load.commits_per_durable_write)?;
-        writeln!(text, "log               {:>12.1} MB/s a replica; {:.0} commands a body; {:.2} us of CPU a commit (clients included)", load.log_mb_per_second_per_replica, load.commands_per_body, load.cpu_us_per_commit)?;
+        writeln!(
+            text,
+            "append latency    p50 {}  p99 {}  p99.9 {}  max {}",
+            ms(latency.p50_us),
+            ms(latency.p99_us),
+            ms(latency.p999_us),
+            ms(latency.max_us)
+        )?;
+        writeln!(
+            text,
+            "durable writes    {:>12.0} /s on {} replicas ({}); {:.0} commits a durable write",
+            load.durable_writes_per_second, settings.replicas, settings.sync, load.commits_per_durable_write
+        )?;
+        writeln!(
+            text,
+            "log               {:>12.1} MB/s a replica; {:.0} commands a body; {:.2} us of CPU a commit (clients included)",
+            load.log_mb_per_second_per_replica, load.commands_per_body, load.cpu_us_per_commit
+        )?;
         if load.calls_refused + load.calls_unknown > 0 {
-            writeln!(text, "append calls      {} refused, {} with unknown outcome", load.calls_refused, load.calls_unknown)?;
+            writeln!(
+                text,
+                "append calls      {} refused, {} with unknown outcome",
+                load.calls_refused, load.calls_unknown
+            )?;
         }
         if let Some(single) = single {
             let latency = &single.latency;
-            writeln!(text, "single command    p50 {}  p99 {}  (one at a time, {} of them)", ms(latency.p50_us), ms(latency.p99_us), thousands(single.commands))?;
+            writeln!(
+                text,
+                "single command    p50 {}  p99 {}  (one at a time, {} of them)",
+                ms(latency.p50_us),
+                ms(latency.p99_us),
+                thousands(single.commands)
+            )?;
         }
-        writeln!(text, "raw disk          p50 {}  p99 {}  one 4 KiB write + fdatasync;  p50 {}  p99 {}  with O_DSYNC", ms(floor.write_fdatasync_p50_us), ms(floor.write_fdatasync_p99_us), ms(floor.dsync_p50_us), ms(floor.dsync_p99_us))?;
+        writeln!(
+            text,
+            "raw disk          p50 {}  p99 {}  one 4 KiB write + fdatasync;  p50 {}  p99 {}  with O_DSYNC",
+            ms(floor.write_fdatasync_p50_us),
+            ms(floor.write_fdatasync_p99_us),
+            ms(floor.dsync_p50_us),
+            ms(floor.dsync_p99_us)
+        )?;
         writeln!(text)?;
         writeln!(text, "audit             {}", if audit.failures.is_empty() { "passed" } else { "FAILED" })?;
-        writeln!(text, "  read from the closed logs: {} commands in slots {}..{}, each replica's chain and checksums, every acknowledged command at its slot on a majority", thousands(audit.commands_read), audit.first_slot, audit.end_slot)?;
+        writeln!(
+            text,
+            "  read from the closed logs: {} commands in slots {}..{}, each replica's chain and checksums, every acknowledged command at its slot on a majority",
+            thousands(audit.commands_read),
+            audit.first_slot,
+            audit.end_slot
+        )?;
         if audit.trimmed.trims > 0 {
-            writeln!(text, "  before trimming: slots below {} by equal chains on all replicas ({} times), {} append calls read back byte by byte", audit.trimmed.upto, audit.trimmed.trims, audit.trimmed.calls_read_back)?;
+            writeln!(
+                text,
+                "  before trimming: slots below {} by equal chains on all replicas ({} times), {} append calls read back byte by byte",
+                audit.trimmed.upto, audit.trimmed.trims, audit.trimmed.calls_read_back
+            )?;
         }
-        writeln!(text, "  {} append calls acknowledged, none overlapping; {} with unknown outcome, of which {} are in the log once", thousands(audit.calls_acknowledged), audit.calls_unknown, audit.unknown_in_log)?;
+        writeln!(
+            text,
+            "  {} append calls acknowledged, none overlapping; {} with unknown outcome, of which {} are in the log once",
+            thousands(audit.calls_acknowledged),
+            audit.calls_unknown,
+            audit.unknown_in_log
+        )?;
         for failure in &audit.failures {
             writeln!(text, "  FAILED: {failure}")?;
         }
         writeln!(text)?;
-        writeln!(text, "machine           {} cores, {}, {} MiB, Linux {}", host.cores, host.cpu, host.memory_mib, host.kernel)?;
-        writeln!(text, "disk              {} on {} (write cache: {}, FUA: {}), {}", host.file_system, host.device, host.write_cache, host.force_unit_access, settings.directory)?;
+        writeln!(
+            text,
+            "machine           {} cores, {}, {} MiB, Linux {}",
+            host.cores, host.cpu, host.memory_mib, host.kernel
+        )?;
+        writeln!(
+            text,
+            "disk              {} on {} (write cache: {}, FUA: {}), {}",
+            host.file_system, host.device, host.write_cache, host.force_unit_access, settings.directory
+        )?;
         writeln!(text, "build             synod {} {}", host.version, host.build)?;
         writeln!(text)?;
-        writeln!(text, "What this number is not: {} replicas and the clients share these cores and this disk, over loopback. It says what", settings.replicas)?;
-        write!(text, "the engine costs, not what a network of machines would reach: no network latency, but also no second disk or CPU.")
+        writeln!(
+            text,
+            "What this number is not: {} replicas and the clients share these cores and this disk, over loopback. It says what",
+            settings.replicas
+        )?;
+        write!(
+            text,
+            "the engine costs, not what a network of machines would reach: no network latency, but also no second disk or CPU."
+        )
     }
 }
 

@@ -53,7 +53,9 @@ impl Retention {
         let mut sampled_calls = 0;
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(PACE);
-            let Some((_, leader)) = self.logs.iter().find(|(_, log)| log.status().role == Role::Leader) else { continue };
+            let Some((_, leader)) = self.logs.iter().find(|(_, log)| log.status().role == Role::Leader) else {
+                continue;
+            };
             let status = leader.status();
             if prefixes.back().is_none_or(|(_, mark)| mark.slot < status.mark.slot) {
                 prefixes.push_back((status.wal.bytes_appended, status.mark));
@@ -90,8 +92,15 @@ impl Retention {
         for (node, log) in &self.logs {
             match log.mark_at_blocking(mark.slot) {
                 Some(theirs) if theirs.chain == mark.chain => {}
-                Some(theirs) => bail!("at slot {} node {node} has chain {}, another replica has {}", mark.slot, theirs.chain, mark.chain),
-                None if log.status().mark.slot > mark.slot => bail!("node {node} has no body that ends at slot {}, another replica has", mark.slot),
+                Some(theirs) => bail!(
+                    "at slot {} node {node} has chain {}, another replica has {}",
+                    mark.slot,
+                    theirs.chain,
+                    mark.chain
+                ),
+                None if log.status().mark.slot > mark.slot => {
+                    bail!("node {node} has no body that ends at slot {}, another replica has", mark.slot)
+                }
                 None => return Ok(false),
             }
         }

@@ -117,7 +117,9 @@ fn print(record: &ScannedRecord, file: &synod_wal::FileId, output: &mut Output) 
     let header = &record.header;
     let meta = &header.meta;
     let what = match record.body.map(|body| body.handle()) {
-        Some(body) => format!("slots {}..{} {} {} bytes id {}", body.first, body.end(), content(&body), body.bytes, body.id),
+        Some(body) => {
+            format!("slots {}..{} {} {} bytes id {}", body.first, body.end(), content(&body), body.bytes, body.id)
+        }
         None if meta.kind == RecordKind::Trim => format!("base {} chain {}", header.base.slot, header.base.chain),
         None => String::new(),
     };
@@ -154,7 +156,8 @@ fn print_commands(scanner: &mut Scanner<'_>, record: &ScannedRecord, how: Comman
     let view = CommandsView::new(&header, &aligned.as_ref()[range])
         .with_context(|| format!("the body at slot {}", body.first))?;
     for place in 0..body.count {
-        let command = view.get(place).with_context(|| format!("the command at slot {}", body.first.plus(u64::from(place))))?;
+        let command =
+            view.get(place).with_context(|| format!("the command at slot {}", body.first.plus(u64::from(place))))?;
         let text = match how {
             Commands::Text => escaped(command),
             Commands::Hex => hex(command),

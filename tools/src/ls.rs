@@ -68,7 +68,8 @@ pub(crate) fn run(path: &Path, output: &mut Output) -> Result<()> {
             Some(growing) if place == growing => "open",
             _ => "next",
         };
-        let slots = content.slots.as_ref().map_or_else(|| "-".to_owned(), |slots| format!("{}..{}", slots.start, slots.end));
+        let slots =
+            content.slots.as_ref().map_or_else(|| "-".to_owned(), |slots| format!("{}..{}", slots.start, slots.end));
         let fill = 100.0 * content.end as f64 / source.geometry.segment_bytes() as f64;
         output.line(format_args!(
             "{name:<20} {:>8} {state:<8} {:>8} {:>8} {slots:>25} {fill:>5.1}%",

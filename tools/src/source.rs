@@ -48,7 +48,8 @@ impl Source {
         for id in self.store.files().with_context(shown)? {
             files.push(File { id, header: scan::read_segment_header(&self.store, id, self.geometry)? });
         }
-        files.sort_by_key(|file| (file.header.is_err(), file.header.as_ref().map_or(0, |header| header.epoch), file.id));
+        files
+            .sort_by_key(|file| (file.header.is_err(), file.header.as_ref().map_or(0, |header| header.epoch), file.id));
         Ok(files)
     }
 

@@ -105,14 +105,22 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a node.
+    /// Connects to a node, within five seconds.
     ///
     /// # Errors
     /// If nobody listens there, or it is no node, or it doesn't want to talk.
     pub fn connect(address: SocketAddr) -> Result<Client, ClientError> {
-        let stream = TcpStream::connect_timeout(&address, CONNECT_DEADLINE)?;
+        Client::connect_within(address, CONNECT_DEADLINE)
+    }
+
+    /// As [`Client::connect`], with another deadline for the connection and for the node's hello.
+    ///
+    /// # Errors
+    /// As [`Client::connect`]; a deadline of zero is refused.
+    pub fn connect_within(address: SocketAddr, deadline: Duration) -> Result<Client, ClientError> {
+        let stream = TcpStream::connect_timeout(&address, deadline)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(CONNECT_DEADLINE))?;
+        stream.set_read_timeout(Some(deadline))?;
         let mut writing = stream.try_clone()?;
         let mut reading = BufReader::with_capacity(64 << 10, stream);
         let hello = Hello {

@@ -64,10 +64,10 @@ pub fn log_path(directory: &Path, log: u32) -> PathBuf {
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// There is no identity: it isn't a store, or not yet.
-    #[error("{} isn't initialised; run `synod-tools init` first, or check the path", .0.display())]
+    #[error("{} isn't initialised; run `synod init` first, or check the path", .0.display())]
     NotInitialised(PathBuf),
     /// It belongs to no cluster yet.
-    #[error("{} isn't bootstrapped: it belongs to no cluster yet; run `synod-tools bootstrap`", .0.display())]
+    #[error("{} isn't bootstrapped: it belongs to no cluster yet; run `synod bootstrap`", .0.display())]
     NotBootstrapped(PathBuf),
     /// Another process has it open.
     #[error("{} is locked by another process{}", .path.display(), .holder.as_ref().map(|holder| format!(" ({holder})")).unwrap_or_default())]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use synod::client::Client;
 use synod::{BodyKind, SharedBody, Slot};
 
@@ -97,10 +98,19 @@ impl Served {
         self.child.wait().expect("it ends");
     }
 
+    /// Lets it stand still.
+    pub(crate) fn pause(&self) {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::STOP).expect("it runs");
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&self) {
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::CONT).expect("it runs");
+    }
+
     /// Asks it to end and waits; its exit code.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
-        let pid = rustix_pid(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
         self.child.wait().expect("it ends").code()
     }
 
@@ -108,10 +118,6 @@ impl Served {
     pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
-}
-
-fn rustix_pid(child: &Child) -> rustix::process::Pid {
-    rustix::process::Pid::from_child(child)
 }
 
 impl Drop for Served {

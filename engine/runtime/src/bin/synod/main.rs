@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("synod: {error:#}");
+            eprintln!("synod: {}", sentence(&error));
             ExitCode::from(if is_usage(&error) { 2 } else { 1 })
         }
     }
@@ -80,11 +80,30 @@ fn start_logging() {
 #[error("can't write to stdout")]
 struct StdoutError(#[source] io::Error);
 
+/// Arguments that are fine one by one, but not together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; see `synod help`")]
+struct UsageError(&'static str);
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<StdoutError>().is_some_and(|error| error.0.kind() == io::ErrorKind::BrokenPipe)
 }
 
+/// The error and its causes, each told once: some errors quote their cause.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut sentence = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if !sentence.contains(&cause) {
+            if !sentence.is_empty() {
+                sentence.push_str(": ");
+            }
+            sentence.push_str(&cause);
+        }
+    }
+    sentence
+}
+
 fn is_usage(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<synod::StartError>(), Some(synod::StartError::Config(_)))
-        || error.is::<synod::ConfigError>()
+    matches!(error.downcast_ref::<synod::StartError>(), Some(synod::StartError::Config(_))) || error.is::<UsageError>()
 }

@@ -4,12 +4,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{Context as _, bail};
 use synod::directory::{self, Bootstrapped, Genesis, InitOptions, NodeIdentity};
 use synod::{Configuration, ConfigurationBody, GROUP, Member, NodeId};
 use uuid::Uuid;
 
-use crate::StdoutError;
+use crate::{StdoutError, UsageError};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Init {
@@ -100,12 +99,14 @@ impl Bootstrap {
     fn participants(&self) -> anyhow::Result<(Vec<PathBuf>, Vec<Member>, [u8; 16])> {
         if self.member_dirs.is_empty() {
             let Some(directory) = &self.dir else {
-                bail!("name the members: --member-dir DIR for each, or --dir, --cluster and --member for each");
+                let missing = "name the members: --member-dir DIR for each, or --dir, --cluster and --member for each";
+                return Err(UsageError(missing).into());
             };
             if self.members.is_empty() {
-                bail!("name every member with --member ID:INCARNATION, this node included");
+                return Err(UsageError("name every member with --member ID:INCARNATION, this node included").into());
             }
-            let cluster = self.cluster.context("give the cluster's uuid with --cluster, the same on every member")?;
+            let missing = "give the cluster's uuid with --cluster, the same on every member";
+            let cluster = self.cluster.ok_or(UsageError(missing))?;
             let members = self.members.iter().map(|member| member.0).collect();
             return Ok((vec![directory.clone()], members, cluster.into_bytes()));
         }
