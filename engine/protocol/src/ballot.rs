@@ -42,3 +42,21 @@ impl fmt::Display for Ballot {
         write!(f, "{}.{}.{:x}", self.round, self.node, self.boot)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ballots_are_ordered_by_round_then_node_then_boot() {
+        let mut ballots = Vec::new();
+        for round in 0..3 {
+            for node in (1..4).map(NodeId) {
+                ballots.extend((0..3).map(|boot| Ballot { round, node, boot }));
+            }
+        }
+        assert!(ballots.windows(2).all(|pair| pair[0] < pair[1]));
+        assert!(ballots.iter().all(|ballot| *ballot > Ballot::ZERO && !ballot.is_zero()));
+        assert_eq!(Ballot { round: 3, node: NodeId(2), boot: 77 }.to_string(), "3.n2.4d");
+    }
+}

@@ -135,3 +135,57 @@ impl Default for Mark {
         Mark::START
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(first: u64, count: u32, id: u128) -> BodyHandle {
+        BodyHandle { first: Slot(first), count, bytes: 1, kind: BodyKind::NoOp, id: BodyId(id) }
+    }
+
+    #[test]
+    fn bodies_overlap_if_a_slot_lies_in_both() {
+        for first in 1..6 {
+            for count in 1..6 {
+                for (other_first, other_count) in (1..6).flat_map(|first| (1..6).map(move |count| (first, count))) {
+                    let (one, other) = (body(first, count, 1), body(other_first, other_count, 2));
+                    let shared =
+                        (1..12).map(Slot).any(|slot| one.slots().contains(&slot) && other.slots().contains(&slot));
+                    assert_eq!(one.overlaps(&other), shared, "{one:?} {other:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_chain_tells_apart_identities_ranges_and_orders() {
+        let start = Chain::EMPTY;
+        let chains = [
+            start,
+            start.extend(&body(1, 1, 1)),
+            start.extend(&body(1, 1, 2)),
+            start.extend(&body(2, 1, 1)),
+            start.extend(&body(1, 2, 1)),
+            start.extend(&body(1, 1, 1)).extend(&body(2, 1, 2)),
+            start.extend(&body(2, 1, 2)).extend(&body(1, 1, 1)),
+        ];
+        for (index, chain) in chains.iter().enumerate() {
+            assert!(chains[index + 1..].iter().all(|other| other != chain));
+        }
+        assert_eq!(start.extend(&body(1, 1, 1)), start.extend(&body(1, 1, 1)));
+    }
+
+    #[test]
+    fn a_mark_advances_body_by_body() {
+        let (one, two) = (body(1, 3, 1), body(4, 1, 2));
+        let mark = Mark::START.after(&one).after(&two);
+        assert_eq!(mark, Mark { slot: Slot(5), chain: Chain::EMPTY.extend(&one).extend(&two) });
+    }
+
+    #[test]
+    #[should_panic(expected = "a mark advances body by body")]
+    fn a_mark_never_steps_over_a_hole() {
+        let _ = Mark::START.after(&body(2, 1, 1));
+    }
+}

@@ -63,13 +63,8 @@ impl Configuration {
     pub fn genesis(mut members: Vec<NodeId>, alpha: u32) -> Result<Configuration, ConfigurationError> {
         members.sort_unstable();
         let majority = members.len() as u32 / 2 + 1;
-        let configuration = Configuration {
-            chosen_at: Slot(0),
-            members,
-            prepare_quorum: majority,
-            accept_quorum: majority,
-            alpha,
-        };
+        let configuration =
+            Configuration { chosen_at: Slot(0), members, prepare_quorum: majority, accept_quorum: majority, alpha };
         configuration.check()?;
         Ok(configuration)
     }
@@ -228,3 +223,6 @@ impl Settings {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,9 +6,8 @@ pub const PROMISE_PART_MAX: usize = 512;
 /// Parts of a promise: enough for all that an acceptor keeps, and for all that a leader may have open besides.
 pub const PROMISE_PARTS_MAX: u32 = 4096;
 
-const _: () = assert!(
-    PROMISE_PARTS_MAX as usize * PROMISE_PART_MAX > ACCEPTED_MAX + *crate::config::ALPHA_RANGE.end() as usize
-);
+const _: () =
+    assert!(PROMISE_PARTS_MAX as usize * PROMISE_PART_MAX > ACCEPTED_MAX + *crate::config::ALPHA_RANGE.end() as usize);
 
 /// The last slot, and the last round, that any node uses; what a peer names beyond is no honest number, and arithmetic
 /// on it might overflow. At a thousand million slots a second they last for a hundred years.

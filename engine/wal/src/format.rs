@@ -14,10 +14,10 @@ use thiserror::Error;
 
 pub(crate) use field::first_nonzero;
 pub use record::{RecordError, RecordHeader, RecordKind, RecordMeta};
-pub(crate) use seal::{put_index, put_table, table_entry};
 pub use seal::{
     Footer, INDEX_ENTRIES_PER_BLOCK, SealBlock, SealBlockError, SealKind, SealedRecord, TABLE_ENTRIES_PER_BLOCK,
 };
+pub(crate) use seal::{put_index, put_table, table_entry};
 pub use segment_header::{CONFIGURATION_BYTES_MAX, GROUPS_MAX, GroupState, SegmentHeader, StoredConfiguration};
 
 /// Version of the log format that this build writes, the oldest and the newest that it reads.
@@ -64,7 +64,9 @@ pub enum SegmentHeaderError {
         found: u64,
     },
     /// Blocks or segments of another size than this log has.
-    #[error("segment of {segment_bytes} bytes in blocks of {block_bytes}, expected {expected_bytes} in blocks of {BLOCK_BYTES}")]
+    #[error(
+        "segment of {segment_bytes} bytes in blocks of {block_bytes}, expected {expected_bytes} in blocks of {BLOCK_BYTES}"
+    )]
     Geometry {
         /// Segment size found.
         segment_bytes: u64,

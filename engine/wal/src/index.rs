@@ -2,8 +2,8 @@
 //!
 //! The index is also the *join* of the log: of bodies that share a slot only the one at the highest ballot is kept,
 //! because a body is accepted whole, and a higher ballot that proposed another body there proves that the lower one
-//! was chosen nowhere. A body known to be chosen outlives any ballot. What the log says thus doesn't depend on the order
-//! in which it is read. Entries never overlap.
+//! was chosen nowhere. A body known to be chosen outlives any ballot. Entries never overlap. Along one log ballots
+//! only grow, so what killed a body is never itself dead before the body is seen.
 
 use std::collections::BTreeMap;
 

@@ -21,9 +21,7 @@ mod writer;
 pub use format::{RecordKind, RecordMeta, StoredConfiguration};
 pub use identity::{ExpectedIdentity, LogIdentity, LogSalt};
 pub use index::{Index, IndexEntry, Insert, Location};
-pub use logged_replica::{
-    Buffers, Frame, LoggedReplica, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus,
-};
+pub use logged_replica::{Buffers, Frame, LoggedReplica, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus};
 pub use lsn::{FileId, Lsn, SyncId, WriteId};
 pub use pool::CleanFile;
 pub use recovery::{

@@ -565,11 +565,10 @@ impl<P: Buffers> LoggedReplica<P> {
             _ => false,
         };
         if !self.blocked.is_empty() && !overtakes {
-            self.bodies.hold_arrival(&effect);
+            self.bodies.hold(&effect, &mut self.buffers);
             return self.blocked.push_back(effect);
         }
         if let Some(effect) = self.carry_out(now, effect) {
-            self.bodies.hold_arrival(&effect);
             self.blocked.push_back(effect);
         }
     }

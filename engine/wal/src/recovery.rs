@@ -7,7 +7,7 @@
 //! 3. Walk the chain from its start. At the first hole, decide by the table (see [`verdict`]): below the proof it is
 //!    damage, never cut; above, it is torn and cut if every bad block is as the pool left it, and doubtful otherwise.
 //! 4. Join what is left: the highest promise, per slot the body at the highest ballot, the highest mark whose chain
-//!    runs over the bodies that are there. Order doesn't matter, so nothing depends on which write came last.
+//!    runs over the bodies that are there. Ballots decide, never which write came last.
 //!
 //! Recovery changes nothing: it may crash and be repeated. What it found above the proof may still be in a cache:
 //! [`crate::Wal`] syncs it before anything rests on it, then opens a new segment that names where the old ones end.
@@ -125,8 +125,7 @@ pub struct RecoveredLog {
 impl RecoveredLog {
     /// A log that was never used, on files of zeros.
     pub fn fresh(segment_bytes: u64, files: impl IntoIterator<Item = FileId>) -> RecoveredLog {
-        let clean: Vec<CleanFile> =
-            files.into_iter().map(|file| CleanFile { file, previous_epoch: 0 }).collect();
+        let clean: Vec<CleanFile> = files.into_iter().map(|file| CleanFile { file, previous_epoch: 0 }).collect();
         let file_next = clean.iter().map(|clean| clean.file.0.saturating_add(1)).max().unwrap_or(1);
         RecoveredLog { segment_bytes, clean, file_next, epoch_next: 1, first_needed: 1, ..RecoveredLog::default() }
     }
@@ -177,7 +176,9 @@ pub enum RecoverError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// There are files, but none was ever used: the log of a bootstrapped node is gone.
-    #[error("the log is empty, although the node was bootstrapped: its segments are gone; restore them, or replace the node")]
+    #[error(
+        "the log is empty, although the node was bootstrapped: its segments are gone; restore them, or replace the node"
+    )]
     Empty,
     /// A segment of another log.
     #[error("{file} belongs to another log: its {field} differs; it was copied or moved here by mistake")]
@@ -216,7 +217,9 @@ pub enum RecoverError {
         epoch: u64,
     },
     /// A file holds records of a life that its header doesn't know: the write of the header was lost by the disk.
-    #[error("{file} holds records of segment {epoch} but not its header: the disk lost a write; run `synod-tools verify`")]
+    #[error(
+        "{file} holds records of segment {epoch} but not its header: the disk lost a write; run `synod-tools verify`"
+    )]
     HeaderLost {
         /// The file.
         file: FileId,
@@ -240,7 +243,9 @@ pub enum RecoverError {
         file: FileId,
     },
     /// Damage where records were durable. Cutting here could lose what was acknowledged.
-    #[error("{damage}, below {proof}, up to which the log was durable; run `synod-tools verify`, then restore the file or replace the node")]
+    #[error(
+        "{damage}, below {proof}, up to which the log was durable; run `synod-tools verify`, then restore the file or replace the node"
+    )]
     Corrupt {
         /// What is wrong and where.
         damage: Damage,

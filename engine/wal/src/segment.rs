@@ -133,6 +133,6 @@ mod tests {
             records += 1;
         }
         assert!(offset <= geometry.index_offset(records));
-        assert_eq!(records, 248);
+        assert_eq!(records, 247);
     }
 }

@@ -67,8 +67,8 @@ impl Model {
             6..=7 => {
                 // A copied body is chosen, and appended where the chosen prefix ends, whatever was accepted there.
                 let body = self.body(random, self.mark().slot.0);
-                let appended =
-                    machine.append(&meta(RecordKind::Copied, Ballot::ZERO, ballot(self.round), self.mark()), Some(&body));
+                let appended = machine
+                    .append(&meta(RecordKind::Copied, Ballot::ZERO, ballot(self.round), self.mark()), Some(&body));
                 if appended.is_some() {
                     let mark = self.mark().after(&body.handle);
                     machine.wal.index_mut().mark_chosen(body.handle.first, mark.chain);

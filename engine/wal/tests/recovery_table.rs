@@ -98,27 +98,27 @@ fn torn_record_on_a_fresh_file_is_cut() {
     assert!(matches!(log.cut.unwrap().cause, HoleCause::Blocks { all_old: true, .. }));
 }
 
-/// Fills the first segment, trims it away, and goes on until its file is written again.
+/// Fills segments and trims them away until a file is written again, and three blocks of it are.
 fn recycled() -> (Machine, Mark) {
     let mut machine = Machine::fresh(SyncMode::Dsync, 4);
     let mut mark = Mark::START;
-    let mut slot = 1;
-    loop {
-        let body = commands(slot, 1, 9000, slot);
+    for slot in 1.. {
+        let body = noop(slot, 1, slot);
         machine.append_now(&accepted(1, mark), Some(&body));
         mark = mark.after(&body.handle);
         machine.wal.index_mut().mark_chosen(body.handle.first, mark.chain);
-        slot += 1;
-        if slot.is_multiple_of(3) {
-            machine.trim(mark, ballot(1)).unwrap();
+        if slot.is_multiple_of(7) {
+            machine.trim(mark, ballot(1));
             machine.settle();
         }
         let end = machine.wal.appended();
         let header = segment_header(&machine.disk.live, file_of(&machine.disk.live, end));
-        if header.previous_epoch != 0 && end.0 % SEGMENT_BYTES == 5 * BLOCK {
+        if header.previous_epoch != 0 && end.0 % SEGMENT_BYTES == 4 * BLOCK {
             return (machine, mark);
         }
+        assert!(slot < 1000, "files are recycled");
     }
+    unreachable!()
 }
 
 fn segment_header(store: &MemoryStore, file: FileId) -> synod_wal::format::SegmentHeader {
@@ -142,14 +142,14 @@ fn torn_record_on_a_recycled_file_is_told_by_the_old_table() {
     let body = commands(1000, 1, 20_000, 99);
     machine.append(&accepted(1, mark), Some(&body)).unwrap();
     let before = machine.wal.durable();
-    let store = crash_with(machine, |other, offset| other != file || ![6 * BLOCK, 8 * BLOCK].contains(&offset));
+    let store = crash_with(machine, |other, offset| other != file || ![5 * BLOCK, 7 * BLOCK].contains(&offset));
     let log = recovered(&store);
     assert_eq!(log.end, before);
     assert!(matches!(log.cut.unwrap().cause, HoleCause::Blocks { all_old: true, .. }));
 
     // The same blocks, but not as the pool left them.
     let mut damaged = store;
-    flip(&mut damaged, file, 6 * BLOCK + 100);
+    flip(&mut damaged, file, 5 * BLOCK + 100);
     assert!(matches!(refused(&damaged), RecoverError::Doubtful { .. }));
 }
 
@@ -159,7 +159,7 @@ fn clean_end_on_a_recycled_file_is_told_by_the_old_table() {
     let file = file_of(&machine.disk.live, machine.wal.appended());
     let mut store = machine.disk.durable;
     assert_eq!(recovered(&store).end, machine.wal.durable());
-    flip(&mut store, file, 5 * BLOCK + 7);
+    flip(&mut store, file, 4 * BLOCK + 7);
     assert!(matches!(refused(&store), RecoverError::Doubtful { .. }));
 }
 

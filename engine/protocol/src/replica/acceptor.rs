@@ -56,7 +56,7 @@ impl Replica {
 
     /// Accepts `body` at `ballot`, which is no lower than any promise.
     ///
-    /// Bodies of lower ballots that share a slot with it are forgotten: by the body rule they were chosen nowhere and
+    /// Bodies of lower ballots that share a slot with it are forgotten: they were chosen at none of those ballots and
     /// never will be (`engine/docs/protocol.md`, the body rule).
     pub(super) fn store(&mut self, ballot: Ballot, body: BodyHandle) -> Result<AppendId, RejectReason> {
         debug_assert!(ballot >= self.promised && body.first >= self.mark.slot);

@@ -21,6 +21,8 @@ pub(super) struct CatchUp {
     fetch_at: Option<Instant>,
     /// How often a fetch went unanswered; each turn asks another peer.
     attempts: u32,
+    /// Where the last fetch began: bodies below belong to older answers.
+    asked: Slot,
 }
 
 impl CatchUp {
@@ -73,6 +75,7 @@ impl Replica {
         let start = peers.iter().position(|peer| *peer == news.from).unwrap_or(0);
         let Some(peer) = peers.get((start + self.catch_up.attempts as usize) % peers.len().max(1)) else { return };
         self.catch_up.attempts += 1;
+        self.catch_up.asked = self.mark.slot;
         self.catch_up.fetch_at = Some(now.plus(self.settings.retransmit_interval.saturating_mul(2)));
         self.send(*peer, Message::Fetch { from: self.mark.slot, bytes: self.settings.fetch_bytes });
     }
@@ -92,6 +95,11 @@ impl Replica {
     }
 
     pub(super) fn on_chosen(&mut self, now: Instant, from: NodeId, body: BodyHandle, mark: Mark, last: bool) {
+        if last && self.catch_up.asked < body.end() && body.end() <= self.mark.slot && self.catch_up.news.is_some() {
+            // The last body of the newest answer was proved by an accept of this replica already. Ask on at once
+            // nevertheless, or each answer that ends so would cost a wait.
+            return self.fetch(now);
+        }
         if body.first != self.mark.slot || body.end() > mark.slot || !self.compare_chain(from, mark) {
             return;
         }

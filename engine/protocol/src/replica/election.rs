@@ -162,8 +162,7 @@ impl Replica {
         let parts = if parts.is_empty() { vec![Vec::new()] } else { parts };
         let parts_count = parts.len() as u32;
         for (part, accepted) in parts.into_iter().enumerate() {
-            let message =
-                Message::Promise { ballot, mark: self.mark, part: part as u32, parts: parts_count, accepted };
+            let message = Message::Promise { ballot, mark: self.mark, part: part as u32, parts: parts_count, accepted };
             // The newest append covers the promise and every accept reported above it.
             self.send_after(self.appended.max(self.promise_append), from, message);
         }

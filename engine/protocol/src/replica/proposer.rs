@@ -277,7 +277,8 @@ impl Replica {
     pub(super) fn adopt_obtained(&mut self, now: Instant, id: BodyId) {
         let mark = self.mark.slot;
         let Some(leadership) = self.leadership() else { return };
-        let Some(first) = leadership.obtaining.values().find(|wanted| wanted.body.id == id).map(|w| w.body.first) else {
+        let Some(first) = leadership.obtaining.values().find(|wanted| wanted.body.id == id).map(|w| w.body.first)
+        else {
             return;
         };
         let wanted = leadership.obtaining.remove(&first).expect("found just now");
@@ -506,8 +507,7 @@ impl Replica {
         let heard = leadership.peers.iter().filter(|(_, peer)| now.since(peer.heard) < patience);
         let mut votes: Vec<NodeId> = heard.map(|(node, _)| *node).collect();
         votes.push(self.node);
-        self.is_prepare_quorum(&votes)
-            && self.configurations.configuration_at(self.mark.slot).is_accept_quorum(&votes)
+        self.is_prepare_quorum(&votes) && self.configurations.configuration_at(self.mark.slot).is_accept_quorum(&votes)
     }
 
     /// Sends again what went unanswered for a while: a lost message costs a resend, never a stall.

@@ -327,7 +327,8 @@ impl Cluster {
 
     /// Proposes a body of `count` commands at `id`, which must have an opening for it.
     pub(crate) fn propose(&mut self, id: NodeId, count: u32) -> BodyHandle {
-        let opening = self.opening(id).unwrap_or_else(|| panic!("{id} has no opening: {:?}", self.replica(id).status()));
+        let opening =
+            self.opening(id).unwrap_or_else(|| panic!("{id} has no opening: {:?}", self.replica(id).status()));
         let body = self.make_body(opening.first, count);
         self.propose_body(id, body);
         body
@@ -372,8 +373,14 @@ impl Cluster {
         self.node_mut(id).at_hand.clear();
         let accepted: Vec<_> = self.replica(id).accepted().collect();
         let (mark, promised) = (self.mark(id), self.replica(id).promised());
-        assert!(accepted.first().is_none_or(|entry| entry.body.first >= mark.slot), "accepted bodies lie above the mark");
-        assert!(accepted.windows(2).all(|pair| pair[0].body.end() <= pair[1].body.first), "accepted bodies are disjoint");
+        assert!(
+            accepted.first().is_none_or(|entry| entry.body.first >= mark.slot),
+            "accepted bodies lie above the mark"
+        );
+        assert!(
+            accepted.windows(2).all(|pair| pair[0].body.end() <= pair[1].body.first),
+            "accepted bodies are disjoint"
+        );
         assert!(accepted.iter().all(|entry| entry.ballot <= promised), "no accept above the promise");
     }
 

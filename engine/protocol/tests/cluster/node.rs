@@ -158,7 +158,8 @@ pub(crate) fn recover(log: &[Append]) -> (Recovered, Vec<(BodyHandle, Mark)>) {
     for append in log {
         recovered.promised = recovered.promised.max(append.promised);
         while recovered.mark.slot < append.mark.slot {
-            let next = accepted.get(&recovered.mark.slot).expect("a mark stands on bodies that are in the log before it");
+            let next =
+                accepted.get(&recovered.mark.slot).expect("a mark stands on bodies that are in the log before it");
             choose(&mut recovered.mark, &mut delivered, next.body);
         }
         assert_eq!(recovered.mark, append.mark, "the mark's chain runs over the bodies before it");

@@ -1,5 +1,5 @@
-//! What is chosen, judged from outside by the durable accepts of all nodes (*Paxos Made Simple* §2.1: a value is chosen
-//! when a quorum has accepted it at one ballot).
+//! What is chosen, judged from outside by the durable accepts of all nodes (*Paxos Made Simple* §2.2: a value is chosen
+//! when a large enough set of acceptors has accepted it in one proposal).
 
 use std::collections::{BTreeMap, BTreeSet};
 

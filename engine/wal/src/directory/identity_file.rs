@@ -98,7 +98,8 @@ impl NodeIdentity {
             let mut lines = body.lines().filter_map(|line| line.split_once(" = "));
             lines.find(|(key, _)| *key == name).map(|(_, value)| value).ok_or(IdentityProblem::Field(name))
         };
-        let uuid = |name, text: &str| Uuid::try_parse(text).map(Uuid::into_bytes).map_err(|_| IdentityProblem::Field(name));
+        let uuid =
+            |name, text: &str| Uuid::try_parse(text).map(Uuid::into_bytes).map_err(|_| IdentityProblem::Field(name));
         let cluster = match value("cluster")? {
             "none" => None,
             text => Some(uuid("cluster", text)?),

@@ -224,6 +224,12 @@ pub enum RecordError {
         /// Offset in the record.
         offset: u32,
     },
+    /// A field holds what no writer writes, although the checksum is right.
+    #[error("record field {field} is out of bounds")]
+    Bounds {
+        /// The field's name in the byte map.
+        field: &'static str,
+    },
     /// The body is damaged.
     #[error(transparent)]
     Body(#[from] BodyError),
@@ -355,6 +361,12 @@ impl RecordHeader {
             first_needed: field::FIRST_NEEDED.u64(block),
             configuration: Slot(field::CONFIGURATION.u64(block)),
         };
+        // Both are positions of the past; believed as they are, they would outlive this log.
+        for (field, valid) in [("durable", header.durable <= at), ("first needed", header.first_needed <= epoch)] {
+            if !valid {
+                return Err(RecordError::Bounds { field });
+            }
+        }
         Ok((header, body))
     }
 

@@ -312,6 +312,9 @@ impl SealedRecord {
                 id: BodyId(entry_field::BODY_ID.u128(entry)),
             }),
         };
+        if body.is_some_and(|body| body.first.checked_add(u64::from(body.count)).is_none()) {
+            return Err(SealBlockError::Bounds { field: "count" });
+        }
         Ok(SealedRecord {
             offset: entry_field::OFFSET.u32(entry),
             record_bytes: entry_field::RECORD_BYTES.u32(entry),

@@ -245,6 +245,7 @@ impl SegmentHeader {
             ("previous_epoch", self.previous_epoch < self.epoch),
             ("before_epoch", self.before_epoch < self.epoch),
             ("before_end", end_agrees),
+            ("durable", self.durable.epoch(geometry.segment_bytes()) < self.epoch),
             ("first_needed", self.first_needed <= self.epoch),
         ] {
             if !valid {

@@ -1,5 +1,6 @@
 //! The bodies in memory: one that has just arrived, those that wait for the log, and those that were written.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
@@ -53,7 +54,7 @@ pub(super) struct Bodies<B> {
     /// Bodies of the messages, compositions and reads that are being handled; gone afterwards unless appended.
     arrivals: Vec<(BodyHandle, B)>,
     /// Bodies whose append waits for a free segment.
-    waiting: BTreeMap<BodyId, B>,
+    waiting: BTreeMap<BodyId, Waiting<B>>,
     waiting_bytes: u64,
     shared: BTreeMap<BodyId, Shared<B>>,
     /// Oldest first; what is written may leave memory in this order.
@@ -61,6 +62,12 @@ pub(super) struct Bodies<B> {
     writing: BTreeMap<WriteId, BodyId>,
     cached_bytes: u64,
     cache_bytes_max: u64,
+}
+
+struct Waiting<B> {
+    record: B,
+    /// How many of the waiting appends write this body: the same one may be accepted again at another ballot meanwhile.
+    appends: u32,
 }
 
 struct Shared<B> {
@@ -112,36 +119,57 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Bodies<B> {
         Some(self.arrivals.swap_remove(place).1)
     }
 
-    /// If `effect` appends the body that has just arrived, keeps it until the log has room.
-    pub(super) fn hold_arrival(&mut self, effect: &Effect) {
+    /// If `effect` appends a body, keeps that until the log has room.
+    pub(super) fn hold<P: Buffers<Buffer = B>>(&mut self, effect: &Effect, buffers: &mut P) {
         let Effect::Append(append) = effect else { return };
         let (LogEntry::Accepted { body, .. } | LogEntry::Copied { body, .. }) = append.entry else { return };
-        if let Some(record) = self.take_arrival(body.id) {
+        if let Some(waiting) = self.waiting.get_mut(&body.id) {
+            waiting.appends += 1;
+        } else if let Some(record) = self.take_arrival(body.id).or_else(|| self.copy_shared(&body, buffers)) {
             self.put_back(body, record);
         }
     }
 
+    /// Keeps a body whose append waits for a free segment.
     pub(super) fn put_back(&mut self, body: BodyHandle, record: B) {
-        self.waiting_bytes += record.as_ref().len() as u64;
-        if let Some(twin) = self.waiting.insert(body.id, record) {
-            self.waiting_bytes -= twin.as_ref().len() as u64;
+        let bytes = record.as_ref().len() as u64;
+        match self.waiting.entry(body.id) {
+            Entry::Occupied(mut waiting) => waiting.get_mut().appends += 1,
+            Entry::Vacant(place) => {
+                self.waiting_bytes += bytes;
+                place.insert(Waiting { record, appends: 1 });
+            }
         }
     }
 
-    /// A buffer of the body that nobody else holds, for a new record header. The bytes are copied only if they lie in
-    /// an older record already: when a leader proposes again what an earlier ballot left open.
+    /// A buffer of the body that nobody else holds, for a new record header. The bytes are copied only if another record
+    /// has them or will have them: when a leader proposes again what an earlier ballot left open.
     ///
     /// # Panics
     /// If the body isn't in memory: the core appends only what it was handed.
     pub(super) fn take_for_append<P: Buffers<Buffer = B>>(&mut self, body: &BodyHandle, buffers: &mut P) -> B {
+        // What waits is appended before what has just arrived.
+        if let Some(record) = self.take_waiting(body.id, buffers) {
+            return record;
+        }
         if let Some(record) = self.take_arrival(body.id) {
             return record;
         }
-        if let Some(record) = self.waiting.remove(&body.id) {
-            self.waiting_bytes -= record.as_ref().len() as u64;
-            return record;
-        }
         self.copy_shared(body, buffers).expect("a body is at hand when it is appended")
+    }
+
+    fn take_waiting<P: Buffers<Buffer = B>>(&mut self, id: BodyId, buffers: &mut P) -> Option<B> {
+        let Entry::Occupied(mut waiting) = self.waiting.entry(id) else { return None };
+        if waiting.get().appends > 1 {
+            waiting.get_mut().appends -= 1;
+            let known = waiting.get().record.as_ref();
+            let mut record = buffers.allocate(known.len());
+            record.as_mut().copy_from_slice(known);
+            return Some(record);
+        }
+        let record = waiting.remove().record;
+        self.waiting_bytes -= record.as_ref().len() as u64;
+        Some(record)
     }
 
     /// The body lies in a record that is being written.

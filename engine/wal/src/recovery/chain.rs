@@ -8,15 +8,12 @@ use synod_protocol::{Ballot, BodyHandle, Mark, Slot};
 use super::join::Joined;
 use super::verdict::Verdict;
 use super::{Cut, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment};
-use crate::format::{
-    CONFIGURATION_BYTES_MAX, RecordKind, SegmentHeader, SegmentHeaderError, StoredConfiguration,
-};
+use crate::format::{CONFIGURATION_BYTES_MAX, RecordKind, SegmentHeader, SegmentHeaderError, StoredConfiguration};
 use crate::identity::{ExpectedIdentity, LogIdentity};
 use crate::lsn::{FileId, Lsn};
 use crate::pool::CleanFile;
 use crate::scan::{
-    Hole, Item, ScanOptions, ScannedRecord, Scanner, Seal, is_sealed, later_life, read_seal,
-    read_segment_header,
+    Hole, Item, ScanOptions, ScannedRecord, Scanner, Seal, is_sealed, later_life, read_seal, read_segment_header,
 };
 use crate::segment::{BLOCK, Geometry};
 use crate::store::SegmentStore;
@@ -171,9 +168,8 @@ pub(super) fn scan(
     let mut scans = Vec::with_capacity(chain.links.len());
     for (index, (file, header)) in chain.links.iter().enumerate() {
         let next = chain.links.get(index + 1).map(|(_, next)| *next);
-        let named_end = next
-            .filter(|next| next.before_end != Lsn::ZERO)
-            .map(|next| (next.before_end, next.before_checksum));
+        let named_end =
+            next.filter(|next| next.before_end != Lsn::ZERO).map(|next| (next.before_end, next.before_checksum));
         scans.push(scan_segment(store, geometry, *file, header, named_end, options)?);
     }
     Ok(scans)
@@ -294,7 +290,10 @@ pub(super) fn assemble(
     // something behind it is. And headers behind it count even if their segments are discarded: what they say about
     // promises, the base and segments given up is acted upon, so it must not be forgotten again.
     let from = proven.epoch(geometry.segment_bytes());
-    let files_to_sync = files.headers.range(from..).map(|(_, (file, _))| *file).collect();
+    let written = files.headers.range(from..).map(|(_, (file, _))| *file);
+    // A file that was never used may have been made just before its maker was killed: its length must be durable before
+    // a header is, or a power failure leaves a segment that is too short.
+    let files_to_sync = written.chain(files.fresh.iter().copied()).collect();
     let cut = verdict.cut.then(|| {
         let last = &scans[verdict.last];
         let behind = scans[verdict.last + 1..].iter().map(|scan| scan.records.len() as u64 + scan.strays);

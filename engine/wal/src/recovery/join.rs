@@ -59,9 +59,9 @@ pub(super) fn join(files: &Files, kept: &[SegmentScan]) -> Result<Joined, Recove
     }
     joined.mark = prove_marks(&mut joined.index, &marks);
     let ruling = joined.configuration.as_ref().map(|configuration| configuration.slot);
-    let trimmed = records(kept).filter_map(|(_, record)| record.body).filter(|body| {
-        body.kind == BodyKind::Configuration && body.first >= Slot::FIRST && body.end() <= base.slot
-    });
+    let trimmed = records(kept)
+        .filter_map(|(_, record)| record.body)
+        .filter(|body| body.kind == BodyKind::Configuration && body.first >= Slot::FIRST && body.end() <= base.slot);
     joined.configuration_trimmed = trimmed.map(|body| body.first).max().filter(|slot| Some(*slot) > ruling);
     Ok(joined)
 }

@@ -137,13 +137,9 @@ fn is_end(
     });
     if sealed_here {
         return match scan.seal.complete {
-            true if newest => {
-                Err(RecoverError::SuccessorMissing { epoch: scan.header.epoch, file: scan.file })
-            }
+            true if newest => Err(RecoverError::SuccessorMissing { epoch: scan.header.epoch, file: scan.file }),
             true => Ok(false),
-            false if proof > end => {
-                Err(RecoverError::Corrupt { damage: damage(scan, DamageCause::Seal), proof })
-            }
+            false if proof > end => Err(RecoverError::Corrupt { damage: damage(scan, DamageCause::Seal), proof }),
             false => Ok(true),
         };
     }

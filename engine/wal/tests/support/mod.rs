@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use synod_frame::{Batch, GroupId, Origin, RECORD_HEADER_BYTES, RecordBuffer, Submission, encode_commands, encode_noop};
+use synod_frame::{
+    Batch, GroupId, Origin, RECORD_HEADER_BYTES, RecordBuffer, Submission, encode_commands, encode_noop,
+};
 use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot};
 use synod_wal::{
     Action, FileId, LogIdentity, LogSettings, Lsn, MemoryStore, Planned, RecordKind, RecordMeta, RecoveredLog,
@@ -119,8 +121,7 @@ impl Disk {
             self.durable.write_at(block.file, block.offset, &block.bytes);
             // What was written to the same place before can't come back.
             let (file, offset) = (block.file, block.offset);
-            self.pending
-                .retain(|other| other.serial > *serial || (other.file, other.offset) != (file, offset));
+            self.pending.retain(|other| other.serial > *serial || (other.file, other.offset) != (file, offset));
         }
     }
 

@@ -96,17 +96,16 @@ fn refuses_what_is_chosen_already_and_says_how_far() {
     let leader = ballot(3, 1);
     let chosen = body(1, 2, 1);
     let mark = Mark::START.after(&chosen);
-    cluster.elect(n(1));
-    let leader = Ballot { round: leader.round + 10, ..cluster.replica(n(1)).promised() };
-    // A quorum has it, and the leader's mark says so.
     accept(&mut cluster, leader, chosen, Mark::START);
     cluster.inject(n(1), n(3), Message::Accept { ballot: leader, body: chosen, mark: Mark::START });
     cluster.network.clear();
+    // A quorum has it, and the leader's mark says so.
     accept(&mut cluster, leader, body(3, 1, 2), mark);
     assert_eq!(cluster.delivered(n(2)), [chosen]);
     let already = [RejectReason::AlreadyChosen { mark }];
     assert_eq!(refusals(&accept(&mut cluster, leader, chosen, Mark::START)), already);
-    assert_eq!(refusals(&accept(&mut cluster, leader, body(2, 5, 9), Mark::START)), already, "even where it reaches beyond");
+    let reaching = body(2, 5, 9);
+    assert_eq!(refusals(&accept(&mut cluster, leader, reaching, Mark::START)), already, "even if it reaches beyond");
 }
 
 #[test]
@@ -148,12 +147,10 @@ fn a_full_disk_refuses_client_commands_only() {
 
 #[test]
 fn a_replica_far_behind_bounds_what_it_takes_above_its_prefix() {
-    let configurations = Configurations::new(
-        crate::Configuration::genesis(vec![n(1), n(2), n(3)], 1 << 20).expect("a sound genesis"),
-    );
+    let configurations =
+        Configurations::new(crate::Configuration::genesis(vec![n(1), n(2), n(3)], 1 << 20).expect("a sound genesis"));
     let now = crate::Instant(0);
-    let mut replica =
-        Replica::new(n(2), 1, 1, Settings::default(), configurations, super::cluster::nothing(), now);
+    let mut replica = Replica::new(n(2), 1, 1, Settings::default(), configurations, super::cluster::nothing(), now);
     let leader = ballot(3, 1);
     let mut offer = |first: u64| {
         let message = Message::Accept { ballot: leader, body: body(first, 1, u128::from(first)), mark: Mark::START };

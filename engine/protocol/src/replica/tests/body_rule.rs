@@ -38,7 +38,8 @@ fn live(mark: Slot, reports: &Reports) -> BTreeMap<Slot, BodyHandle> {
 
 /// Checks a plan against the twin, slot by slot.
 fn check(mark: Slot, reports: &Reports) {
-    let (plan, next) = recovery_plan(mark, reports.clone()).unwrap_or_else(|conflict| panic!("{conflict:?}: {reports:?}"));
+    let (plan, next) =
+        recovery_plan(mark, reports.clone()).unwrap_or_else(|conflict| panic!("{conflict:?}: {reports:?}"));
     let live = live(mark, reports);
     let adopted: BTreeMap<Slot, BodyHandle> = plan
         .iter()
@@ -69,9 +70,9 @@ fn check(mark: Slot, reports: &Reports) {
 /// Whether two bodies of one ballot share a slot, which no honest proposer brings about.
 fn conflicts(reports: &Reports) -> bool {
     reports.iter().enumerate().any(|(index, (one, _))| {
-        reports[index + 1..].iter().any(|(other, _)| {
-            one.ballot == other.ballot && one.body != other.body && one.body.overlaps(&other.body)
-        })
+        reports[index + 1..]
+            .iter()
+            .any(|(other, _)| one.ballot == other.ballot && one.body != other.body && one.body.overlaps(&other.body))
     })
 }
 
@@ -320,13 +321,16 @@ fn the_same_search_catches_wrong_rules() {
         }
         by_the_rule(mark, kept)
     };
-    let first = after_ballot(naive, 1, &History::start());
+    // It takes no more than one body at the first ballot to go wrong.
+    let is_simple = |history: &History| history.accepted.iter().all(|held| held.len() <= 1);
+    let first: BTreeSet<_> = after_ballot(by_the_rule, 1, &History::start()).into_iter().filter(is_simple).collect();
     assert!(!after_ballot(naive, 2, &first).iter().all(History::agrees));
-    let first = after_ballot(by_the_rule, 1, &History::start());
     let second = after_ballot(by_the_rule, 2, &first);
     let forgets = |history: &History| {
         history.plans(first_come).into_iter().any(|(mark, plan, _)| {
-            let adopted = |body: &BodyHandle| plan.iter().any(|planned| matches!(planned, Planned::Adopt { body: kept, .. } if kept == body));
+            let adopted = |body: &BodyHandle| {
+                plan.iter().any(|planned| matches!(planned, Planned::Adopt { body: kept, .. } if kept == body))
+            };
             history.chosen.iter().any(|body| body.first >= mark && !adopted(body))
         })
     };

@@ -113,7 +113,11 @@ fn a_pre_vote_is_refused_while_a_leader_lives_and_changes_nothing() {
     cluster.inject(n(3), n(2), Message::PreVote { ballot: ballot(50, 3) });
     assert_eq!(refusals(&cluster.take(is("Reject"))), [RejectReason::LeaderAlive { leader: n(1) }]);
     cluster.inject(n(3), n(1), Message::PreVote { ballot: ballot(50, 3) });
-    assert_eq!(refusals(&cluster.take(is("Reject"))), [RejectReason::LeaderAlive { leader: n(1) }], "the leader itself");
+    assert_eq!(
+        refusals(&cluster.take(is("Reject"))),
+        [RejectReason::LeaderAlive { leader: n(1) }],
+        "the leader itself"
+    );
     assert_eq!(*cluster.replica(n(2)), before);
 
     cluster.now = cluster.now.plus(cluster.settings().election_timeout);
@@ -296,7 +300,11 @@ fn a_refused_candidate_or_leader_steps_back() {
     assert_eq!(cluster.elect(n(1)).round, 10, "the next candidacy is above the one that won");
 
     let own = cluster.replica(n(1)).promised();
-    cluster.inject(n(2), n(1), Message::Reject { ballot: own, reason: RejectReason::HigherBallot { promised: ballot(12, 2) } });
+    cluster.inject(
+        n(2),
+        n(1),
+        Message::Reject { ballot: own, reason: RejectReason::HigherBallot { promised: ballot(12, 2) } },
+    );
     assert_eq!(cluster.role(n(1)), Role::Follower);
     assert_eq!((cluster.opening(n(1)), cluster.replica(n(1)).status().leader), (None, None));
 }
@@ -339,7 +347,11 @@ fn a_leader_without_a_quorum_steps_down() {
 #[test]
 fn a_leader_needs_an_accept_quorum_too() {
     // Any one promise is enough to lead, but all four must accept.
-    let genesis = Configuration { prepare_quorum: 1, accept_quorum: 4, ..Configuration::genesis((1..=4).map(n).collect(), 100).expect("sound") };
+    let genesis = Configuration {
+        prepare_quorum: 1,
+        accept_quorum: 4,
+        ..Configuration::genesis((1..=4).map(n).collect(), 100).expect("sound")
+    };
     let mut cluster = Cluster::ruled_by(genesis, Settings::default(), 3);
     cluster.elect(n(1));
     cluster.commit(n(1), 1);
@@ -417,7 +429,11 @@ fn only_the_owner_of_a_ballot_may_use_it() {
     cluster.inject(n(2), n(1), Message::Prepare { ballot: forged, from: s(1) });
     cluster.inject(n(2), n(1), Message::Accept { ballot: forged, body: body(1, 1, 1), mark: Mark::START });
     cluster.inject(n(2), n(1), Message::Heartbeat { ballot: forged, mark: Mark::START });
-    assert!(cluster.network.is_empty(), "{:?}", cluster.network.iter().map(|p| kind_of(&p.message)).collect::<Vec<_>>());
+    assert!(
+        cluster.network.is_empty(),
+        "{:?}",
+        cluster.network.iter().map(|p| kind_of(&p.message)).collect::<Vec<_>>()
+    );
     assert_eq!(cluster.replica(n(1)).promised(), before);
 }
 

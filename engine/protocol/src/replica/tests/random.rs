@@ -296,7 +296,7 @@ fn run_all(seeds: std::ops::Range<u64>) -> Coverage {
 
 #[test]
 fn random_schedules_keep_agreement_and_end_with_progress() {
-    let coverage = run_all(0..3000);println!("{coverage:?}");
+    let coverage = run_all(0..1500);
     let Coverage { promises, delivered, noops, trims, copies, adopted, lost_appends, refusals, supplies } = coverage;
     let seen = [promises, delivered, noops, trims, copies, adopted, lost_appends, refusals, supplies];
     assert!(seen.iter().all(|count| *count >= 20), "the schedules are too tame: {coverage:?}");
@@ -318,20 +318,4 @@ fn a_seed_repeats_its_schedule() {
 #[ignore = "takes minutes; the seeds of every day are run by the test above"]
 fn soak() {
     println!("{:?}", run_all(1_000..100_000));
-}
-#[test]
-fn debug_one() {
-    let seed: u64 = std::env::var("SEED").unwrap().parse().unwrap();
-    let mut schedule = Schedule::new(seed);
-    let steps = 300 + schedule.dice.below(2000);
-    for _ in 0..steps {
-        schedule.step();
-    }
-    schedule.stop_faults();
-    schedule.cluster.run(Duration::from_secs(15));
-    for id in schedule.cluster.ids() {
-        println!("{:#?}", schedule.cluster.replica(id));
-    }
-    println!("{:?}", schedule.cluster.sent);
-    schedule.check_liveness();
 }

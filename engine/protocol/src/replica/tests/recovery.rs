@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::{Cluster, Packet, ballot, body, is, is_to, n, s};
+use super::cluster::{Cluster, Packet, ballot, body, is, n, s};
 use crate::ballot::Ballot;
 use crate::body::{BodyHandle, BodyKind, Mark};
 use crate::config::Settings;
@@ -38,7 +38,10 @@ fn what_phase_one_reveals_is_proposed_again_and_gaps_are_closed() {
     for id in cluster.ids() {
         let bodies = cluster.delivered(id);
         let gaps = [(1, 2, BodyKind::NoOp), (5, 3, BodyKind::NoOp)];
-        assert_eq!(shape(&bodies), [gaps[0], (3, 2, BodyKind::Commands), gaps[1], (8, 1, BodyKind::Commands), (9, 1, first.kind)]);
+        assert_eq!(
+            shape(&bodies),
+            [gaps[0], (3, 2, BodyKind::Commands), gaps[1], (8, 1, BodyKind::Commands), (9, 1, first.kind)]
+        );
         assert_eq!((bodies[1], bodies[3], bodies[4]), (early, late, first));
     }
 }
@@ -54,7 +57,11 @@ fn the_body_of_the_highest_ballot_is_adopted_and_the_dead_ones_are_not() {
     cluster.elect(n(1));
     let bodies = cluster.delivered(n(1));
     assert_eq!(shape(&bodies), [(1, 2, BodyKind::NoOp), (3, 1, BodyKind::Commands)]);
-    assert_eq!(cluster.opening(n(1)).map(|opening| opening.first), Some(s(4)), "the dead body's last slot is free again");
+    assert_eq!(
+        cluster.opening(n(1)).map(|opening| opening.first),
+        Some(s(4)),
+        "the dead body's last slot is free again"
+    );
 }
 
 #[test]
@@ -91,21 +98,29 @@ fn become_recovering(cluster: &mut Cluster) {
 }
 
 #[test]
-fn a_long_gap_is_closed_as_far_as_alpha_allows() {
+fn a_plan_longer_than_alpha_is_followed_step_by_step() {
     let mut cluster = Cluster::with(3, 4, Settings::default(), 1);
-    // The old leader was ahead of node 1 and 3 by its own prefix, so the acceptors took what lay far away.
+    // An old leader was so far ahead that node 3 holds a body more than alpha beyond its own mark. (Then the slots between
+    // are chosen in truth; what counts here is that the plan obeys alpha whatever it was told.)
     let far = body(9, 2, 9);
     let told = Mark { slot: s(7), chain: crate::Chain(7) };
     cluster.inject(n(2), n(3), Message::Accept { ballot: ballot(1, 2), body: far, mark: told });
     cluster.network.clear();
     cluster.isolate(n(2));
     become_recovering(&mut cluster);
-    let fills = |cluster: &mut Cluster| shape(&proposed(&cluster.take(is_to("Accept", n(3)))));
-    assert_eq!(fills(&mut cluster), [(1, 4, BodyKind::NoOp)]);
-    // In truth slots 1 to 6 can't be open when 9 is accepted; what counts here is that alpha is obeyed all the same.
-    cluster.run(Duration::from_millis(900));
-    assert!(cluster.mark(n(1)).slot >= s(11), "{:?}", cluster.replica(n(1)).status());
-    assert!(cluster.delivered(n(1)).iter().all(|body| body.count <= 4));
+    let mut accepts = Vec::new();
+    while let Some(packet) = cluster.network.pop_front() {
+        if let Message::Accept { body, mark, .. } = packet.message
+            && packet.to == n(3)
+        {
+            assert!(body.end() <= mark.slot.plus(4), "{body:?} is proposed at {mark:?}");
+            accepts.push(body);
+        }
+        cluster.deliver(packet);
+    }
+    let noop = BodyKind::NoOp;
+    assert_eq!(shape(&accepts), [(1, 4, noop), (5, 4, noop), (9, 2, BodyKind::Commands)]);
+    assert_eq!(cluster.role(n(1)), Role::Leader);
 }
 
 #[test]
@@ -227,7 +242,11 @@ fn a_leader_never_proposes_below_its_own_mark() {
     cluster.isolate(n(5));
     become_recovering(&mut cluster);
     let leader = cluster.replica(n(1)).promised();
-    assert_eq!(cluster.take(is("FetchBody")).len(), 1, "of three it knows that the long body is dead, and wants the short");
+    assert_eq!(
+        cluster.take(is("FetchBody")).len(),
+        1,
+        "of three it knows that the long body is dead, and wants the short"
+    );
     cluster.network.clear();
 
     // Meanwhile nodes 3, 4 and 5, which never saw the short body, choose the long one.

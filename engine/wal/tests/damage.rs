@@ -1,0 +1,221 @@
+//! Damage of every kind to a small log: recovery never panics and is never silently wrong.
+
+mod support;
+
+use support::*;
+use synod_protocol::{Ballot, Mark};
+use synod_wal::{FileId, MemoryStore, RecordKind, RecoveredLog, SegmentStore, SyncMode, recover};
+
+/// What a log says, apart from which files it uses how.
+fn content(log: &RecoveredLog) -> String {
+    let said = (log.group, log.promised, log.mark, &log.index, &log.configuration, log.end, log.records);
+    format!("{said:?}")
+}
+
+/// Three segments on recycled files, the last record a mark: everything before it is proven durable.
+fn log() -> MemoryStore {
+    let mut machine = Machine::fresh(SyncMode::Dsync, 4);
+    let (mut slot, mut mark) = (1, Mark::START);
+    while machine.wal.appended().epoch(SEGMENT_BYTES) < 9 {
+        let body = match slot % 4 {
+            0 => commands(slot, 2, 9000, slot),
+            _ => noop(slot, 2, slot),
+        };
+        machine.append_now(&meta(RecordKind::Accepted, ballot(1), ballot(1), mark), Some(&body));
+        mark = mark.after(&body.handle);
+        machine.wal.index_mut().mark_chosen(body.handle.first, mark.chain);
+        slot = mark.slot.0;
+        if slot.is_multiple_of(5) && machine.wal.appended().epoch(SEGMENT_BYTES) < 8 {
+            machine.trim(mark, ballot(1));
+            machine.settle();
+        }
+    }
+    machine.append_now(&meta(RecordKind::Promise, Ballot::ZERO, ballot(4), mark), None);
+    machine.append_now(&meta(RecordKind::Mark, Ballot::ZERO, ballot(4), mark), None);
+    machine.disk.durable
+}
+
+fn check(store: &MemoryStore, expected: &str, what: std::fmt::Arguments<'_>) -> bool {
+    match recover(store, &identity(9).expected(), SEGMENT_BYTES) {
+        Ok(found) => {
+            assert_eq!(content(&found), expected, "{what}");
+            true
+        }
+        Err(error) => {
+            // Every error can be shown.
+            assert!(!error.to_string().is_empty());
+            false
+        }
+    }
+}
+
+#[test]
+fn flipped_bits() {
+    let mut store = log();
+    let sound = recover(&store, &identity(9).expected(), SEGMENT_BYTES).unwrap();
+    assert!(sound.segments.len() >= 2);
+    let expected = content(&sound);
+    let (mut harmless, mut noticed) = (0, 0);
+    for file in store.files().unwrap() {
+        let used = sound.segments.iter().any(|segment| segment.file == file);
+        let mut offset = 0;
+        while offset < SEGMENT_BYTES as usize {
+            // Every byte of the structures at the start of blocks, samples of the rest.
+            let bit = (offset * 5 + offset / 13) % 8;
+            store.content_mut(file).unwrap()[offset] ^= 1 << bit;
+            match check(&store, &expected, format_args!("{file} byte {offset} bit {bit}")) {
+                true => harmless += 1,
+                false => noticed += 1,
+            }
+            store.content_mut(file).unwrap()[offset] ^= 1 << bit;
+            offset += if offset % BLOCK as usize >= 384 {
+                41
+            } else if used {
+                1
+            } else {
+                3
+            };
+        }
+    }
+    assert!(noticed > 10_000 && harmless > 1_000, "{noticed} noticed, {harmless} harmless");
+}
+
+#[test]
+fn lost_misdirected_and_zeroed_blocks() {
+    let sound_store = log();
+    let sound = recover(&sound_store, &identity(9).expected(), SEGMENT_BYTES).unwrap();
+    let expected = content(&sound);
+    let files = sound_store.files().unwrap();
+    let mut random = Random(3);
+    let last = sound.segments.last().unwrap();
+    let mark_record = (last.file, last.end.offset(SEGMENT_BYTES) - BLOCK);
+    for _ in 0..6_000 {
+        let mut store = sound_store.clone();
+        let pick = |random: &mut Random| -> (FileId, u64) {
+            (files[random.below(files.len() as u64) as usize], random.below(SEGMENT_BYTES / BLOCK) * BLOCK)
+        };
+        let (from, from_offset) = pick(&mut random);
+        let (to, to_offset) = pick(&mut random);
+        let block = match random.below(3) {
+            0 => vec![0; BLOCK as usize],
+            1 => (0..BLOCK).map(|_| random.next() as u8).collect(),
+            _ => store.content(from).unwrap()[from_offset as usize..][..BLOCK as usize].to_vec(),
+        };
+        store.write_at(to, to_offset, &block);
+        // Nothing proves the mark record itself, which says nothing new.
+        if (to, to_offset) != mark_record {
+            let moved = format_args!("{from} {from_offset} to {to} {to_offset}").to_string();
+            check(&store, &expected, format_args!("{moved}"));
+        }
+    }
+}
+
+#[test]
+fn truncated_and_removed_files() {
+    let store = log();
+    let sound = recover(&store, &identity(9).expected(), SEGMENT_BYTES).unwrap();
+    let expected = content(&sound);
+    for file in store.files().unwrap() {
+        let used = sound.segments.iter().any(|segment| segment.file == file);
+        let mut without = store.clone();
+        without.remove(file);
+        let opened = check(&without, &expected, format_args!("{file} removed"));
+        assert!(!used || !opened, "{file} is missed");
+        for blocks in 0..SEGMENT_BYTES / BLOCK {
+            let mut cut = store.clone();
+            cut.content_mut(file).unwrap().truncate((blocks * BLOCK) as usize + 17);
+            let opened = check(&cut, &expected, format_args!("{file} cut to {blocks} blocks"));
+            assert!(!used || !opened, "{file} is cut");
+        }
+    }
+}
+
+/// Where the checksums of the log begin, as `engine/docs/wal-format.md` says.
+fn salt() -> u32 {
+    let identity = identity(1);
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&identity.cluster);
+    hasher.update(&identity.lineage.to_le_bytes());
+    hasher.update(&identity.node.0.to_le_bytes());
+    hasher.update(&identity.incarnation);
+    hasher.update(&identity.log.to_le_bytes());
+    hasher.finalize()
+}
+
+fn put_checksum(structure: &mut [u8], from: u32) {
+    let mut hasher = crc32fast::Hasher::new_with_initial(from);
+    hasher.update(&structure[..8]);
+    hasher.update(&structure[12..]);
+    structure[8..12].copy_from_slice(&hasher.finalize().to_le_bytes());
+}
+
+/// Makes all checksums of a block's structure right again.
+fn seal_again(block: &mut [u8]) {
+    match &block[..4] {
+        b"SYNS" => put_checksum(block, 0),
+        b"SYNG" | b"SYNI" | b"SYNT" | b"SYNF" => put_checksum(block, salt()),
+        b"SYNR" => {
+            let head = u32::from_le_bytes(block[268..272].try_into().unwrap()) as usize;
+            let head = if &block[256..260] == b"SYNB" { head.clamp(128, 3840) } else { 0 };
+            if head > 0 {
+                put_checksum(&mut block[256..256 + head], 0);
+            }
+            put_checksum(&mut block[..256 + head], salt());
+        }
+        _ => {}
+    }
+}
+
+/// Nothing is believed for its checksum: any field of any structure holds anything.
+#[test]
+fn nonsense_with_right_checksums() {
+    let sound = log();
+    let mut random = Random(17);
+    let mut opened = 0;
+    for round in 0..20_000 {
+        let mut store = sound.clone();
+        for _ in 0..=random.below(2) {
+            let file = FileId(1 + random.below(4) as u32);
+            let content = store.content_mut(file).unwrap();
+            let number = random.below(SEGMENT_BYTES / BLOCK) as usize;
+            let block = &mut content[number * BLOCK as usize..][..BLOCK as usize];
+            for _ in 0..=random.below(3) {
+                let width = [1, 2, 4, 8][random.below(4) as usize];
+                let at = (8 + random.below(if block.starts_with(b"SYNS") { 4000 } else { 480 }) as usize) / width * width;
+                let value = match random.below(4) {
+                    0 => 0,
+                    1 => u64::MAX,
+                    2 => random.below(40),
+                    _ => random.next(),
+                };
+                block[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+            }
+            seal_again(block);
+        }
+        if let Ok(log) = recover(&store, &identity(9).expected(), SEGMENT_BYTES) {
+            opened += 1;
+            let disk = Disk { live: store.clone(), durable: store, ..Disk::default() };
+            // A log that opens can be used, as long as it isn't full.
+            if round % 8 == 0 && log.epoch_next < 1 << 40 {
+                let mut machine = Machine::start(disk, SyncMode::Dsync, log, 9);
+                machine.settle();
+                machine.append(&meta(RecordKind::Promise, Ballot::ZERO, ballot(9), Mark::START), None);
+                machine.settle();
+            }
+        }
+    }
+    assert!(opened > 1_000, "{opened}");
+}
+
+#[test]
+fn noise_is_no_log() {
+    let mut random = Random(11);
+    for round in 0..200 {
+        let mut store = log();
+        let file = FileId(1 + random.below(4) as u32);
+        let length = random.below(SEGMENT_BYTES * 2);
+        let noise: Vec<u8> = (0..length).map(|_| if round % 2 == 0 { random.next() as u8 } else { 0xff }).collect();
+        *store.content_mut(file).unwrap() = noise;
+        let _ = recover(&store, &identity(9).expected(), SEGMENT_BYTES);
+    }
+}
