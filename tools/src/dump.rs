@@ -124,7 +124,7 @@ fn print(record: &ScannedRecord, file: &synod_wal::FileId, output: &mut Output) 
         None => String::new(),
     };
     let source = if meta.source.0 == 0 { String::new() } else { format!(" from {}", meta.source) };
-    output.line(format_args!(
+    let line = format!(
         "{} {file}+{:#x} {:<13} ballot {} promised {} mark {} durable {} {what}{source}",
         header.lsn,
         record.offset,
@@ -133,7 +133,8 @@ fn print(record: &ScannedRecord, file: &synod_wal::FileId, output: &mut Output) 
         meta.promised,
         meta.mark.slot,
         header.durable,
-    ))
+    );
+    output.line(line.trim_end())
 }
 
 fn content(body: &BodyHandle) -> String {
