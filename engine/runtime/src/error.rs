@@ -36,6 +36,14 @@ pub enum StartError {
         /// According to the configuration, this node included.
         configured: Vec<NodeId>,
     },
+    /// A peer may propose a body that no segment of this node could take.
+    #[error(
+        "the log's segments of {segment_bytes} bytes can't take the largest body: make the directory anew with `synod init --segment-size` of 2097152 at least"
+    )]
+    SegmentBytes {
+        /// Their size.
+        segment_bytes: u64,
+    },
     /// A listener can't be bound.
     #[error("can't listen at {address} ({source}){}", in_use_hint(.source))]
     Listen {

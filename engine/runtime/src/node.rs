@@ -18,12 +18,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use synod_frame::{BodyBounds, BodyHeader, Channel, ConfigurationBody, GroupId};
-use synod_protocol::limits::BODY_SLOTS_MAX;
+use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX};
 use synod_protocol::{AcceptedBody, Ballot, Configurations, Instant, NodeId, Recovered, Replica, Slot};
 use synod_wal::directory::{self, DirectoryStore, Expected, OpenDirectory};
 use synod_wal::{
-    FileId, LogIdentity, LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, SegmentStore as _, SyncMode, Wal,
-    recover,
+    FileId, Geometry, LogIdentity, LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, SegmentStore as _,
+    SyncMode, Wal, record_bytes, recover,
 };
 
 use crate::clients::{ClientBounds, serve_clients};
@@ -171,6 +171,10 @@ struct Facts {
 fn recover_log(directory: &OpenDirectory) -> Result<(Facts, RecoveredLog), StartError> {
     let known = directory.identity();
     let identity = known.log_identity(LOG).ok_or(StartError::Genesis)?;
+    let needed = record_bytes(BODY_BYTES_MAX);
+    if Geometry::new(known.segment_bytes).is_none_or(|geometry| geometry.record_bytes_max() < u64::from(needed)) {
+        return Err(StartError::SegmentBytes { segment_bytes: known.segment_bytes });
+    }
     // Absolute, because the runtime underneath opens some relative paths beside nothing.
     let path = directory.log_path(LOG);
     let log_directory = std::path::absolute(&path).map_err(|source| StartError::Segment { path, source })?;
@@ -269,7 +273,6 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         },
         record_bytes_max: config.body_bytes_max as usize,
         backlog_bytes: config.wal_backlog_bytes,
-        window_bodies: config.settings.window_bodies,
         unknown_after: config.unknown_after,
     };
     let identity = Rc::new(Identity::new(

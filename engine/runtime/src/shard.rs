@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use synod_protocol::{BodyKind, Instant, NodeId, Role};
-use synod_wal::{FileId, LogStats, LoggedReplica, Output};
+use synod_wal::{FileId, LoggedReplica, Output};
 
 use crate::clock::Clock;
 use crate::error::{AppendError, ReadError, TrimError};
@@ -62,7 +62,6 @@ pub(crate) struct ShardSettings {
     pub(crate) durability: Durability,
     pub(crate) record_bytes_max: usize,
     pub(crate) backlog_bytes: u64,
-    pub(crate) window_bodies: u32,
     pub(crate) unknown_after: Duration,
 }
 
@@ -340,7 +339,7 @@ impl Shard {
         let leads = matches!(protocol.role, Role::Leader | Role::Recovering);
         if core.gate != Gate::Stopped {
             let gate = match leader {
-                _ if leads && self.is_out_of_room(core, &status.log, protocol.open_bodies) => Gate::DiskFull,
+                _ if leads && core.replica.is_full() => Gate::DiskFull,
                 _ if leads => Gate::Open,
                 Some(leader) if leader != self.settings.node => Gate::NotLeader(leader),
                 _ => Gate::NoLeader,
@@ -377,14 +376,6 @@ impl Shard {
         shared.wal = status.log;
         shared.counters = core.counters;
         shared.stopped.clone_from(&core.stopped);
-    }
-
-    /// Whether nothing is proposed because the log has no segment left and can't get one.
-    fn is_out_of_room(&self, core: &Core, log: &LogStats, open_bodies: u32) -> bool {
-        let files_max = core.replica.wal().settings().pool_files_max as usize;
-        let no_more = core.file_failing || (log.files >= files_max && log.files_dirty == 0);
-        let held_by_window = open_bodies >= self.settings.window_bodies;
-        no_more && log.files_clean == 0 && !held_by_window && core.replica.opening().is_none()
     }
 
     fn not_leader(&self, leader: NodeId) -> AppendError {

@@ -70,7 +70,7 @@ fn ask(address: SocketAddr, hello: &Hello) -> HelloReply {
 #[test]
 fn a_node_lives_on_through_garbage_strangers_and_mistakes() {
     let root = temporary_directory();
-    let directories = make_cluster(root.path(), 1, 1 << 20);
+    let directories = make_cluster(root.path(), 1, 2 << 20);
     let addresses = free_addresses(2);
     let mut node = Served::start(&directories[0], 1, &addresses[..1], addresses[1]);
     let slots = wait_for("a leader", PATIENCE, || {
@@ -112,7 +112,7 @@ fn a_node_lives_on_through_garbage_strangers_and_mistakes() {
     assert!(stderr.contains("bootstrap"), "{stderr}");
     let second = root.path().join("second");
     std::fs::create_dir(&second).unwrap();
-    let other = make_cluster(&second, 1, 1 << 20);
+    let other = make_cluster(&second, 1, 2 << 20);
     let (_, stderr) = failure(serve(&other[0], "5", "127.0.0.1:0"));
     assert!(stderr.contains("node"), "{stderr}");
     let (_, stderr) = failure(serve(&other[0], "1", &node.listen.to_string()));

@@ -132,7 +132,7 @@ struct Cluster {
 impl Cluster {
     fn start() -> Cluster {
         let root = temporary_directory();
-        let directories = make_cluster(root.path(), 3, 1 << 20);
+        let directories = make_cluster(root.path(), 3, 2 << 20);
         let (listens, clients) = (free_addresses(3), free_addresses(3));
         let nodes = (1..=3)
             .map(|node| Served::start(&directories[node as usize - 1], node, &listens, clients[node as usize - 1]))

@@ -41,7 +41,7 @@ fn read_until(log: &Log, end: Slot) -> Vec<SharedBody> {
 #[test]
 fn a_cluster_commits_reads_trims_and_comes_back() {
     let root = temporary_directory();
-    let directories = make_cluster(root.path(), 3, 1 << 20);
+    let directories = make_cluster(root.path(), 3, 2 << 20);
     let listens = free_addresses(3);
     let start = |node| Node::start(config(&directories, &listens, node)).expect("the node starts");
     let mut nodes: Vec<Node> = (1..=3).map(start).collect();

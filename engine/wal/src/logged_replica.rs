@@ -14,9 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use synod_frame::{
-    BLOCK_BYTES, BodyHeader, GroupId, Origin, encode_noop, encode_trim, verify_body_in_record,
-};
+use synod_frame::{BLOCK_BYTES, BodyHeader, GroupId, Origin, encode_noop, encode_trim, verify_body_in_record};
 use synod_protocol::{
     Append, AppendId, BodyHandle, BodyId, BodyKind, Effect, HaltReason, Instant, LogEntry, Mark, Message, NodeId,
     Opening, ProposeError, Replica, Slot, Status, TrimError,
@@ -300,13 +298,11 @@ impl<P: Buffers> LoggedReplica<P> {
     /// A segment file couldn't be created, for want of space: only new client commands suffer.
     pub fn handle_file_failed(&mut self, now: Instant, file: FileId) {
         self.wal.handle_file_failed(file);
-        self.replica.set_disk_full(true);
         self.drain(now);
     }
 
     /// Asks again for the file that couldn't be created.
     pub fn retry_file(&mut self, now: Instant) {
-        self.replica.set_disk_full(false);
         self.wal.retry();
         self.drain(now);
     }
@@ -332,11 +328,7 @@ impl<P: Buffers> LoggedReplica<P> {
         if record.is_none() && self.wal.index().get(entry.body.first).is_some_and(|now| now.location == entry.location)
         {
             let location = entry.location;
-            self.outputs.push_back(Output::Damaged {
-                body: entry.body,
-                file: location.file,
-                offset: location.offset,
-            });
+            self.outputs.push_back(Output::Damaged { body: entry.body, file: location.file, offset: location.offset });
         }
         match (purpose, record) {
             (Purpose::Adopt, Some(record)) => {
@@ -396,22 +388,27 @@ impl<P: Buffers> LoggedReplica<P> {
 
     /// Room for a new body, unless the disk is behind.
     pub fn opening(&self) -> Option<Opening> {
-        if self.fenced || !self.blocked.is_empty() || self.wal.unsynced_bytes() >= self.settings.backlog_bytes {
+        if self.fenced
+            || self.is_full()
+            || !self.blocked.is_empty()
+            || self.wal.unsynced_bytes() >= self.settings.backlog_bytes
+        {
             return None;
         }
         self.replica.opening()
+    }
+
+    /// Whether the log has no room for client commands, until something is trimmed or the disk has room for a file. What
+    /// is left is for promises, trims and what earlier ballots left open.
+    pub fn is_full(&self) -> bool {
+        self.wal.is_full()
     }
 
     /// Proposes a body that the caller has encoded into `record` for the current opening.
     ///
     /// # Errors
     /// As [`Replica::propose`].
-    pub fn propose(
-        &mut self,
-        now: Instant,
-        body: BodyHandle,
-        record: P::Buffer,
-    ) -> Result<(), ProposeError> {
+    pub fn propose(&mut self, now: Instant, body: BodyHandle, record: P::Buffer) -> Result<(), ProposeError> {
         if self.opening().is_none() {
             return Err(ProposeError::NoOpening);
         }
@@ -446,7 +443,8 @@ impl<P: Buffers> LoggedReplica<P> {
         if slot >= self.replica.mark().slot {
             return ReadAnswer::NotYet;
         }
-        let Some(entry) = self.wal.index().containing(slot).copied() else {
+        // The core may be ahead of the log while appends wait for a segment: then the index still shows a dead body here.
+        let Some(entry) = self.wal.index().containing(slot).filter(|entry| entry.chosen.is_some()).copied() else {
             return ReadAnswer::NotYet;
         };
         if let Some(frame) = self.bodies.frame(entry.body.id) {
@@ -520,6 +518,7 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     fn drain_wal(&mut self) {
+        self.replica.set_disk_full(self.wal.is_full());
         self.ready |= self.wal.is_open() && self.wal.durable() >= self.wal.appended();
         while let Some(action) = self.wal.poll_action() {
             self.outputs.push_back(match action {
@@ -635,6 +634,12 @@ impl<P: Buffers> LoggedReplica<P> {
                 }
                 Some(Effect::Append(append))
             }
+            Err(AppendError::Conflict(other)) => {
+                // Written down, it would keep the log from ever being opened again.
+                let reason = HaltReason::BallotConflict { slot: other.first, ballot: meta.ballot };
+                self.outputs.push_back(Output::Halt(reason));
+                None
+            }
             Err(error) => unreachable!("the core appends bodies within its limits to a sound log: {error}"),
         }
     }
@@ -723,9 +728,8 @@ impl<P: Buffers> LoggedReplica<P> {
         if self.bodies.arrive_again(&body, &mut self.buffers) {
             return self.replica.handle_obtained(now, body.id);
         }
-        let adopting = |(entry, purpose): &(IndexEntry, Purpose)| {
-            matches!(purpose, Purpose::Adopt) && entry.body.id == body.id
-        };
+        let adopting =
+            |(entry, purpose): &(IndexEntry, Purpose)| matches!(purpose, Purpose::Adopt) && entry.body.id == body.id;
         if self.reads.values().any(adopting) {
             return;
         }

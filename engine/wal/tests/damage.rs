@@ -130,42 +130,6 @@ fn truncated_and_removed_files() {
     }
 }
 
-/// Where the checksums of the log begin, as `engine/docs/wal-format.md` says.
-fn salt() -> u32 {
-    let identity = identity(1);
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&identity.cluster);
-    hasher.update(&identity.lineage.to_le_bytes());
-    hasher.update(&identity.node.0.to_le_bytes());
-    hasher.update(&identity.incarnation);
-    hasher.update(&identity.log.to_le_bytes());
-    hasher.finalize()
-}
-
-fn put_checksum(structure: &mut [u8], from: u32) {
-    let mut hasher = crc32fast::Hasher::new_with_initial(from);
-    hasher.update(&structure[..8]);
-    hasher.update(&structure[12..]);
-    structure[8..12].copy_from_slice(&hasher.finalize().to_le_bytes());
-}
-
-/// Makes all checksums of a block's structure right again.
-fn seal_again(block: &mut [u8]) {
-    match &block[..4] {
-        b"SYNS" => put_checksum(block, 0),
-        b"SYNG" | b"SYNI" | b"SYNT" | b"SYNF" => put_checksum(block, salt()),
-        b"SYNR" => {
-            let head = u32::from_le_bytes(block[268..272].try_into().unwrap()) as usize;
-            let head = if &block[256..260] == b"SYNB" { head.clamp(128, 3840) } else { 0 };
-            if head > 0 {
-                put_checksum(&mut block[256..256 + head], 0);
-            }
-            put_checksum(&mut block[..256 + head], salt());
-        }
-        _ => {}
-    }
-}
-
 /// Nothing is believed for its checksum: any field of any structure holds anything.
 #[test]
 fn nonsense_with_right_checksums() {
@@ -181,7 +145,8 @@ fn nonsense_with_right_checksums() {
             let block = &mut content[number * BLOCK as usize..][..BLOCK as usize];
             for _ in 0..=random.below(3) {
                 let width = [1, 2, 4, 8][random.below(4) as usize];
-                let at = (8 + random.below(if block.starts_with(b"SYNS") { 4000 } else { 480 }) as usize) / width * width;
+                let at =
+                    (8 + random.below(if block.starts_with(b"SYNS") { 4000 } else { 480 }) as usize) / width * width;
                 let value = match random.below(4) {
                     0 => 0,
                     1 => u64::MAX,

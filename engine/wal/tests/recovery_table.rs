@@ -4,7 +4,7 @@ mod support;
 
 use support::*;
 use synod_protocol::{Ballot, Mark, NodeId, Slot};
-use synod_wal::format::SegmentHeaderError;
+use synod_wal::format::{RecordError, SegmentHeaderError};
 use synod_wal::scan::HoleCause;
 use synod_wal::{
     DamageCause, FileId, IdentityField, LogIdentity, Lsn, MemoryStore, RecordKind, RecoverError, RecoverOptions,
@@ -320,6 +320,33 @@ fn first_record_that_follows_another_log_is_refused() {
 }
 
 #[test]
+fn a_record_that_was_replaced_breaks_the_chain() {
+    let mut store = with_bodies(4).disk.durable;
+    // The source in the header of the second record, with all its checksums made right again.
+    let block = &mut store.content_mut(FIRST).unwrap()[2 * BLOCK as usize..][..BLOCK as usize];
+    block[44] = 9;
+    seal_again(block);
+    let RecoverError::Corrupt { damage, .. } = refused(&store) else { panic!("not corrupt") };
+    assert_eq!(damage.offset, 3 * BLOCK);
+    assert!(matches!(damage.cause, DamageCause::Hole(HoleCause::Head(RecordError::Previous { .. }))));
+}
+
+#[test]
+fn a_record_of_another_log_is_none_of_this() {
+    let mut store = with_bodies(2).disk.durable;
+    let other = LogIdentity { incarnation: [9; 16], ..identity(1) };
+    let mut stranger = Machine::start_as(other, Disk::fresh(4), SyncMode::Dsync, fresh_log(4));
+    for slot in 1..=3 {
+        stranger.append_now(&accepted(1, Mark::START), Some(&noop(slot, 1, 1)));
+    }
+    // It claims the right epoch and position, and would be the next record.
+    let block = stranger.disk.durable.content(FIRST).unwrap()[3 * BLOCK as usize..][..BLOCK as usize].to_vec();
+    store.write_at(FIRST, 3 * BLOCK, &block);
+    let RecoverError::Doubtful { damage, .. } = refused(&store) else { panic!("not doubtful") };
+    assert!(matches!(damage.cause, DamageCause::Hole(HoleCause::Head(RecordError::Checksum { .. }))));
+}
+
+#[test]
 fn segments_that_a_trim_gave_up_may_be_in_the_middle_of_zeroing() {
     let mut machine = reopened(with_bodies(2).disk.durable, 2);
     let mut mark = Mark::START;
@@ -483,6 +510,23 @@ fn promise_and_base_survive_in_headers_alone() {
         let log = recovered(&machine.disk.durable);
         assert_eq!((log.promised, log.index.base(), log.mark), (ballot(8), mark, mark));
         assert!(machine.wal.stats().files <= 4, "restarts use up no files");
+        store = machine.disk.durable;
+    }
+}
+
+#[test]
+fn restarts_with_nothing_but_promises_use_up_no_files() {
+    // The bodies of the first segment are needed; what each boot adds behind it is said again by the next header.
+    let mut store = with_bodies(2).disk.durable;
+    for boot in 2..9 {
+        let mut machine = reopened(store, boot);
+        let promised = ballot(boot);
+        machine.append_now(&meta(RecordKind::Promise, Ballot::ZERO, promised, Mark::START), None);
+        let log = recovered(&machine.disk.durable);
+        assert_eq!((log.promised, slots(&log)), (promised, vec![1, 2]));
+        assert_eq!(log.segments.len(), 2);
+        assert!(machine.wal.stats().files <= 5, "boot {boot}: {:?}", machine.wal.stats());
+        assert_eq!(machine.wal.stats().segments_live, 3, "the first, the one in use and the one ahead");
         store = machine.disk.durable;
     }
 }

@@ -19,7 +19,7 @@ fn temporary_directory() -> tempfile::TempDir {
 /// What the thread of the only node of a cluster begins with.
 fn setup(root: &Path) -> (Setup, OpenDirectory) {
     let path = root.join("node");
-    let options = InitOptions { segment_bytes: 1 << 20, ..InitOptions::default() };
+    let options = InitOptions { segment_bytes: 2 << 20, ..InitOptions::default() };
     let node = NodeId(1);
     let made = directory::init(&path, node, &options, &mut |_| {}).expect("an empty directory");
     let configuration = ConfigurationBody {

@@ -71,7 +71,8 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     fn next_to_serve(&self, serving: &Serving<P::Buffer>) -> Option<crate::index::IndexEntry> {
-        let entry = self.wal.index().get(serving.next).copied()?;
+        // Only what is known to be chosen may ever be sent as chosen.
+        let entry = self.wal.index().get(serving.next).filter(|entry| entry.chosen.is_some()).copied()?;
         let fits = u64::from(entry.body.bytes) <= serving.bytes_left || !serving.started;
         (entry.body.end() <= serving.mark.slot && fits).then_some(entry)
     }

@@ -7,7 +7,7 @@ use thiserror::Error;
 use crate::lsn::{FileId, Lsn, SyncId, WriteId};
 
 /// Where a record goes. The caller writes the first `record_bytes` of its buffer at `offset` of `file`, then calls
-/// [`Wal::handle_written`].
+/// [`crate::Wal::handle_written`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
     /// The write's number.
@@ -20,7 +20,7 @@ pub struct Planned {
     pub record_bytes: u32,
     /// Where the record begins in the log.
     pub lsn: Lsn,
-    /// Where it ends: the record is durable when [`Wal::durable`] reaches this.
+    /// Where it ends: the record is durable when [`crate::Wal::durable`] reaches this.
     pub end: Lsn,
 }
 
@@ -59,7 +59,7 @@ pub enum AppendError {
 /// What the log asks of its driver. Actions may be carried out in any order and at the same time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Write `bytes` at `offset` of `file`, then call [`Wal::handle_written`].
+    /// Write `bytes` at `offset` of `file`, then call [`crate::Wal::handle_written`].
     Write {
         /// The write's number.
         write: WriteId,
@@ -70,7 +70,7 @@ pub enum Action {
         /// What to write; a multiple of 4096 bytes long, at most 1 MiB.
         bytes: Vec<u8>,
     },
-    /// Make everything durable whose write to `file` has completed, then call [`Wal::handle_synced`].
+    /// Make everything durable whose write to `file` has completed, then call [`crate::Wal::handle_synced`].
     Sync {
         /// The sync's number.
         sync: SyncId,
@@ -78,14 +78,14 @@ pub enum Action {
         file: FileId,
     },
     /// Make the file if there is none, write zeros over all of its `segment_bytes`, sync it and its directory, then
-    /// call [`Wal::handle_file_ready`]; if it can't be done, [`Wal::handle_file_failed`].
+    /// call [`crate::Wal::handle_file_ready`]; if it can't be done, [`crate::Wal::handle_file_failed`].
     CreateFile {
         /// The file.
         file: FileId,
     },
     /// Write zeros from `offset` to the end of the file, `bytes` in all, sync it, then call
-    /// [`Wal::handle_file_ready`]. Block 0 must stay as it is: it says that the file holds nothing of use, also if
-    /// zeroing is interrupted.
+    /// [`crate::Wal::handle_file_ready`]. Block 0 must stay as it is: it says that the file holds nothing of use, also
+    /// if zeroing is interrupted.
     ZeroFile {
         /// The file.
         file: FileId,

@@ -72,7 +72,20 @@ pub struct Disk {
     pub serial: u64,
 }
 
+/// A log that was never used, on the files of [`Disk::fresh`].
+pub fn fresh_log(files: u32) -> RecoveredLog {
+    RecoveredLog::fresh(SEGMENT_BYTES, (1..=files).map(FileId))
+}
+
 impl Disk {
+    pub fn fresh(files: u32) -> Disk {
+        let mut disk = Disk::default();
+        for file in 1..=files {
+            disk.create(FileId(file));
+        }
+        disk
+    }
+
     pub fn create(&mut self, file: FileId) {
         self.live.create(file, SEGMENT_BYTES);
         self.durable.create(file, SEGMENT_BYTES);
@@ -196,7 +209,15 @@ impl Machine {
     }
 
     pub fn start_with(disk: Disk, settings: LogSettings, recovered: RecoveredLog, boot: u64) -> Machine {
-        let wal = Wal::new(identity(boot), settings, recovered);
+        Machine::start_wal(disk, settings, Wal::new(identity(boot), settings, recovered))
+    }
+
+    pub fn start_as(identity: LogIdentity, disk: Disk, sync: SyncMode, recovered: RecoveredLog) -> Machine {
+        let settings = settings(sync);
+        Machine::start_wal(disk, settings, Wal::new(identity, settings, recovered))
+    }
+
+    fn start_wal(disk: Disk, settings: LogSettings, wal: Wal) -> Machine {
         let mut machine = Machine {
             wal,
             disk,
@@ -212,11 +233,7 @@ impl Machine {
 
     /// A new log on `files` files of zeros.
     pub fn fresh(sync: SyncMode, files: u32) -> Machine {
-        let mut disk = Disk::default();
-        for file in 1..=files {
-            disk.create(FileId(file));
-        }
-        Machine::start(disk, sync, RecoveredLog::fresh(SEGMENT_BYTES, (1..=files).map(FileId)), 1)
+        Machine::start(Disk::fresh(files), sync, fresh_log(files), 1)
     }
 
     /// Takes up everything that the log asks for, without completing anything.
@@ -469,4 +486,40 @@ pub fn join(records: &[Appended], base: Slot) -> Join {
         }
     }
     joined
+}
+
+/// Where the checksums of the log begin, as `engine/docs/wal-format.md` says.
+fn salt() -> u32 {
+    let identity = identity(1);
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&identity.cluster);
+    hasher.update(&identity.lineage.to_le_bytes());
+    hasher.update(&identity.node.0.to_le_bytes());
+    hasher.update(&identity.incarnation);
+    hasher.update(&identity.log.to_le_bytes());
+    hasher.finalize()
+}
+
+fn put_checksum(structure: &mut [u8], from: u32) {
+    let mut hasher = crc32fast::Hasher::new_with_initial(from);
+    hasher.update(&structure[..8]);
+    hasher.update(&structure[12..]);
+    structure[8..12].copy_from_slice(&hasher.finalize().to_le_bytes());
+}
+
+/// Makes all checksums of a block's structure right again.
+pub fn seal_again(block: &mut [u8]) {
+    match &block[..4] {
+        b"SYNS" => put_checksum(block, 0),
+        b"SYNG" | b"SYNI" | b"SYNT" | b"SYNF" => put_checksum(block, salt()),
+        b"SYNR" => {
+            let head = u32::from_le_bytes(block[268..272].try_into().unwrap()) as usize;
+            let head = if &block[256..260] == b"SYNB" { head.clamp(128, 3840) } else { 0 };
+            if head > 0 {
+                put_checksum(&mut block[256..256 + head], 0);
+            }
+            put_checksum(&mut block[..256 + head], salt());
+        }
+        _ => {}
+    }
 }
