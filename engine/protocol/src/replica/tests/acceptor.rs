@@ -247,6 +247,40 @@ fn old_and_doubled_messages_change_nothing() {
     assert_eq!(cluster.replica(n(2)).accepted().collect::<Vec<_>>(), state);
 }
 
+/// A replica of `recovered`, as it comes from the log.
+fn begin(promised: u64, mark: Mark, accepted: &[(u64, BodyHandle)]) -> Replica {
+    let genesis = crate::Configuration::genesis(vec![n(1), n(2), n(3)], 100).expect("a sound genesis");
+    let report = |(round, body): &(u64, BodyHandle)| AcceptedBody { ballot: ballot(*round, 1), body: *body };
+    let accepted = accepted.iter().map(report).collect();
+    let recovered = crate::Recovered { promised: ballot(promised, 1), mark, trimmed: s(0), accepted };
+    Replica::new(n(2), 1, 1, Settings::default(), Configurations::new(genesis), recovered, crate::Instant(0))
+}
+
+#[test]
+fn a_sound_recovery_is_taken_as_it_is() {
+    let replica = begin(5, Mark::START, &[(5, body(1, 2, 1)), (3, body(4, 1, 2))]);
+    assert_eq!(replica.accepted().map(|report| report.body).collect::<Vec<_>>(), [body(1, 2, 1), body(4, 1, 2)]);
+    assert_eq!(replica.promised(), ballot(5, 1));
+}
+
+#[test]
+#[should_panic(expected = "implies the promise")]
+fn a_recovery_that_forgot_a_promise_is_a_bug() {
+    begin(4, Mark::START, &[(5, body(1, 2, 1))]);
+}
+
+#[test]
+#[should_panic(expected = "ascending and disjoint")]
+fn a_recovery_of_overlapping_bodies_is_a_bug() {
+    begin(5, Mark::START, &[(5, body(1, 2, 1)), (3, body(2, 1, 2))]);
+}
+
+#[test]
+#[should_panic(expected = "open slots only")]
+fn a_recovery_of_accepts_below_the_mark_is_a_bug() {
+    begin(5, Mark::START.after(&body(1, 2, 1)), &[(5, body(2, 2, 2))]);
+}
+
 /// What a peer names is bounded before it is used: no arithmetic on it may overflow, and no body may be empty.
 #[test]
 fn positions_that_no_honest_peer_names_are_ignored() {

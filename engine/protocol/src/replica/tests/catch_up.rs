@@ -70,6 +70,31 @@ fn an_answer_is_bounded_and_its_end_asks_for_more() {
 }
 
 #[test]
+fn an_answer_whose_end_is_known_already_asks_for_more_all_the_same() {
+    let (mut cluster, bodies) = lagging(5, Settings { fetch_bytes: 250, ..Settings::default() });
+    fetch(&mut cluster, Duration::from_millis(30));
+    for packet in cluster.take(is("Fetch")) {
+        cluster.deliver(packet);
+    }
+    let mut answer = cluster.take(is("Chosen"));
+    let last = answer.pop().expect("two bodies fit");
+    for packet in answer {
+        cluster.deliver(packet);
+    }
+    // The accept of the second body, sent again, is faster than the copy of it.
+    let (ballot, mark) = (cluster.replica(n(1)).promised(), cluster.mark(n(1)));
+    cluster.inject(n(1), n(3), Message::Accept { ballot, body: bodies[1], mark });
+    assert_eq!(cluster.delivered(n(3)), bodies[..2]);
+    cluster.network.clear();
+    cluster.deliver(last.clone());
+    assert_eq!(cluster.network.iter().filter_map(asked).collect::<Vec<_>>(), [(n(1), Slot(3))]);
+    cluster.deliver(last);
+    assert_eq!(cluster.network.len(), 1, "once");
+    cluster.deliver_all();
+    assert_eq!(cluster.delivered(n(3)), bodies);
+}
+
+#[test]
 fn lost_parts_of_an_answer_are_fetched_again() {
     for lost in 0..5 {
         let (mut cluster, bodies) = lagging(5, Settings::default());

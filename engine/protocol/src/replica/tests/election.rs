@@ -68,6 +68,21 @@ fn a_prepare_leaves_only_after_the_own_promise_is_durable() {
 }
 
 #[test]
+fn a_candidate_that_is_its_own_quorum_waits_for_its_own_promise() {
+    let majority = Configuration::genesis((1..=3).map(n).collect(), 100).expect("a sound genesis");
+    let genesis = Configuration { prepare_quorum: 1, accept_quorum: 3, ..majority };
+    let mut cluster = Cluster::ruled_by(genesis, Settings::default(), 1);
+    cluster.node_mut(n(1)).disk = Disk::WhenTold;
+    cluster.inject(n(2), n(1), Message::Accept { ballot: ballot(1, 2), body: body(1, 1, 1), mark: Mark::START });
+    cluster.now = cluster.replica(n(1)).poll_deadline();
+    cluster.time_out(n(1));
+    cluster.sync_to(n(1), 1);
+    assert_eq!(cluster.role(n(1)), Role::Candidate, "the accept before it is durable, the promise isn't");
+    cluster.sync(n(1));
+    assert_ne!(cluster.role(n(1)), Role::Candidate);
+}
+
+#[test]
 fn a_promise_leaves_only_after_it_and_what_it_reports_are_durable() {
     let mut cluster = Cluster::new(3);
     cluster.elect(n(1));
@@ -294,6 +309,9 @@ fn a_refused_candidate_or_leader_steps_back() {
     let own = cluster.replica(n(1)).promised();
     cluster.inject(n(2), n(1), Message::Reject { ballot: ballot(1, 3), reason });
     assert_eq!(cluster.role(n(1)), Role::Candidate, "a refusal of something else");
+    let itself = RejectReason::HigherBallot { promised: own };
+    cluster.inject(n(2), n(1), Message::Reject { ballot: own, reason: itself });
+    assert_eq!(cluster.role(n(1)), Role::Candidate, "a doubled pre-vote, refused by who has promised this very ballot");
     cluster.inject(n(2), n(1), Message::Reject { ballot: own, reason });
     assert_eq!(cluster.role(n(1)), Role::Follower);
     cluster.network.clear();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::cluster::{Cluster, Packet, body, is, is_to, n, s};
+use super::cluster::{Cluster, Disk, Packet, body, is, is_to, n, s};
 use crate::ballot::Ballot;
 use crate::body::{BodyHandle, Chain, Mark};
 use crate::effect::HaltReason;
@@ -125,6 +125,35 @@ fn one_mark_may_need_chain_and_ballot_together() {
     }
     cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark: after(&bodies) });
     assert_eq!(cluster.delivered(n(1)), bodies);
+}
+
+#[test]
+fn what_lies_below_a_new_mark_is_forgotten_whole() {
+    // Bodies of an older ballot, dead at the slots of the chosen one: inside it, across its end, and behind it.
+    let known = body(1, 4, 9);
+    let mut cluster = chosen_elsewhere(NEW, &[known]);
+    let (inside, across, behind) = (body(2, 1, 1), body(4, 2, 2), body(6, 1, 3));
+    accept(&mut cluster, 1, OLD, &[inside, across, behind]);
+    cluster.inject(n(2), n(1), Message::Chosen { body: known, mark: after(&[known]), last: true });
+    assert_eq!(cluster.delivered(n(1)), [known]);
+    assert_eq!(cluster.replica(n(1)).accepted().map(|entry| entry.body).collect::<Vec<_>>(), [behind]);
+}
+
+#[test]
+fn stability_is_a_prefix_whatever_becomes_durable_first() {
+    let bodies = [body(1, 1, 1), body(2, 1, 2)];
+    let mut cluster = chosen_elsewhere(OLD, &bodies);
+    cluster.node_mut(n(1)).disk = Disk::WhenTold;
+    // The second body comes first, and only its record becomes durable.
+    for body in [bodies[1], bodies[0]] {
+        accept(&mut cluster, 1, OLD, &[body]);
+    }
+    cluster.sync_to(n(1), 1);
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies) });
+    let status = cluster.replica(n(1)).status();
+    assert_eq!((status.mark.slot, status.stable), (s(3), s(1)));
+    cluster.sync(n(1));
+    assert_eq!(cluster.replica(n(1)).status().stable, s(3));
 }
 
 #[test]

@@ -294,9 +294,14 @@ fn run_all(seeds: std::ops::Range<u64>) -> Coverage {
     coverage
 }
 
+/// Seeds of a run; `SYNOD_SEEDS=100000 cargo test --release -p synod-protocol random` makes a soak of it.
+fn seeds() -> u64 {
+    std::env::var("SYNOD_SEEDS").map_or(1500, |count| count.parse().expect("SYNOD_SEEDS is a number"))
+}
+
 #[test]
 fn random_schedules_keep_agreement_and_end_with_progress() {
-    let coverage = run_all(0..1500);
+    let coverage = run_all(0..seeds());
     let Coverage { promises, delivered, noops, trims, copies, adopted, lost_appends, refusals, supplies } = coverage;
     let seen = [promises, delivered, noops, trims, copies, adopted, lost_appends, refusals, supplies];
     assert!(seen.iter().all(|count| *count >= 20), "the schedules are too tame: {coverage:?}");
@@ -311,11 +316,4 @@ fn a_seed_repeats_its_schedule() {
             assert_eq!(one.cluster.node(id).log, other.cluster.node(id).log);
         }
     }
-}
-
-/// `cargo test --release -p synod-protocol -- --ignored soak`, as long as one likes.
-#[test]
-#[ignore = "takes minutes; the seeds of every day are run by the test above"]
-fn soak() {
-    println!("{:?}", run_all(1_000..100_000));
 }
