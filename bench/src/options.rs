@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "128KiB", value_parser = parse_bytes)]
     pub(crate) body: u64,
     /// How the log makes writes durable
-    #[arg(long, value_enum, default_value_t = Sync::Fdatasync)]
+    #[arg(long, value_enum, default_value_t = Sync::Dsync)]
     pub(crate) sync: Sync,
     /// Seconds of measured load
     #[arg(long, default_value = "10", value_parser = parse_seconds)]

@@ -31,7 +31,7 @@ pub struct Config {
     pub insecure_plaintext: bool,
     /// The protocol's timing and windows.
     pub settings: Settings,
-    /// Whether each write is durable by itself or a group of them is synced. Default [`SyncMode::Fdatasync`].
+    /// Whether each write is durable by itself or a group of them is synced. Default [`SyncMode::Dsync`].
     pub sync: SyncMode,
     /// Create a segment file when fewer than this many are free. Default 2.
     pub pool_free_min: u32,
@@ -148,7 +148,7 @@ impl Config {
             client_listen: None,
             insecure_plaintext: false,
             settings: Settings::default(),
-            sync: SyncMode::Fdatasync,
+            sync: SyncMode::Dsync,
             pool_free_min: 2,
             pool_files_max: 1024,
             body_bytes_max: 128 << 10,
