@@ -1,7 +1,7 @@
 //! A cluster in one thread: the event loop that drives every node, and the state around the nodes.
 //!
 //! A run has two phases. In the first everything goes wrong that the plan has drawn, and only safety is asked for. Then
-//! faults stop for everybody, and the cluster must come together: see [`convergence`].
+//! faults stop for everybody, and the cluster must come together.
 
 mod clients;
 mod convergence;
@@ -144,11 +144,11 @@ impl Cluster {
 
     fn schedule_beginning(&mut self) {
         for node in 0..self.nodes.len() {
-            let delay = Duration::from_micros(self.crash_random.below(200_000));
+            let delay = Duration::from_micros(self.crash_random.below(20_000));
             self.schedule.after(delay, Event::Start { node, life: 0 });
         }
         self.schedule.after(self.plan.faulty_time, Event::Heal);
-        self.schedule.after(Duration::from_millis(300), Event::Client);
+        self.schedule.after(self.plan.protocol.election_timeout, Event::Client);
         self.schedule_cut();
         self.schedule_crash();
         self.schedule_pause();
@@ -236,7 +236,9 @@ impl Cluster {
 
     fn wake(&mut self, node: usize, life: u32) {
         let now = self.now();
-        let Node { life: current_life, paused_until, running: Some(running), .. } = &mut self.nodes[node] else { return };
+        let Node { life: current_life, paused_until, running: Some(running), .. } = &mut self.nodes[node] else {
+            return;
+        };
         if *current_life != life || now < running.wake_at {
             return;
         }
@@ -295,7 +297,7 @@ impl Cluster {
             commands_submitted: commands().count() as u64,
             commands_acked: commands().filter(|state| state.acked.is_some()).count() as u64,
             commands_chosen: commands().filter(|state| state.delivered.is_some()).count() as u64,
-            ..self.stats
+            ..self.stats.clone()
         }
     }
 

@@ -7,6 +7,7 @@
 //!
 //! A sync covers what was complete when it was *begun*: what completes while it runs is left out, as a kernel may do.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
@@ -75,17 +76,18 @@ impl Write {
         self.data.copy_to(0..self.data.len(), &mut image[self.range()]);
     }
 
+    /// Keeps some blocks of the write, as chance has it.
     fn apply_some_blocks(&self, image: &mut [u8], survives: Chance, random: &mut Random) {
         for start in (0..self.data.len()).step_by(BLOCK_BYTES) {
             if random.chance(survives) {
-                let end = (start + BLOCK_BYTES).min(self.data.len());
+                let end = start + BLOCK_BYTES;
                 self.data.copy_to(start..end, &mut image[self.offset + start..self.offset + end]);
             }
         }
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct File {
     live: Vec<u8>,
     durable: Vec<u8>,
@@ -110,16 +112,32 @@ impl File {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Operation {
-    Write { file: FileId, write: Write },
+    Write {
+        file: FileId,
+        write: Write,
+    },
     /// Covers the writes with these numbers.
-    Sync { file: FileId, covered: BTreeSet<u64> },
+    Sync {
+        file: FileId,
+        covered: BTreeSet<u64>,
+    },
     /// Makes the file, zeros all of it, and syncs it and the directory.
-    Create { file: FileId, bytes: usize },
+    Create {
+        file: FileId,
+        bytes: usize,
+    },
     /// Zeros a range and syncs the file.
-    Zero { file: FileId, zeros: Write },
-    Read { file: FileId, offset: usize, bytes: usize },
+    Zero {
+        file: FileId,
+        zeros: Write,
+    },
+    Read {
+        file: FileId,
+        offset: usize,
+        bytes: usize,
+    },
 }
 
 /// What a completed operation brings.
@@ -132,7 +150,7 @@ pub enum Completion {
 }
 
 /// See the module documentation.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Disk {
     mode: SyncMode,
     files: BTreeMap<FileId, File>,
@@ -254,8 +272,7 @@ impl Disk {
 
     /// Ends everything in flight as the process or the machine ends.
     pub fn crash(&mut self, ending: Ending, random: &mut Random) {
-        // Drawn per crash, so that there are crashes that lose nothing, everything, and something.
-        let survives = random.pick(&[Chance::NEVER, Chance::of(1, 2), Chance::of(9, 10), Chance::of(1, 1)]);
+        let survives = draw_survival(random);
         for operation in std::mem::take(&mut self.in_flight).into_values() {
             let (file, write) = match operation {
                 Operation::Write { file, write } => (file, write),
@@ -285,15 +302,20 @@ impl Disk {
         if ending == Ending::PowerFailure {
             self.files.retain(|_, content| content.named || random.chance(Chance::of(1, 2)));
             for content in self.files.values_mut() {
-                for write in std::mem::take(&mut content.unsynced) {
-                    write.apply_some_blocks(&mut content.durable, survives, random);
+                let File { live, durable, unsynced, .. } = content;
+                for write in unsynced.iter() {
+                    write.apply_some_blocks(durable, survives, random);
+                }
+                for write in unsynced.drain(..) {
+                    let range = write.range();
+                    live[range.clone()].copy_from_slice(&durable[range]);
                 }
                 if !content.sized {
                     let blocks = content.durable.len() / BLOCK_BYTES;
                     content.durable.truncate(random.index(blocks + 1) * BLOCK_BYTES);
+                    content.live.truncate(content.durable.len());
                 }
                 (content.named, content.sized) = (true, true);
-                content.live.clone_from(&content.durable);
             }
         }
     }
@@ -320,13 +342,38 @@ impl Disk {
 
     /// What the process sees.
     pub fn live(&self) -> Image<'_> {
-        Image { disk: self, view: |file| Some(&file.live) }
+        Image { files: self.files.iter().map(|(file, content)| (*file, Cow::from(&content.live))).collect() }
     }
 
     /// What a power failure leaves for certain.
     pub fn durable(&self) -> Image<'_> {
-        Image { disk: self, view: |file| (file.named && file.sized).then_some(&file.durable) }
+        let certain = self.files.iter().filter(|(_, content)| content.named && content.sized);
+        Image { files: certain.map(|(file, content)| (*file, Cow::from(&content.durable))).collect() }
     }
+
+    /// What a power failure at this moment might leave: some blocks of what isn't synced or still in flight.
+    pub fn after_power_failure(&self, random: &mut Random) -> Image<'_> {
+        let survives = draw_survival(random);
+        let mut image = self.durable();
+        let unsynced =
+            self.files.iter().flat_map(|(file, content)| content.unsynced.iter().map(move |write| (file, write)));
+        let in_flight = self.in_flight.values().filter_map(|operation| match operation {
+            Operation::Write { file, write } | Operation::Zero { file, zeros: write } => Some((file, write)),
+            Operation::Sync { .. } | Operation::Create { .. } | Operation::Read { .. } => None,
+        });
+        for (file, write) in unsynced.chain(in_flight) {
+            if let Some(content) = image.files.get_mut(file) {
+                write.apply_some_blocks(content.to_mut(), survives, random);
+            }
+        }
+        image
+    }
+}
+
+/// How many of the blocks in question survive; drawn per crash, so that there are crashes that lose nothing,
+/// everything, and something.
+fn draw_survival(random: &mut Random) -> Chance {
+    random.pick(&[Chance::NEVER, Chance::of(1, 2), Chance::of(9, 10), Chance::of(1, 1)])
 }
 
 fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
@@ -335,31 +382,27 @@ fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
 
 fn blocks_of(write: Write) -> impl Iterator<Item = Write> {
     (0..write.data.len()).step_by(BLOCK_BYTES).map(move |start| {
-        let end = (start + BLOCK_BYTES).min(write.data.len());
-        let mut block = vec![0; end - start];
-        write.data.copy_to(start..end, &mut block);
+        let mut block = vec![0; BLOCK_BYTES];
+        write.data.copy_to(start..start + BLOCK_BYTES, &mut block);
         Write { number: write.number, offset: write.offset + start, data: Data::Bytes(Rc::new(block)) }
     })
 }
 
-/// One of a disk's two images, for recovery to read.
-#[derive(Clone, Copy)]
+/// The files of a disk as somebody sees them, for recovery to read.
+#[derive(Clone, Debug)]
 pub struct Image<'a> {
-    disk: &'a Disk,
-    /// The content of a file in this image, unless it isn't there.
-    view: fn(&File) -> Option<&Vec<u8>>,
+    files: BTreeMap<FileId, Cow<'a, [u8]>>,
 }
 
 impl Image<'_> {
-    fn content(&self, file: FileId) -> io::Result<&Vec<u8>> {
-        self.disk.files.get(&file).and_then(self.view).ok_or_else(|| io::ErrorKind::NotFound.into())
+    fn content(&self, file: FileId) -> io::Result<&[u8]> {
+        self.files.get(&file).map(|content| &**content).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
 impl SegmentStore for Image<'_> {
     fn files(&self) -> io::Result<Vec<FileId>> {
-        let files = self.disk.files.iter().filter(|(_, content)| (self.view)(content).is_some());
-        Ok(files.map(|(file, _)| *file).collect())
+        Ok(self.files.keys().copied().collect())
     }
 
     fn len(&self, file: FileId) -> io::Result<u64> {

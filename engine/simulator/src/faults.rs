@@ -10,6 +10,8 @@ pub mod partitions;
 pub mod pauses;
 pub mod slow_disks;
 
+use std::time::Duration;
+
 use crashes::CrashFaults;
 use messages::MessageFaults;
 use partitions::PartitionFaults;
@@ -34,14 +36,16 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Draws the faults of a run.
-    pub fn draw(random: &mut Random) -> Faults {
+    /// Draws the faults of a run. `pace` is the election timeout: what takes much less or much more time than that is
+    /// hardly noticed, or stops everything.
+    pub fn draw(random: &mut Random, pace: Duration) -> Faults {
+        let pace = pace.as_micros() as u64;
         Faults {
-            messages: MessageFaults::draw(random),
-            partitions: PartitionFaults::draw(random),
-            crashes: CrashFaults::draw(random),
-            pauses: PauseFaults::draw(random),
-            disks: DiskFaults::draw(random),
+            messages: MessageFaults::draw(random, pace),
+            partitions: PartitionFaults::draw(random, pace),
+            crashes: CrashFaults::draw(random, pace),
+            pauses: PauseFaults::draw(random, pace),
+            disks: DiskFaults::draw(random, pace),
         }
     }
 }

@@ -20,7 +20,7 @@ mod validity;
 use std::fmt;
 use std::str::FromStr;
 
-use synod_protocol::{BodyHandle, BodyId, BodyKind, Ballot, Configuration, Mark, Message, Slot};
+use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind, Configuration, Mark, Message, Slot};
 use synod_wal::{RecordKind, RecoveredLog};
 
 use crate::durability::{Durability, Record};
@@ -82,6 +82,7 @@ properties! {
     TailReads "tail-reads" "I23",
     NoPanic "no-panic" "I25",
     Liveness "liveness" "I26",
+    Stability "stability" "I27",
     Determinism "determinism" "I30",
     Recovers "recovers" "L1",
     NoHalt "no-halt" "halt",

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod coverage;
 pub mod disk;
 pub mod durability;
 pub mod faults;

@@ -51,6 +51,10 @@ struct Arguments {
     #[arg(long)]
     threads: Option<usize>,
 
+    /// Print how often what was reached
+    #[arg(long)]
+    coverage: bool,
+
     /// Go on after a violation
     #[arg(long)]
     keep_going: bool,
@@ -85,7 +89,8 @@ fn main() -> ExitCode {
         Some(seed) => {
             let outcome = run_twice(Options { seed, ..options });
             println!("trace {:016x}", outcome.trace_hash);
-            (outcome.stats, print_violation(&outcome))
+            let violated = print_violation(&outcome);
+            (outcome.stats, violated)
         }
         None => {
             let seeds = arguments.seeds.map_or(0..arguments.count, |seeds| seeds.0);
@@ -94,6 +99,9 @@ fn main() -> ExitCode {
         }
     };
     let seconds = started.elapsed().as_secs_f64();
+    if arguments.coverage {
+        print!("{}", stats.coverage);
+    }
     println!("{stats}");
     println!(
         "{seconds:.1} s of wall time, {:.1} ms a run, {:.0} times as fast as time",

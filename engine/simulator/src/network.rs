@@ -13,10 +13,13 @@ use synod_wal::Frame;
 
 use crate::faults::messages::MessageFaults;
 use crate::faults::partitions::Cut;
-use crate::random::Random;
+use crate::random::{Chance, Random};
 
 /// Packets kept to be delivered again much later.
 const PACKETS_REMEMBERED: usize = 256;
+
+/// How often an old packet comes again while all is well.
+const CALM_REPLAYS: Chance = Chance::of(1, 5);
 
 /// One message as it travels.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct Packet {
     pub from: usize,
     /// The receiver, as an index of nodes.
     pub to: usize,
+    /// Whether it asks for a promise: repeated late, it may depose a leader, and rightly so.
+    deposes: bool,
     envelope: [u8; ENVELOPE_BYTES],
     payload: Payload,
 }
@@ -50,16 +55,23 @@ impl Packet {
     ///
     /// # Panics
     /// If the message names a body that isn't given, or another one: a bug of the sender.
-    pub fn encode(from: usize, to: usize, group: GroupId, message: &Message, body: Option<Frame<RecordBuffer>>) -> Packet {
+    pub fn encode(
+        from: usize,
+        to: usize,
+        group: GroupId,
+        message: &Message,
+        body: Option<Frame<RecordBuffer>>,
+    ) -> Packet {
         assert_eq!(message.body(), body.as_ref().map(Frame::handle), "a message travels with its own body");
         let (envelope, archive) = encode_message(group, node_id(from), node_id(to), Slot(0), message);
-        Packet { from, to, envelope, payload: body.map_or(Payload::Bytes(archive), Payload::Body) }
+        let deposes = matches!(message, Message::Prepare { .. });
+        Packet { from, to, deposes, envelope, payload: body.map_or(Payload::Bytes(archive), Payload::Body) }
     }
 
     /// Lays a message out with a body that nobody keeps: for planted bugs.
     pub fn forge(from: usize, to: usize, group: GroupId, message: &Message, body: &[u8]) -> Packet {
         let (envelope, _) = encode_message(group, node_id(from), node_id(to), Slot(0), message);
-        Packet { from, to, envelope, payload: Payload::Bytes(body.to_vec()) }
+        Packet { from, to, deposes: false, envelope, payload: Payload::Bytes(body.to_vec()) }
     }
 
     /// Reads the message back from the bytes, and the body into a buffer from `allocate`, all as a receiver must.
@@ -146,11 +158,16 @@ impl Network {
         self.cut
     }
 
-    /// From now on nothing is lost, late or repeated. What is on its way arrives by `latest`.
+    /// From now on nothing is lost, late or repeated, unless its link is cut. What is on its way arrives by `latest`.
     pub fn heal(&mut self, latest: Instant) {
-        self.cut = Cut::Nothing;
         self.faults = self.faults.healed();
         self.last_arrival.iter_mut().flatten().for_each(|last| *last = latest.min(*last));
+    }
+
+    /// From now on nothing goes wrong but that old packets come again, except those that may depose a leader.
+    pub fn calm(&mut self) {
+        self.faults.replay = CALM_REPLAYS;
+        self.remembered.retain(|packet| !packet.deposes);
     }
 
     /// Sends a packet: appends when it arrives, if it does, and what else arrives because of it.

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer};
 use synod_frame::{BLOCK_BYTES, encode_configuration};
-use synod_protocol::{
-    AcceptedBody, Ballot, Configurations, Instant, Mark, Recovered, Replica, Slot, Status,
-};
+use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer};
+use synod_protocol::{AcceptedBody, Ballot, Configurations, Instant, Mark, Recovered, Replica, Slot, Status};
 use synod_wal::{
     Action, Buffers, ExpectedIdentity, FileId, Geometry, LogIdentity, LoggedReplica, ReadId, RecoverError,
     RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover,
@@ -245,7 +243,9 @@ fn genesis(plan: &Plan) -> StoredConfiguration {
     let configuration = ConfigurationBody {
         cluster: *b"simulated-synod.",
         lineage: 1,
-        members: (0..plan.nodes()).map(|index| Member { node: node_id(index), incarnation: incarnation(index) }).collect(),
+        members: (0..plan.nodes())
+            .map(|index| Member { node: node_id(index), incarnation: incarnation(index) })
+            .collect(),
         prepare_quorum: plan.configuration.prepare_quorum,
         accept_quorum: plan.configuration.accept_quorum,
         alpha: plan.configuration.alpha,

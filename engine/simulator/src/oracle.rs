@@ -49,6 +49,8 @@ pub struct Oracle {
     chosen: BTreeMap<Slot, ChosenBody>,
     /// Every body that anybody ever wrote.
     bodies: BTreeMap<BodyId, BodyHandle>,
+    /// The first body that anybody wrote at a slot.
+    written: BTreeMap<Slot, BodyId>,
     acked_highest: Slot,
     trimmed: Slot,
 }
@@ -61,6 +63,7 @@ impl Oracle {
             commands: Vec::new(),
             chosen: BTreeMap::new(),
             bodies: BTreeMap::new(),
+            written: BTreeMap::new(),
             acked_highest: Slot(0),
             trimmed: Slot::FIRST,
         }
@@ -125,9 +128,10 @@ impl Oracle {
         self.acked_highest = self.acked_highest.max(slot);
     }
 
-    /// Notes a body that somebody wrote.
-    pub fn note_body(&mut self, body: BodyHandle) {
-        self.bodies.insert(body.id, body);
+    /// Notes a body that somebody wrote. Whether it is a rival: another one that begins at its slot was written before.
+    pub fn note_body(&mut self, body: BodyHandle) -> bool {
+        let is_new = self.bodies.insert(body.id, body).is_none();
+        is_new && *self.written.entry(body.first).or_insert(body.id) != body.id
     }
 
     /// The body with this identity, if anybody ever wrote it.
@@ -156,6 +160,13 @@ impl Oracle {
     pub fn chosen_containing(&self, slot: Slot) -> Option<&ChosenBody> {
         let (_, chosen) = self.chosen.range(..=slot).next_back()?;
         (slot < chosen.body.end()).then_some(chosen)
+    }
+
+    /// The chosen bodies that share a slot with `body`.
+    pub fn chosen_overlapping(&self, body: &BodyHandle) -> impl Iterator<Item = &ChosenBody> {
+        let (start, end) =
+            (self.chosen_containing(body.first).map_or(body.first, |chosen| chosen.body.first), body.end());
+        self.chosen.range(start..end).map(|(_, chosen)| chosen)
     }
 
     /// The chosen bodies from `slot` on.

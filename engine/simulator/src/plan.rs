@@ -5,7 +5,6 @@ use std::time::Duration;
 use synod_protocol::{Configuration, Settings};
 use synod_wal::{Geometry, LogSettings, LoggedSettings, SyncMode};
 
-
 use crate::faults::Faults;
 use crate::network::node_id;
 use crate::random::{Chance, Random};
@@ -37,22 +36,25 @@ impl Plan {
     pub fn draw(seed: u64, nodes: Option<usize>) -> Plan {
         let mut random = Random::stream(seed, "plan");
         let random = &mut random;
-        let drawn = random.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 5, 5]);
+        let drawn = random.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5, 5]);
         let members = (0..nodes.unwrap_or(drawn)).map(node_id).collect();
         let alpha = random.pick(&[2, 3, 8, 16, 64, 1024, Configuration::ALPHA_DEFAULT]);
         let configuration = Configuration::genesis(members, alpha).expect("drawn within bounds");
         let log = draw_log(random);
-        let workload = WorkloadPlan::draw(random, alpha, Geometry::new(log.segment_bytes).expect("drawn from valid"));
+        let geometry = Geometry::new(log.segment_bytes).expect("drawn from valid sizes");
+        let election_timeout = Duration::from_millis(random.pick(&[30, 100, 100, 300, 600]));
+        let faulty_time = election_timeout * random.within(15..=50) as u32;
+        let workload = WorkloadPlan::draw(random, alpha, geometry, faulty_time);
         Plan {
-            protocol: draw_protocol(random, workload.record_bytes_max),
+            protocol: draw_protocol(random, election_timeout, workload.record_bytes_max),
             logged: LoggedSettings {
                 cache_bytes: random.pick(&[0, 16 << 10, 256 << 10, 16 << 20]),
                 backlog_bytes: random.pick(&[1, 64 << 10, 16 << 20]),
             },
             configuration,
             log,
-            faulty_time: Duration::from_millis(random.within(3_000..=15_000)),
-            faults: Faults::draw(random),
+            faulty_time,
+            faults: Faults::draw(random, election_timeout),
             workload,
             inspect: Chance::of(1, 100),
         }
@@ -66,7 +68,7 @@ impl Plan {
     /// How long a cluster may take to deliver a new command everywhere once nothing goes wrong any more.
     pub fn patience(&self) -> Duration {
         // Somebody may have to find out that it lost its quorum, somebody else to canvass and be refused a few times.
-        self.protocol.election_timeout * 20 + self.protocol.retransmit_interval * 50 + Duration::from_secs(2)
+        self.protocol.election_timeout * 10 + self.protocol.retransmit_interval * 20 + Duration::from_secs(1)
     }
 }
 
@@ -81,14 +83,14 @@ fn draw_log(random: &mut Random) -> LogSettings {
     }
 }
 
-fn draw_protocol(random: &mut Random, record_bytes_max: usize) -> Settings {
-    let election_timeout = Duration::from_millis(random.pick(&[100, 300, 600, 1500]));
+fn draw_protocol(random: &mut Random, election_timeout: Duration, record_bytes_max: usize) -> Settings {
+    let pace = election_timeout.as_micros() as u64;
     let window_bytes = random.pick(&[1, 64 << 10, 16 << 20]);
     let settings = Settings {
         heartbeat_interval: election_timeout / random.pick(&[3, 6, 10]),
         election_timeout,
-        retransmit_interval: Duration::from_millis(random.spread(10..=300)),
-        fetch_delay: Duration::from_millis(random.spread(1..=50)),
+        retransmit_interval: Duration::from_micros(random.spread(pace / 20..=pace)),
+        fetch_delay: Duration::from_micros(random.spread(pace / 100..=pace / 4)),
         window_bodies: random.pick(&[1, 2, 4, 16, 64]),
         window_bytes,
         // One body must always fit, or a peer would never be sent any.

@@ -39,11 +39,11 @@ macro_rules! plants {
 
 plants! {
     /// An acceptor forgets its promise at every restart.
-    ForgetsPromise "forgets-promise" => PromiseMonotonic | Agreement,
+    ForgetsPromise "forgets-promise" => PromiseMonotonic,
     /// An acceptor forgets what it accepted at every restart.
     ForgetsAccepted "forgets-accepted" => AcceptedIsReported,
     /// A node comes back with a wiped disk under its old identity.
-    WipedDisk "wiped-disk" => PersistBeforeSpeak | AckedDurability | PromiseMonotonic,
+    WipedDisk "wiped-disk" => PersistBeforeSpeak | AckedDurability | PromiseMonotonic | Agreement,
     /// Promises are forgotten and the boot number is the same in every life, so that a ballot is used again.
     ReusesBallots "reuses-ballots" => OneLeaderPerBallot | OneValuePerBallot,
     /// The disk reports syncs that it doesn't carry out.
@@ -80,6 +80,8 @@ plants! {
     ReadsBeside "reads-beside" => TailReads,
     /// Nobody is ever sent what it missed.
     NeverServes "never-serves" => Liveness,
+    /// A leader stops sending heartbeats once all is well.
+    FallsSilent "falls-silent" => Stability,
     /// A node panics.
     Panics "panics" => NoPanic,
     /// Chance that isn't drawn from the seed.
@@ -112,7 +114,8 @@ impl Plant {
     pub(crate) fn alter_recovered(self, recovered: &mut Recovered) {
         match self {
             Plant::ForgetsPromise | Plant::ReusesBallots => {
-                recovered.promised = recovered.accepted.iter().map(|report| report.ballot).max().unwrap_or(Ballot::ZERO);
+                recovered.promised =
+                    recovered.accepted.iter().map(|report| report.ballot).max().unwrap_or(Ballot::ZERO);
             }
             Plant::ForgetsAccepted => recovered.accepted.clear(),
             _ => {}

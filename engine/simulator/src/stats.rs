@@ -3,17 +3,22 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::coverage::Coverage;
 use crate::network::NetworkStats;
 
 macro_rules! stats {
     ($($(#[$doc:meta])* $field:ident,)*) => {
         /// Figures of one run or of many.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct Stats {
             /// Virtual time.
             pub time: Duration,
             /// The longest time from the end of faults to a healthy cluster.
             pub healing_longest: Duration,
+            /// The same in election timeouts, as thousandths.
+            pub healing_longest_timeouts: u64,
+            /// What was reached.
+            pub coverage: Coverage,
             /// Packets.
             pub network: NetworkStats,
             $($(#[$doc])* pub $field: u64,)*
@@ -62,8 +67,6 @@ stats! {
     writes,
     /// Syncs.
     syncs,
-    /// Times that a client did something.
-    client_turns,
 }
 
 impl Stats {
@@ -71,6 +74,8 @@ impl Stats {
     pub fn add(&mut self, other: &Stats) {
         self.time += other.time;
         self.healing_longest = self.healing_longest.max(other.healing_longest);
+        self.healing_longest_timeouts = self.healing_longest_timeouts.max(other.healing_longest_timeouts);
+        self.coverage.add(&other.coverage);
         self.network.sent += other.network.sent;
         self.network.arrived += other.network.arrived;
         self.network.lost += other.network.lost;
@@ -90,7 +95,7 @@ impl fmt::Display for Stats {
              commands: {} submitted, {} chosen, {} acknowledged, in {} proposed bodies; {} deliveries, {} reads, {} trims\n\
              faults: {} kills, {} power failures, {} pauses, {} cuts; \
              messages {} lost, {} cut off, {} duplicated, {} replayed\n\
-             disks: {} writes, {} syncs, {} starts, {} inspections; longest healing {:.2} s",
+             disks: {} writes, {} syncs, {} starts, {} inspections; longest healing {:.2} s, {:.1} election timeouts",
             self.runs,
             self.time.as_secs_f64() / 3600.0,
             self.events,
@@ -115,6 +120,7 @@ impl fmt::Display for Stats {
             self.starts,
             self.inspections,
             self.healing_longest.as_secs_f64(),
+            self.healing_longest_timeouts as f64 / 1000.0,
         )
     }
 }

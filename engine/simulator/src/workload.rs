@@ -20,8 +20,10 @@ use crate::random::{Chance, Random};
 pub struct WorkloadPlan {
     /// Time between two submissions of all clients together.
     pub every: RangeInclusive<Duration>,
-    /// Submissions after which clients are content.
-    pub submissions_max: u32,
+    /// Submissions at a time.
+    pub burst: RangeInclusive<u64>,
+    /// Most submissions that a leader puts into one body: with few, bodies fill the window.
+    pub body_submissions_max: usize,
     /// Commands in a submission.
     pub commands: RangeInclusive<u64>,
     /// Length of a command.
@@ -35,17 +37,21 @@ pub struct WorkloadPlan {
 }
 
 impl WorkloadPlan {
-    pub(crate) fn draw(random: &mut Random, alpha: u32, geometry: Geometry) -> WorkloadPlan {
+    pub(crate) fn draw(random: &mut Random, alpha: u32, geometry: Geometry, time: Duration) -> WorkloadPlan {
         let record_bytes_max = random.pick(&[4 << 10, 12 << 10, 48 << 10]).min(geometry.record_bytes_max() as usize);
         // A submission is never split: it must fit into one body, and within alpha.
         let commands_max = random.pick(&[1, 4, 12]).min(u64::from(alpha));
         let room = record_bytes_max as u64 - 1024;
         let longest = random.spread(8..=2000).min(room / commands_max - 8);
         let shortest = if random.chance(Chance::of(1, 2)) { longest } else { COMMAND_BYTES_MIN as u64 };
-        let interval = random.spread(1_000..=60_000);
+        let burst = random.pick(&[1, 1, 3, 10]);
+        // They go on for as long as anything goes wrong.
+        let turns = random.within(200..=1000) / burst.min(3);
+        let interval = (time.as_micros() as u64 / turns).max(4);
         WorkloadPlan {
-            every: Duration::from_micros(interval / 4)..=Duration::from_micros(interval * 2),
-            submissions_max: random.within(100..=600) as u32,
+            every: Duration::from_micros(interval / 4)..=Duration::from_micros(interval * 3),
+            burst: 1..=burst,
+            body_submissions_max: random.pick(&[1, 3, 1000]),
             commands: 1..=commands_max,
             command_bytes: shortest..=longest,
             record_bytes_max,
@@ -103,13 +109,14 @@ impl Desk {
     pub fn compose(
         &mut self,
         opening: &Opening,
-        record_bytes_max: usize,
+        plan: &WorkloadPlan,
         leader_time_us: u64,
     ) -> Option<(BodyHandle, RecordBuffer)> {
-        let bounds = BodyBounds { commands_max: opening.count_max, record_bytes_max };
+        let bounds = BodyBounds { commands_max: opening.count_max, record_bytes_max: plan.record_bytes_max };
+        let submissions_max = plan.body_submissions_max;
         let mut plan = CommandsPlan::new();
         let mut taken = 0;
-        for queued in &self.queue {
+        for queued in self.queue.iter().take(submissions_max) {
             match plan.try_push(&queued.batch, &bounds) {
                 Ok(()) => taken += 1,
                 Err(PlanError::Full | PlanError::TooLarge { .. }) => break,

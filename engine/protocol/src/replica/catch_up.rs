@@ -19,6 +19,8 @@ pub(super) struct CatchUp {
     news: Option<News>,
     /// When to fetch, unless the missing bodies arrive by themselves.
     fetch_at: Option<Instant>,
+    /// Who answered last. Whoever spoke of the missing bodies may be out of reach by now.
+    source: Option<NodeId>,
     /// How often a fetch went unanswered; each turn asks another peer.
     attempts: u32,
     /// Where the last fetch began: bodies below belong to older answers.
@@ -68,11 +70,11 @@ impl Replica {
         }
     }
 
-    /// Asks for the missing bodies: first whoever spoke of them, then the other peers in turn.
+    /// Asks for the missing bodies: first whoever answered last or spoke of them, then the other peers in turn.
     fn fetch(&mut self, now: Instant) {
         let Some(news) = self.catch_up.news else { return };
         let peers = self.peers();
-        let start = peers.iter().position(|peer| *peer == news.from).unwrap_or(0);
+        let start = peers.iter().position(|peer| *peer == self.catch_up.source.unwrap_or(news.from)).unwrap_or(0);
         let Some(peer) = peers.get((start + self.catch_up.attempts as usize) % peers.len().max(1)) else { return };
         self.catch_up.attempts += 1;
         self.catch_up.asked = self.mark.slot;
@@ -98,6 +100,7 @@ impl Replica {
         if last && self.catch_up.asked < body.end() && body.end() <= self.mark.slot && self.catch_up.news.is_some() {
             // The last body of the newest answer was proved by an accept of this replica already. Ask on at once
             // nevertheless, or each answer that ends so would cost a wait.
+            self.catch_up.source = Some(from);
             return self.fetch(now);
         }
         if body.first != self.mark.slot || body.end() > mark.slot || !self.compare_chain(from, mark) {
@@ -115,6 +118,7 @@ impl Replica {
             return;
         }
         if self.catch_up.news.is_some() {
+            self.catch_up.source = Some(from);
             // The rest of the answer is on its way; after its end, ask on.
             self.catch_up.progress(now.plus(self.settings.retransmit_interval.saturating_mul(2)));
             if last {

@@ -9,6 +9,7 @@ use synod_protocol::{BodyHandle, Role, Slot};
 use crate::network::node_id;
 use crate::node::Reader;
 use crate::plant::Plant;
+use crate::random::Chance;
 
 use super::{Cluster, Event};
 
@@ -22,7 +23,10 @@ impl Cluster {
         let random = &mut self.client_random;
         if random.chance(workload.read) {
             let index = random.index(self.nodes.len());
-            let slot = Slot(random.within(1..=self.oracle.chosen_end().0));
+            let end = self.oracle.chosen_end().0;
+            // Most readers follow the log, where it is still moving; some look back.
+            let first = if random.chance(Chance::of(2, 3)) { end.saturating_sub(8).max(1) } else { 1 };
+            let slot = Slot(random.within(first..=end + 2));
             if self.nodes[index].paused_until.is_none() {
                 self.read(index, slot, Reader::Client(slot));
                 self.drain(index);
@@ -32,13 +36,12 @@ impl Cluster {
             if self.client_random.chance(self.plan.workload.trim) {
                 self.ask_for_trim(leader);
             } else {
-                self.submit(leader);
+                for _ in 0..self.client_random.within(self.plan.workload.burst.clone()) {
+                    self.submit(leader);
+                }
             }
         }
-        self.stats.client_turns += 1;
-        if self.stats.client_turns < u64::from(self.plan.workload.submissions_max) {
-            self.schedule.after(wait, Event::Client);
-        }
+        self.schedule.after(wait, Event::Client);
     }
 
     /// One of the nodes that claim to lead; there may be several, of which at most one is right.
@@ -52,6 +55,9 @@ impl Cluster {
             } else {
                 running.desk.turn_away();
             }
+        }
+        if leaders.len() > 1 {
+            self.stats.coverage.note("several leaders at once");
         }
         (!leaders.is_empty()).then(|| self.client_random.pick(&leaders))
     }
@@ -92,7 +98,7 @@ impl Cluster {
         let Some(opening) = running.replica.opening() else { return false };
         running.replica.set_wall_clock(now.0);
         let time = running.replica.leader_time_us();
-        let Some((body, record)) = running.desk.compose(&opening, self.plan.workload.record_bytes_max, time) else {
+        let Some((body, record)) = running.desk.compose(&opening, &self.plan.workload, time) else {
             return false;
         };
         running.replica.propose(now, body, record).expect("the body is made for the opening");

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use synod_protocol::Instant;
 
+use crate::faults::partitions::Cut;
 use crate::faults::slow_disks::DiskFaults;
 use crate::invariants::Property;
 use crate::network::node_id;
-use crate::node::Reader;
+use crate::node::{Node, Reader};
 
 use super::{Cluster, Event};
 
@@ -18,6 +19,9 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// What is on its way when faults stop arrives within this time.
 const AFTERMATH: Duration = Duration::from_millis(100);
 
+/// How long calm is to last, in election timeouts.
+const CALM_TIMEOUTS: u32 = 4;
+
 /// Bodies that each node is asked for in the end.
 const FINAL_READS: usize = 64;
 
@@ -26,8 +30,19 @@ const FINAL_READS: usize = 64;
 pub(super) struct Convergence {
     since: Instant,
     acked_before: u64,
-    /// Everybody has everything: what is left is to read it back.
-    reading: bool,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Some links are still cut, but a quorum is connected: it must get a new command chosen.
+    Partial { cut: Cut },
+    /// Waiting until everybody has everything.
+    Healing,
+    /// Everybody has everything and one leader, and old messages come again: for a while, nobody may raise a ballot.
+    Calm { until: Instant },
+    /// What is left is to read everything back.
+    Reading,
 }
 
 impl Cluster {
@@ -35,7 +50,14 @@ impl Cluster {
     pub(super) fn heal(&mut self) {
         let now = self.now();
         self.trace.note(now, "heal", &[], String::new);
-        self.convergence = Some(Convergence { since: now, acked_before: self.stats().commands_acked, reading: false });
+        let (nodes, quorum) = (self.nodes.len(), self.plan.configuration.accept_quorum as usize);
+        let leader = self.any_leader();
+        let partitions = &self.plan.faults.partitions;
+        let cut = partitions.draw_lasting(&mut self.partition_random, nodes, leader, quorum);
+        self.network.set_cut(cut);
+        self.trace.note(now, "cut", &[], || format!("{cut:?}"));
+        let stage = if cut == Cut::Nothing { Stage::Healing } else { Stage::Partial { cut } };
+        self.convergence = Some(Convergence { since: now, acked_before: self.commands_acked(), stage });
         self.disks = DiskFaults::HEALTHY;
         let latest = now.plus(AFTERMATH);
         self.network.heal(latest);
@@ -57,27 +79,42 @@ impl Cluster {
 
     pub(super) fn probe(&mut self) {
         let Some(convergence) = self.convergence else { return };
-        let waited = self.now().since(convergence.since);
-        if convergence.reading {
-            if self.nodes.iter().all(|node| node.running.as_ref().is_some_and(|running| running.readers.is_empty())) {
-                self.over = true;
-                return;
+        let now = self.now();
+        let waited = now.since(convergence.since);
+        match convergence.stage {
+            Stage::Partial { .. } if self.commands_acked() > convergence.acked_before => {
+                self.stats.coverage.note("went on with links cut");
+                self.network.set_cut(Cut::Nothing);
+                let acked_before = self.commands_acked();
+                self.convergence = Some(Convergence { since: now, acked_before, stage: Stage::Healing });
             }
-        } else if self.has_converged(convergence) {
-            self.stats.healing_longest = waited;
-            self.read_everything();
-        } else if self.stats().commands_acked == convergence.acked_before {
-            for index in 0..self.nodes.len() {
-                let idle = self.nodes[index].running.as_ref().is_some_and(|running| running.desk.is_idle());
-                if idle && self.leads(index) {
-                    self.submit(index);
+            Stage::Partial { .. } => self.submit_probes(convergence),
+            Stage::Healing if self.has_converged(convergence) => {
+                self.stats.healing_longest = waited;
+                let timeout = self.plan.protocol.election_timeout;
+                self.stats.healing_longest_timeouts = (waited.as_micros() * 1000 / timeout.as_micros().max(1)) as u64;
+                self.network.calm();
+                self.enter(Stage::Calm { until: now.plus(timeout * CALM_TIMEOUTS) });
+            }
+            Stage::Healing => self.submit_probes(convergence),
+            Stage::Calm { until } if now >= until => {
+                self.enter(Stage::Reading);
+                self.read_everything();
+            }
+            Stage::Calm { .. } => {}
+            Stage::Reading => {
+                let is_done = |node: &Node| node.running.as_ref().is_some_and(|running| running.readers.is_empty());
+                if self.nodes.iter().all(is_done) {
+                    self.over = true;
+                    return;
                 }
             }
         }
         if waited > self.plan.patience() {
-            let what = match convergence.reading {
-                true => "could not be read back",
-                false => "did not come together",
+            let what = match convergence.stage {
+                Stage::Partial { cut } => format!("got nothing chosen under {cut:?}"),
+                Stage::Healing => "did not come together".to_string(),
+                Stage::Calm { .. } | Stage::Reading => "could not be read back".to_string(),
             };
             let detail = format!("the cluster {what} in {waited:?} without faults; {}", self.describe_nodes());
             self.invariants.report(Property::Liveness, detail);
@@ -86,20 +123,59 @@ impl Cluster {
         self.schedule.after(PROBE_INTERVAL, Event::Probe);
     }
 
+    fn enter(&mut self, stage: Stage) {
+        if let Some(convergence) = &mut self.convergence {
+            convergence.stage = stage;
+        }
+    }
+
+    /// Until a command made after the faults is acknowledged, and everybody has accepted one, makes new ones for
+    /// everybody who claims to lead.
+    fn submit_probes(&mut self, convergence: Convergence) {
+        if self.commands_acked() > convergence.acked_before && self.follows_one_leader() {
+            return;
+        }
+        for index in 0..self.nodes.len() {
+            let idle = self.nodes[index].running.as_ref().is_some_and(|running| running.desk.is_idle());
+            if idle && self.leads(index) {
+                self.submit(index);
+            }
+        }
+    }
+
+    /// Whether all is well, with old messages coming again at most.
+    pub(super) fn is_calm(&self) -> bool {
+        self.convergence.is_some_and(|convergence| matches!(convergence.stage, Stage::Calm { .. }))
+    }
+
     /// Whether a command made after the faults is acknowledged, and everybody durably has all that was ever chosen.
     fn has_converged(&self, convergence: Convergence) -> bool {
         let end = self.oracle.chosen_end();
-        let complete = |node: &crate::node::Node| {
+        let complete = |node: &Node| {
             let Some((status, running)) = node.status().zip(node.running.as_ref()) else { return false };
-            status.stable == end && running.delivered == status.mark && status.mark.slot == end && status.open_bodies == 0
+            status.stable == end
+                && running.delivered == status.mark
+                && status.mark.slot == end
+                && status.open_bodies == 0
         };
-        self.stats().commands_acked > convergence.acked_before && self.nodes.iter().all(complete)
+        let acked = self.commands_acked() > convergence.acked_before;
+        acked && self.follows_one_leader() && self.nodes.iter().all(complete)
+    }
+
+    /// Whether everybody follows one leader and has promised its ballot: then nobody has a reason for another one.
+    fn follows_one_leader(&self) -> bool {
+        let leader = self.nodes.iter().find_map(|node| node.status()?.leader);
+        let follows = |node: &Node| {
+            node.status().is_some_and(|status| status.leader == leader && Some(status.promised) == leader)
+        };
+        leader.is_some() && self.nodes.iter().all(follows)
+    }
+
+    fn commands_acked(&self) -> u64 {
+        self.oracle.commands().filter(|(_, state)| state.acked.is_some()).count() as u64
     }
 
     fn read_everything(&mut self) {
-        if let Some(convergence) = &mut self.convergence {
-            convergence.reading = true;
-        }
         for index in 0..self.nodes.len() {
             let node = &self.nodes[index];
             match node.recover(&node.disk.durable(), &self.plan) {

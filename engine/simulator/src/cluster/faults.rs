@@ -16,7 +16,8 @@ impl Cluster {
     }
 
     pub(super) fn cut(&mut self) {
-        let partition = self.plan.faults.partitions.draw_partition(&mut self.partition_random, self.nodes.len());
+        let (nodes, leader) = (self.nodes.len(), self.any_leader());
+        let partition = self.plan.faults.partitions.draw_partition(&mut self.partition_random, nodes, leader);
         self.apply_cut(partition, partition.times);
     }
 
@@ -43,6 +44,10 @@ impl Cluster {
         }
     }
 
+    pub(super) fn any_leader(&self) -> Option<usize> {
+        (0..self.nodes.len()).find(|index| self.leads(*index))
+    }
+
     pub(super) fn schedule_crash(&mut self) {
         if let Some(wait) = self.plan.faults.crashes.draw_wait(&mut self.crash_random) {
             self.schedule.after(wait, Event::Crash);
@@ -58,7 +63,9 @@ impl Cluster {
                 }
             }
         } else {
-            let index = self.crash_random.index(self.nodes.len());
+            let any = self.crash_random.index(self.nodes.len());
+            let of_leader = self.crash_random.chance(self.plan.faults.crashes.leader);
+            let index = self.any_leader().filter(|_| of_leader).unwrap_or(any);
             match &mut self.nodes[index].running {
                 Some(running) if crash.outputs > 0 => running.crash_in = Some((crash.outputs, crash.ending)),
                 Some(_) => self.crash(index, crash.ending),
@@ -77,6 +84,9 @@ impl Cluster {
             Ending::PowerFailure => self.stats.power_failures += 1,
         }
         self.deferred[index].clear();
+        if self.nodes[index].running.as_ref().is_some_and(|running| !running.replica.wal().is_open()) {
+            self.stats.coverage.note("crashed while opening");
+        }
         self.nodes[index].crash(ending, &mut self.crash_random);
         let down = self.plan.faults.crashes.draw_down(&mut self.crash_random);
         self.schedule.after(down, Event::Start { node: index, life: self.nodes[index].life });
@@ -116,6 +126,7 @@ impl Cluster {
                 )
             },
         );
+        self.stats.coverage.note_recovered(&recovered);
         self.invariants.recovered(index, &node.durability, &recovered, &self.oracle);
         self.invariants.started(index, &recovered, &mut self.oracle);
         node.start(now, &self.plan, recovered, self.options.plant);

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use synod_frame::{BLOCK_BYTES, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_noop};
-use synod_protocol::{BodyHandle, Mark, Message, NodeId, Slot};
+use synod_protocol::{BodyHandle, BodyKind, Mark, Message, NodeId, Slot};
 use synod_wal::{Frame, Output, ReadAnswer, ReadId};
 
-use crate::disk::{Data, Ending};
+use crate::disk::Data;
 use crate::invariants::{Invariants, Property};
 use crate::network::{Packet, node_id, undefined_buffer};
 use crate::node::{Finish, GROUP, Reader};
@@ -51,10 +51,13 @@ impl Cluster {
                     self.verify_disk(index);
                 }
                 let record = self.nodes[index].durability.write_record(file, offset, bytes);
-                if let Some(body) = record.body {
-                    self.oracle.note_body(body);
+                if let Some(body) = record.body
+                    && self.oracle.note_body(body)
+                {
+                    self.stats.coverage.note("wrote a rival body");
                 }
                 self.invariants.record_written(index, &record);
+                self.stats.coverage.note_written(record.meta.kind);
                 let now = self.now();
                 self.trace.note(now, "write", &[index as u64, u64::from(file.0), offset, bytes.len() as u64], || {
                     let body = record.body.map(|body| format!(" {}..{} {}", body.first, body.end(), body.id));
@@ -83,6 +86,9 @@ impl Cluster {
                 self.stats.writes += 1;
                 let node = &mut self.nodes[index];
                 node.durability.write_bytes(file, offset, &bytes);
+                if offset > 0 {
+                    self.stats.coverage.note("wrote a seal");
+                }
                 let operation = node.disk.begin_write(file, offset, Data::Bytes(Rc::new(bytes)));
                 self.begin(index, operation, Finish::Written(write));
             }
@@ -92,14 +98,17 @@ impl Cluster {
                 self.begin(index, operation, Finish::Synced(sync));
             }
             Output::CreateFile { file } => {
+                self.stats.coverage.note("created a file");
                 let operation = self.nodes[index].disk.begin_create(file, self.plan.log.segment_bytes);
                 self.begin(index, operation, Finish::FileReady(file));
             }
             Output::ZeroFile { file, offset, bytes } => {
+                self.stats.coverage.note("zeroed a file");
                 let operation = self.nodes[index].disk.begin_zero(file, offset..offset + bytes);
                 self.begin(index, operation, Finish::FileReady(file));
             }
             Output::Read { read, file, offset, bytes } => {
+                self.stats.coverage.note("read a record back");
                 let operation = self.nodes[index].disk.begin_read(file, offset, bytes);
                 self.begin(index, operation, Finish::Read(read));
             }
@@ -143,6 +152,13 @@ impl Cluster {
                 unbacked = Invariants::unbacked_claim(message, &self.nodes[index].durability, &self.oracle);
             }
         }
+        self.stats.coverage.note_sent(message);
+        if let Message::Prepare { ballot, .. } = message
+            && self.is_calm()
+        {
+            let detail = format!("{} prepares {ballot} although all is well and another leads", node_id(index));
+            self.invariants.report(Property::Stability, detail);
+        }
         let life = self.nodes[index].life;
         self.invariants.sent(index, life, message, unbacked, &self.oracle);
         if is_claim && self.inspect_random.chance(self.plan.inspect) {
@@ -167,6 +183,7 @@ impl Cluster {
     fn plant_in_sending(&mut self, plant: Plant, index: usize, to: usize, message: &Message) -> bool {
         match (plant, message) {
             (Plant::NeverServes, Message::Chosen { .. }) => true,
+            (Plant::FallsSilent, Message::Heartbeat { .. }) => self.is_calm(),
             (Plant::CountsUnsentVotes, Message::Accept { ballot, body, .. }) => {
                 let vote = Message::Accepted { ballot: *ballot, first: body.first, id: body.id };
                 let now = self.now();
@@ -236,6 +253,11 @@ impl Cluster {
             Some(Plant::Panics) => panic!("planted"),
             _ => {}
         }
+        match body.kind {
+            BodyKind::NoOp => self.stats.coverage.note("delivered a no-op"),
+            BodyKind::Trim { .. } => self.stats.coverage.note("delivered a trim"),
+            BodyKind::Commands | BodyKind::Configuration => {}
+        }
         self.invariants.delivered(index, &body, mark, &mut self.oracle);
         match frame {
             Some(frame) if planted == Some(Plant::FlipsBit) => {
@@ -244,7 +266,10 @@ impl Cluster {
                 self.invariants.gave_bytes(index, &body, &bytes, &mut self.oracle);
             }
             Some(frame) => self.invariants.gave_bytes(index, &body, frame.body(), &mut self.oracle),
-            None => self.read(index, body.first, Reader::Delivery),
+            None => {
+                self.stats.coverage.note("delivered without bytes");
+                self.read(index, body.first, Reader::Delivery);
+            }
         }
         self.ack(index, &body);
     }
@@ -259,8 +284,11 @@ impl Cluster {
                 running.readers.insert(read, (slot, reader));
             }
             ReadAnswer::NotYet if must_be_there => self.invariants.read_nothing(index, slot),
-            ReadAnswer::NotYet => {}
-            ReadAnswer::Trimmed { first } => self.invariants.read_trimmed(index, slot, first),
+            ReadAnswer::NotYet => self.stats.coverage.note("answered a reader: not yet"),
+            ReadAnswer::Trimmed { first } => {
+                self.stats.coverage.note("answered a reader: trimmed");
+                self.invariants.read_trimmed(index, slot, first);
+            }
             ReadAnswer::Fenced => unreachable!("nothing failed"),
         }
     }
@@ -301,10 +329,9 @@ impl Cluster {
                     self.invariants.accept_durable(index, id, ballot);
                 }
             }
-            Err(error) => self.invariants.report(
-                Property::Recovers,
-                format!("{} could not start if power failed now: {error}", node_id(index)),
-            ),
+            Err(error) => self
+                .invariants
+                .report(Property::Recovers, format!("{} could not start if power failed now: {error}", node_id(index))),
         }
     }
 
@@ -315,16 +342,14 @@ impl Cluster {
         let recovered = if self.inspect_random.chance(Chance::of(1, 2)) {
             node.recover(&node.disk.durable(), &self.plan)
         } else {
-            let mut disk = node.disk.clone();
-            disk.crash(Ending::PowerFailure, &mut self.inspect_random);
-            node.recover(&disk.live(), &self.plan)
+            let image = node.disk.after_power_failure(&mut self.inspect_random);
+            node.recover(&image, &self.plan)
         };
         match recovered {
             Ok(recovered) => self.invariants.recovered(index, &node.durability, &recovered, &self.oracle),
-            Err(error) => self.invariants.report(
-                Property::Recovers,
-                format!("{} could not start if power failed now: {error}", node_id(index)),
-            ),
+            Err(error) => self
+                .invariants
+                .report(Property::Recovers, format!("{} could not start if power failed now: {error}", node_id(index))),
         }
     }
 }

@@ -16,6 +16,8 @@ pub struct CrashFaults {
     pub power_failure: Chance,
     /// Every node loses power at once.
     pub everybody: Chance,
+    /// Otherwise it is a leader, if there is one, and not just any node.
+    pub leader: Chance,
     /// How long a node stays down.
     pub down: RangeInclusive<Duration>,
     /// It crashes again soon after it has started.
@@ -34,16 +36,17 @@ pub struct Crash {
 }
 
 impl CrashFaults {
-    pub(super) fn draw(random: &mut Random) -> CrashFaults {
+    pub(super) fn draw(random: &mut Random, pace: u64) -> CrashFaults {
         let every = random.chance(Chance::of(3, 4)).then(|| {
-            let shortest = random.spread(100_000..=5_000_000);
+            let shortest = random.spread(pace / 2..=pace * 6);
             Duration::from_micros(shortest)..=Duration::from_micros(shortest * 3)
         });
         CrashFaults {
             every,
             power_failure: random.pick(&[Chance::NEVER, Chance::of(1, 2), Chance::of(1, 1)]),
             everybody: random.pick(&[Chance::NEVER, Chance::of(1, 10), Chance::of(1, 3)]),
-            down: Duration::from_millis(1)..=Duration::from_micros(random.spread(10_000..=5_000_000)),
+            leader: random.pick(&[Chance::NEVER, Chance::of(1, 2), Chance::of(1, 1)]),
+            down: Duration::from_millis(1)..=Duration::from_micros(random.spread(pace / 10..=pace * 4)),
             again: random.pick(&[Chance::NEVER, Chance::of(1, 5), Chance::of(1, 2)]),
         }
     }

@@ -29,16 +29,16 @@ pub struct MessageFaults {
 const HEALTHY_DELAY: RangeInclusive<Duration> = Duration::from_micros(50)..=Duration::from_micros(400);
 
 impl MessageFaults {
-    pub(super) fn draw(random: &mut Random) -> MessageFaults {
+    pub(super) fn draw(random: &mut Random, pace: u64) -> MessageFaults {
         let shares = [Chance::NEVER, Chance::NEVER, Chance::of(1, 1000), Chance::of(1, 50), Chance::of(1, 8)];
-        let slowest = Duration::from_micros(random.spread(100..=60_000));
+        let slowest = Duration::from_micros(random.spread(100..=pace / 4));
         MessageFaults {
-            loss: random.pick(&shares),
+            loss: random.pick(&[shares[0], shares[1], shares[2], shares[3], shares[4], Chance::of(3, 10)]),
             duplication: random.pick(&shares),
             replay: random.pick(&shares[..4]),
             delay: Duration::from_micros(50)..=slowest,
             late: random.pick(&shares[..4]),
-            late_delay: slowest..=Duration::from_micros(random.spread(100_000..=20_000_000)),
+            late_delay: slowest..=Duration::from_micros(random.spread(pace / 2..=pace * 20)),
             in_order: random.chance(Chance::of(1, 4)),
             cut_in_flight: random.chance(Chance::of(1, 2)),
         }

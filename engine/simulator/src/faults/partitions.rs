@@ -45,13 +45,20 @@ impl Cut {
         }
     }
 
-    fn draw(random: &mut Random, nodes: usize) -> Cut {
-        let one = random.index(nodes);
+    /// Whether some node still has whole links, there and back, with so many nodes, itself counted, that they are
+    /// `quorum`: then the cluster can make progress.
+    pub fn leaves_quorum(self, nodes: usize, quorum: usize) -> bool {
+        let is_linked = |one, other| one == other || !self.blocks(one, other) && !self.blocks(other, one);
+        (0..nodes).any(|one| (0..nodes).filter(|other| is_linked(one, *other)).count() >= quorum)
+    }
+
+    /// Draws a cut around `one`.
+    fn draw(random: &mut Random, nodes: usize, one: usize) -> Cut {
         let other = (one + 1 + random.index(nodes.max(2) - 1)) % nodes;
         match random.below(16) {
             0 => Cut::Everything,
-            1..=3 => Cut::Groups(1 << one),
-            4..=6 => Cut::Groups(random.below(1 << nodes) as u32),
+            1..=5 => Cut::Groups(1 << one),
+            6 => Cut::Groups(random.below(1 << nodes) as u32),
             7 => Cut::Deaf(one),
             8 => Cut::Mute(one),
             9..=10 => Cut::Pair(one, other),
@@ -71,6 +78,10 @@ pub struct PartitionFaults {
     pub lasts: RangeInclusive<Duration>,
     /// It comes and goes at the rhythm of elections.
     pub flapping: Chance,
+    /// It is drawn around a leader, if there is one, and not around just any node.
+    pub leader: Chance,
+    /// Some links are mended only after the cluster has shown that it can do without them.
+    pub lasting: bool,
 }
 
 /// One cut, as drawn.
@@ -85,16 +96,18 @@ pub struct Partition {
 }
 
 impl PartitionFaults {
-    pub(super) fn draw(random: &mut Random) -> PartitionFaults {
-        let every = random.chance(Chance::of(2, 3)).then(|| {
-            let shortest = random.spread(50_000..=4_000_000);
+    pub(super) fn draw(random: &mut Random, pace: u64) -> PartitionFaults {
+        let every = random.chance(Chance::of(5, 6)).then(|| {
+            let shortest = random.spread(pace / 4..=pace * 3);
             Duration::from_micros(shortest)..=Duration::from_micros(shortest * 4)
         });
-        let longest = random.spread(200_000..=8_000_000);
+        let longest = random.spread(pace..=pace * 8);
         PartitionFaults {
             every,
-            lasts: Duration::from_millis(20)..=Duration::from_micros(longest),
+            lasts: Duration::from_micros(longest / 8)..=Duration::from_micros(longest),
             flapping: random.pick(&[Chance::NEVER, Chance::of(1, 4)]),
+            leader: random.pick(&[Chance::NEVER, Chance::of(1, 2), Chance::of(1, 1)]),
+            lasting: random.chance(Chance::of(2, 3)),
         }
     }
 
@@ -103,10 +116,19 @@ impl PartitionFaults {
         self.every.clone().map(|every| random.spread_time(every))
     }
 
+    /// Draws a cut for when nothing else goes wrong any more: some links may stay as they are for ever, as long as a
+    /// quorum is connected.
+    pub fn draw_lasting(&self, random: &mut Random, nodes: usize, leader: Option<usize>, quorum: usize) -> Cut {
+        let cut = self.draw_partition(random, nodes, leader).cut;
+        if self.lasting && cut.leaves_quorum(nodes, quorum) { cut } else { Cut::Nothing }
+    }
+
     /// Draws a cut.
-    pub fn draw_partition(&self, random: &mut Random, nodes: usize) -> Partition {
+    pub fn draw_partition(&self, random: &mut Random, nodes: usize, leader: Option<usize>) -> Partition {
+        let any = random.index(nodes);
+        let one = leader.filter(|_| random.chance(self.leader)).unwrap_or(any);
         let times = if random.chance(self.flapping) { random.within(2..=12) as u32 } else { 1 };
-        Partition { cut: Cut::draw(random, nodes), lasts: random.spread_time(self.lasts.clone()), times }
+        Partition { cut: Cut::draw(random, nodes, one), lasts: random.spread_time(self.lasts.clone()), times }
     }
 }
 
@@ -133,10 +155,20 @@ mod tests {
     }
 
     #[test]
+    fn a_quorum_is_connected_if_one_node_reaches_it_there_and_back() {
+        assert!(Cut::Hub(1).leaves_quorum(5, 3));
+        assert!(Cut::Chain.leaves_quorum(3, 2) && Cut::Chain.leaves_quorum(5, 3));
+        assert!(Cut::Deaf(0).leaves_quorum(3, 2) && !Cut::Deaf(0).leaves_quorum(2, 2));
+        assert!(Cut::OneWay(0, 1).leaves_quorum(3, 2) && !Cut::OneWay(0, 1).leaves_quorum(2, 2));
+        assert!(Cut::Groups(0b11).leaves_quorum(5, 3) && !Cut::Groups(0b11).leaves_quorum(4, 3));
+        assert!(!Cut::Everything.leaves_quorum(3, 2) && Cut::Everything.leaves_quorum(1, 1));
+    }
+
+    #[test]
     fn a_single_node_can_be_drawn_for() {
         let mut random = Random::stream(1, "test");
         for _ in 0..100 {
-            Cut::draw(&mut random, 1);
+            Cut::draw(&mut random, 1, 0);
         }
     }
 }

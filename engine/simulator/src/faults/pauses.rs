@@ -15,12 +15,15 @@ pub struct PauseFaults {
 }
 
 impl PauseFaults {
-    pub(super) fn draw(random: &mut Random) -> PauseFaults {
+    pub(super) fn draw(random: &mut Random, pace: u64) -> PauseFaults {
         let every = random.chance(Chance::of(1, 2)).then(|| {
-            let shortest = random.spread(200_000..=5_000_000);
+            let shortest = random.spread(pace..=pace * 10);
             Duration::from_micros(shortest)..=Duration::from_micros(shortest * 3)
         });
-        PauseFaults { every, lasts: Duration::from_millis(1)..=Duration::from_micros(random.spread(50_000..=5_000_000)) }
+        PauseFaults {
+            every,
+            lasts: Duration::from_millis(1)..=Duration::from_micros(random.spread(pace / 4..=pace * 8)),
+        }
     }
 
     /// Draws the time to the next pause; `None` if there is none.

@@ -28,14 +28,14 @@ impl DiskFaults {
         slow: None,
     };
 
-    pub(super) fn draw(random: &mut Random) -> DiskFaults {
-        let slowest = Duration::from_micros(random.spread(50..=20_000));
+    pub(super) fn draw(random: &mut Random, pace: u64) -> DiskFaults {
+        let slowest = Duration::from_micros(random.spread(50..=pace / 8));
         let slow = random.chance(Chance::of(1, 4));
         DiskFaults {
             latency: Duration::from_micros(20)..=slowest,
             stall: random.pick(&[Chance::NEVER, Chance::of(1, 1000), Chance::of(1, 50)]),
-            stall_latency: slowest..=Duration::from_micros(random.spread(50_000..=3_000_000)),
-            slow: slow.then(|| (random.index(16), random.spread(2..=200) as u32)),
+            stall_latency: slowest..=Duration::from_micros(random.spread(pace / 4..=pace * 8)),
+            slow: slow.then(|| (random.index(16), random.spread(2..=50) as u32)),
         }
     }
 

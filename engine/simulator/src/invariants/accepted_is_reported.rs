@@ -57,21 +57,14 @@ impl AcceptedIsReported {
         self.check_shown(node, recovered.mark, &open_bodies(recovered), oracle, "recovers")
     }
 
-    fn check_shown(
-        &self,
-        node: usize,
-        mark: Mark,
-        shown: &[AcceptedBody],
-        oracle: &Oracle,
-        does: &str,
-    ) -> Verdict {
+    fn check_shown(&self, node: usize, mark: Mark, shown: &[AcceptedBody], oracle: &Oracle, does: &str) -> Verdict {
         for (first, (ballot, id)) in self.acceptors[node].acknowledged.range(mark.slot..) {
             let Some(body) = oracle.body(*id) else { continue };
             let overlapping = shown.iter().filter(|report| report.body.overlaps(&body));
             // A body at a higher ballot kills every lower one that shares a slot with it.
-            let covered = overlapping.into_iter().any(|report| {
-                report.ballot > *ballot || (report.ballot == *ballot && report.body == body)
-            });
+            let covered = overlapping
+                .into_iter()
+                .any(|report| report.ballot > *ballot || (report.ballot == *ballot && report.body == body));
             if !covered {
                 return Err(Violation::new(
                     Property::AcceptedIsReported,

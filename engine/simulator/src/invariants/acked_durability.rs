@@ -27,9 +27,9 @@ pub(super) fn check_recovered(node: usize, held: &Durability, recovered: &Recove
 
 /// In the end, every chosen body that isn't trimmed is durable on every node.
 pub(super) fn check_held_at_end(node: usize, recovered: &RecoveredLog, oracle: &Oracle) -> Verdict {
-    let lost = oracle.chosen_from(recovered.index.base().slot).find(|chosen| {
-        recovered.index.get(chosen.body.first).is_none_or(|entry| entry.body != chosen.body)
-    });
+    let lost = oracle
+        .chosen_from(recovered.index.base().slot)
+        .find(|chosen| recovered.index.get(chosen.body.first).is_none_or(|entry| entry.body != chosen.body));
     match lost {
         None => Ok(()),
         Some(chosen) => Err(Violation::new(

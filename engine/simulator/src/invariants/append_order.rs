@@ -12,9 +12,6 @@ pub(super) fn check_ack(oracle: &Oracle, id: CommandId, slot: Slot) -> Verdict {
     }
     Err(Violation::new(
         Property::AppendOrder,
-        format!(
-            "command {} is acknowledged at slot {slot}, but was sent after slot {} was",
-            id.0, state.acked_before
-        ),
+        format!("command {} is acknowledged at slot {slot}, but was sent after slot {} was", id.0, state.acked_before),
     ))
 }

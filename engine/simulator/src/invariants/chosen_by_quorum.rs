@@ -35,7 +35,10 @@ impl ChosenByQuorum {
         }
         Err(Violation::new(
             Property::ChosenByQuorum,
-            format!("{} delivered {body:?}, which only these had durably accepted, by ballot: {votes:?}", node_id(node)),
+            format!(
+                "{} delivered {body:?}, which only these had durably accepted, by ballot: {votes:?}",
+                node_id(node)
+            ),
         ))
     }
 }

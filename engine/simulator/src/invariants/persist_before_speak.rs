@@ -58,9 +58,10 @@ pub(super) fn check_recovered(node: usize, spoken: Ballot, recovered: &Recovered
 /// What a node claimed to hold durably must be in what is recovered from its disk.
 pub(super) fn check_stable(node: usize, stable: Slot, recovered: &RecoveredLog, oracle: &Oracle) -> Verdict {
     let base = recovered.index.base().slot;
-    let lacking = oracle.chosen_from(base).take_while(|chosen| chosen.body.end() <= stable).find(|chosen| {
-        recovered.index.get(chosen.body.first).is_none_or(|entry| entry.body != chosen.body)
-    });
+    let lacking = oracle
+        .chosen_from(base)
+        .take_while(|chosen| chosen.body.end() <= stable)
+        .find(|chosen| recovered.index.get(chosen.body.first).is_none_or(|entry| entry.body != chosen.body));
     match lacking {
         None => Ok(()),
         Some(chosen) => Err(Violation::new(

@@ -10,9 +10,8 @@ use crate::oracle::Oracle;
 
 /// Looks at the bytes of a delivered or read body. Those seen first are taken apart, others compared with them.
 pub(super) fn check_bytes(oracle: &mut Oracle, node: usize, body: &BodyHandle, bytes: &[u8]) -> Verdict {
-    let violation = |what: &str| {
-        Err(Violation::new(Property::Validity, format!("{} gave out {body:?}: {what}", node_id(node))))
-    };
+    let violation =
+        |what: &str| Err(Violation::new(Property::Validity, format!("{} gave out {body:?}: {what}", node_id(node))));
     let Some(chosen) = oracle.chosen_at(body.first).filter(|chosen| chosen.body == *body) else { return Ok(()) };
     if let Some(first_seen) = &chosen.bytes {
         return if first_seen == bytes { Ok(()) } else { violation("its bytes aren't those seen before") };
