@@ -7,6 +7,7 @@
 //!   ended: those that wait for the world are stopped, those that wait for the disk are waited for, because the kernel
 //!   may still read their buffers.
 //! - A wake-up from another thread reaches a busy executor only if the task's queue says that latency matters.
+//! - An executor may sleep through its own timers, so it is woken from outside now and then ([`super::pulse`]).
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
 use super::local::{Moment, Signal};
+use super::pulse::Pulse;
 
 /// How the thread is set up.
 #[derive(Clone, Debug)]
@@ -49,11 +51,16 @@ where
         .io_memory(settings.io_memory_bytes)
         .make()
         .map_err(std::io::Error::from)?;
+    let pulse = Pulse::start(&settings.name)?;
     let ended = executor.run(async move {
+        let feeling = glommio::spawn_local(pulse.feel());
         let tasks = Rc::new(Tasks::new());
         // The first sleep of a process takes tens of milliseconds in glommio 0.9; better now than at an election.
         super::time::sleep(Duration::ZERO).await;
-        main(tasks).await
+        let ended = main(tasks).await;
+        feeling.cancel().await;
+        drop(pulse);
+        ended
     });
     if !ended {
         std::mem::forget(executor);

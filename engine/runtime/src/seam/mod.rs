@@ -19,4 +19,5 @@ pub(crate) mod executor;
 pub(crate) mod local;
 #[expect(unsafe_code, reason = "sockets are handed over by their descriptors")]
 pub(crate) mod net;
+mod pulse;
 pub(crate) mod time;
