@@ -172,6 +172,11 @@ pub fn open(directory: &Path, expected: &Expected) -> Result<OpenDirectory, Open
     }
     identity.boot_counter += 1;
     write_identity(directory, &identity)?;
+    // A segment file may have been made just before its maker was killed: its name must be durable before the log uses
+    // it, or a power failure takes the file away with what was acknowledged in it.
+    for log in 0..identity.logs {
+        disk::sync_directory(&log_path(directory, log))?;
+    }
     Ok(OpenDirectory { path: path(), identity, _lock: lock })
 }
 
