@@ -224,6 +224,8 @@ enum Purpose {
 impl<P: Buffers> LoggedReplica<P> {
     /// Joins a replica with its log; both stem from the same recovery.
     pub fn new(group: GroupId, settings: LoggedSettings, replica: Replica, wal: Wal, buffers: P, now: Instant) -> Self {
+        // Time goes on from where the log left it, whatever the clock of this machine says.
+        let leader_time_us = wal.log_time_us();
         let mut joined = LoggedReplica {
             group,
             settings,
@@ -239,7 +241,7 @@ impl<P: Buffers> LoggedReplica<P> {
             serving: BTreeMap::new(),
             outputs: VecDeque::new(),
             last_append_at: now,
-            leader_time_us: 0,
+            leader_time_us,
             ready: false,
             fenced: false,
         };

@@ -496,6 +496,11 @@ impl Wal {
         &mut self.index
     }
 
+    /// The log's own time at its end, in microseconds: the highest of all records.
+    pub fn log_time_us(&self) -> u64 {
+        self.log_time_us
+    }
+
     /// Segments of a lower epoch aren't needed any more, durably.
     pub fn first_needed(&self) -> u64 {
         self.first_needed
