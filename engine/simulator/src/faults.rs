@@ -4,6 +4,7 @@
 //! Damage to stored bytes (rot, lost and misdirected writes, failed syncs, full disks) is no part of this yet: every
 //! error that a run meets is therefore one of the code.
 
+pub mod clocks;
 pub mod crashes;
 pub mod messages;
 pub mod partitions;
@@ -12,6 +13,7 @@ pub mod slow_disks;
 
 use std::time::Duration;
 
+use clocks::ClockFaults;
 use crashes::CrashFaults;
 use messages::MessageFaults;
 use partitions::PartitionFaults;
@@ -33,6 +35,8 @@ pub struct Faults {
     pub pauses: PauseFaults,
     /// Disks that take their time.
     pub disks: DiskFaults,
+    /// Wall clocks that differ.
+    pub clocks: ClockFaults,
 }
 
 impl Faults {
@@ -46,6 +50,7 @@ impl Faults {
             crashes: CrashFaults::draw(random, pace),
             pauses: PauseFaults::draw(random, pace),
             disks: DiskFaults::draw(random, pace),
+            clocks: ClockFaults::draw(random, pace),
         }
     }
 }

@@ -8,6 +8,7 @@ mod agreement;
 mod append_order;
 mod chain_equal;
 mod chosen_by_quorum;
+mod log_time;
 mod one_leader_per_ballot;
 mod one_value_per_ballot;
 mod persist_before_speak;
@@ -78,6 +79,7 @@ properties! {
     ChainEqual "chain-equal" "I10",
     AckedDurability "acked-durability" "I11",
     AppendOrder "append-order" "I12",
+    LogTime "log-time" "time",
     TrimSafety "trim-safety" "I16",
     TailReads "tail-reads" "I23",
     NoPanic "no-panic" "I25",
@@ -286,6 +288,9 @@ impl Invariants {
 
     /// A node gives out the bytes of a chosen body.
     pub fn gave_bytes(&mut self, node: usize, body: &BodyHandle, bytes: &[u8], oracle: &mut Oracle) {
+        if let Ok(header) = synod_frame::BodyHeader::parse(bytes) {
+            self.judge(log_time::check_bytes(oracle, node, &header));
+        }
         let verdict = validity::check_bytes(oracle, node, body, bytes);
         self.judge(verdict);
     }

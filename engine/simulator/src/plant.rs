@@ -45,7 +45,7 @@ plants! {
     /// A node comes back with a wiped disk under its old identity.
     WipedDisk "wiped-disk" => PersistBeforeSpeak | AckedDurability | PromiseMonotonic | Agreement,
     /// Promises are forgotten and the boot number is the same in every life, so that a ballot is used again.
-    ReusesBallots "reuses-ballots" => OneLeaderPerBallot | OneValuePerBallot,
+    ReusesBallots "reuses-ballots" => OneLeaderPerBallot,
     /// The disk reports syncs that it doesn't carry out.
     LyingDisk "lying-disk" => PersistBeforeSpeak | ChosenByQuorum | AckedDurability,
     /// An acceptor answers an accept before anything is durable.
@@ -78,6 +78,8 @@ plants! {
     CallsTrimmed "calls-trimmed" => TrimSafety,
     /// A reader gets the body after the one that it asked for.
     ReadsBeside "reads-beside" => TailReads,
+    /// A leader gives its bodies times as of a clock that runs at half speed.
+    TurnsBackTime "turns-back-time" => LogTime,
     /// Nobody is ever sent what it missed.
     NeverServes "never-serves" => Liveness,
     /// A leader stops sending heartbeats once all is well.

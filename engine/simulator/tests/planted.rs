@@ -59,6 +59,7 @@ planted! {
     a_false_claim_of_durability ClaimsStable,
     a_slot_called_trimmed CallsTrimmed,
     a_reader_beside_its_slot ReadsBeside,
+    a_clock_turned_back TurnsBackTime,
     a_cluster_that_never_serves NeverServes,
     a_leader_that_falls_silent FallsSilent,
     a_panic Panics,

@@ -96,8 +96,11 @@ impl Cluster {
             return false;
         }
         let Some(opening) = running.replica.opening() else { return false };
-        running.replica.set_wall_clock(now.0);
-        let time = running.replica.leader_time_us();
+        running.replica.set_wall_clock(self.plan.faults.clocks.wall_clock_us(index, now.0));
+        let mut time = running.replica.leader_time_us();
+        if self.options.plant == Some(Plant::TurnsBackTime) && index == 0 {
+            time /= 2;
+        }
         let Some((body, record)) = running.desk.compose(&opening, &self.plan.workload, time) else {
             return false;
         };

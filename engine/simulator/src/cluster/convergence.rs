@@ -56,8 +56,7 @@ impl Cluster {
         let cut = partitions.draw_lasting(&mut self.partition_random, nodes, leader, quorum);
         self.network.set_cut(cut);
         self.trace.note(now, "cut", &[], || format!("{cut:?}"));
-        let stage = if cut == Cut::Nothing { Stage::Healing } else { Stage::Partial { cut } };
-        self.convergence = Some(Convergence { since: now, acked_before: self.commands_acked(), stage });
+        self.enter(if cut == Cut::Nothing { Stage::Healing } else { Stage::Partial { cut } });
         self.disks = DiskFaults::HEALTHY;
         let latest = now.plus(AFTERMATH);
         self.network.heal(latest);
@@ -85,8 +84,7 @@ impl Cluster {
             Stage::Partial { .. } if self.commands_acked() > convergence.acked_before => {
                 self.stats.coverage.note("went on with links cut");
                 self.network.set_cut(Cut::Nothing);
-                let acked_before = self.commands_acked();
-                self.convergence = Some(Convergence { since: now, acked_before, stage: Stage::Healing });
+                self.enter(Stage::Healing);
             }
             Stage::Partial { .. } => self.submit_probes(convergence),
             Stage::Healing if self.has_converged(convergence) => {
@@ -123,10 +121,10 @@ impl Cluster {
         self.schedule.after(PROBE_INTERVAL, Event::Probe);
     }
 
+    /// Goes on to the next stage, whose patience begins now.
     fn enter(&mut self, stage: Stage) {
-        if let Some(convergence) = &mut self.convergence {
-            convergence.stage = stage;
-        }
+        let (now, acked_before) = (self.now(), self.commands_acked());
+        self.convergence = Some(Convergence { since: now, acked_before, stage });
     }
 
     /// Until a command made after the faults is acknowledged, and everybody has accepted one, makes new ones for

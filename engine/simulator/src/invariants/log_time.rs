@@ -1,0 +1,33 @@
+//! The log's own time: a leader gives no new body an earlier time than that of the body before it, whatever clocks say.
+//!
+//! That holds along a ballot and from earlier ballots to later ones. It doesn't hold for all of a log: a body that is
+//! proposed again keeps its time and its origin, and may come to stand behind one that a later leader made, and no-op
+//! ranges are made before their leader has seen all that it closes the gaps of. So the time of a log at some slot is
+//! the highest of all bodies up to there.
+
+use synod_frame::BodyHeader;
+use synod_protocol::{BodyKind, Slot};
+
+use super::{Property, Verdict, Violation};
+use crate::network::node_id;
+use crate::oracle::Oracle;
+
+/// Compares the time of a body with that of the one before, as far as their bytes were seen.
+pub(super) fn check_bytes(oracle: &Oracle, node: usize, header: &BodyHeader) -> Verdict {
+    let before = header.first.0.checked_sub(1).and_then(|slot| oracle.chosen_containing(Slot(slot)));
+    let before = before.and_then(|chosen| BodyHeader::parse(chosen.bytes.as_ref()?).ok());
+    let Some(before) = before.filter(|before| before.origin <= header.origin) else { return Ok(()) };
+    if header.kind == BodyKind::NoOp || before.leader_time_us <= header.leader_time_us {
+        return Ok(());
+    }
+    Err(Violation::new(
+        Property::LogTime,
+        format!(
+            "{} gave out {:?} of time {}, after one of time {}",
+            node_id(node),
+            header.handle(),
+            header.leader_time_us,
+            before.leader_time_us
+        ),
+    ))
+}
