@@ -16,7 +16,7 @@ const LOCK: &str = "LOCK";
 /// processes lock two files of the same name.
 #[derive(Debug)]
 pub struct DirectoryLock {
-    _file: File,
+    file: File,
 }
 
 impl DirectoryLock {
@@ -41,6 +41,13 @@ impl DirectoryLock {
         }
         // For humans: nothing reads it back. A full disk is no reason not to start.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "pid {}", std::process::id()));
-        Ok(DirectoryLock { _file: file })
+        Ok(DirectoryLock { file })
+    }
+}
+
+/// Closing the file would not do: a child that another thread has just forked holds it too, until it runs its program.
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
