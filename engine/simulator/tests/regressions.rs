@@ -1,0 +1,46 @@
+//! Seeds that once showed a bug of the code, named after it. Each fails if its fix is undone.
+//!
+//! A change to what seeds draw makes these ordinary seeds: then look for new ones, by undoing the fix.
+
+use synod_simulator::{Options, run};
+
+fn check(seed: u64) {
+    assert_eq!(run(Options { seed, ..Options::default() }).report(), None);
+}
+
+/// A leader that had the revealed body in memory proposed it again, but the body was evicted before it was appended.
+#[test]
+fn an_adopted_body_leaves_memory_before_it_is_appended() {
+    check(508);
+}
+
+/// The same body waited for a segment twice, at two ballots; when the second append came, the first had taken it.
+#[test]
+fn a_body_waits_for_the_log_at_two_ballots() {
+    check(81);
+}
+
+/// A late pre-vote of a leader's own ballot was refused, and the leader took that for a higher ballot.
+#[test]
+fn a_late_pre_vote_deposes_no_leader() {
+    check(109);
+}
+
+/// An answer to a fetch ended with a body that was learned another way meanwhile, and the next fetch waited for a
+/// timeout.
+#[test]
+fn an_answer_that_ends_with_a_known_body_goes_on() {
+    check(3169);
+}
+
+/// Every second fetch went to the peer that had spoken of the missing bodies, and couldn't be reached any more.
+#[test]
+fn whoever_answers_is_asked_again() {
+    check(1360);
+}
+
+/// A restarted leader took its clock's word for the log's time.
+#[test]
+fn time_goes_on_after_a_restart() {
+    check(16);
+}
