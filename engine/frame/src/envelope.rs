@@ -75,11 +75,15 @@ pub enum EnvelopeKind {
     FetchBody = 12,
     Supply = 13,
     Unavailable = 14,
+    Resigned = 15,
+    HandOver = 16,
+    AskReadPoint = 17,
+    ReadPoint = 18,
 }
 
 impl EnvelopeKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [EnvelopeKind; 14] = [
+    pub const ALL: [EnvelopeKind; 18] = [
         EnvelopeKind::PreVote,
         EnvelopeKind::PreVoteGranted,
         EnvelopeKind::Prepare,
@@ -94,6 +98,10 @@ impl EnvelopeKind {
         EnvelopeKind::FetchBody,
         EnvelopeKind::Supply,
         EnvelopeKind::Unavailable,
+        EnvelopeKind::Resigned,
+        EnvelopeKind::HandOver,
+        EnvelopeKind::AskReadPoint,
+        EnvelopeKind::ReadPoint,
     ];
 
     /// Whether the payload is the exact bytes of a body.
@@ -324,6 +332,6 @@ mod tests {
             assert_eq!(EnvelopeKind::from_number(kind as u16), Some(kind));
         }
         assert_eq!(EnvelopeKind::from_number(0), None);
-        assert_eq!(EnvelopeKind::from_number(15), None);
+        assert_eq!(EnvelopeKind::from_number(19), None);
     }
 }

@@ -8,13 +8,17 @@
 //! | Accept | ballot, mark, first and identity of the body | the body |
 //! | Accepted | ballot, first, identity | |
 //! | Reject | ballot, reason, and by reason: identity + argument (higher ballot), mark, first, argument | |
-//! | Heartbeat | ballot, mark | |
-//! | HeartbeatReply | ballot, mark, argument = stable | |
+//! | Heartbeat | ballot, mark, argument = beat | |
+//! | HeartbeatReply | ballot, mark, first = stable, argument = beat | |
 //! | Fetch | first = from, argument = bytes | |
 //! | Chosen | mark, first and identity of the body, flag 0 = last | the body |
 //! | FetchBody | first, identity | |
 //! | Supply | first and identity of the body | the body |
 //! | Unavailable | first, argument = available | |
+//! | Resigned | ballot | |
+//! | HandOver | ballot, argument = beat | |
+//! | AskReadPoint | ballot, identity = boot (high) and number (low) | |
+//! | ReadPoint | first = slot, identity as asked | |
 
 use std::time::Duration;
 
@@ -52,6 +56,7 @@ mod reason {
     pub(super) const WRONG_CONFIGURATION: u8 = 7;
     pub(super) const UNKNOWN_IDENTITY: u8 = 8;
     pub(super) const OVERLOADED: u8 = 9;
+    pub(super) const NOT_LEADER: u8 = 10;
 }
 
 #[derive(Archive, Serialize)]
@@ -238,6 +243,10 @@ fn kind_of(message: &Message) -> EnvelopeKind {
         Message::FetchBody { .. } => EnvelopeKind::FetchBody,
         Message::Supply { .. } => EnvelopeKind::Supply,
         Message::Unavailable { .. } => EnvelopeKind::Unavailable,
+        Message::Resigned { .. } => EnvelopeKind::Resigned,
+        Message::HandOver { .. } => EnvelopeKind::HandOver,
+        Message::AskReadPoint { .. } => EnvelopeKind::AskReadPoint,
+        Message::ReadPoint { .. } => EnvelopeKind::ReadPoint,
     }
 }
 
@@ -266,7 +275,9 @@ fn blank(kind: EnvelopeKind) -> Envelope {
 /// Puts the message's fields into the envelope; the inverse of [`parse`] and [`parse_with_body`].
 fn fill(base: Envelope, message: &Message) -> Envelope {
     match *message {
-        Message::PreVote { ballot } | Message::PreVoteGranted { ballot } => Envelope { ballot, ..base },
+        Message::PreVote { ballot } | Message::PreVoteGranted { ballot } | Message::Resigned { ballot } => {
+            Envelope { ballot, ..base }
+        }
         Message::Prepare { ballot, from } => Envelope { ballot, first: from, ..base },
         Message::Promise { ballot, mark, part, parts, accepted: _ } => {
             with_mark(Envelope { ballot, part, parts, ..base }, mark)
@@ -274,9 +285,16 @@ fn fill(base: Envelope, message: &Message) -> Envelope {
         Message::Accept { ballot, body, mark } => with_mark(with_body(Envelope { ballot, ..base }, &body), mark),
         Message::Accepted { ballot, first, id } => Envelope { ballot, first, identity: id, ..base },
         Message::Reject { ballot, reason } => with_reason(Envelope { ballot, ..base }, reason),
-        Message::Heartbeat { ballot, mark } => with_mark(Envelope { ballot, ..base }, mark),
-        Message::HeartbeatReply { ballot, mark, stable } => {
-            with_mark(Envelope { ballot, argument: stable.0, ..base }, mark)
+        Message::Heartbeat { ballot, mark, beat } => with_mark(Envelope { ballot, argument: beat, ..base }, mark),
+        Message::HeartbeatReply { ballot, mark, stable, beat } => {
+            with_mark(Envelope { ballot, first: stable, argument: beat, ..base }, mark)
+        }
+        Message::HandOver { ballot, beat } => Envelope { ballot, argument: beat, ..base },
+        Message::AskReadPoint { ballot, boot, number } => {
+            Envelope { ballot, identity: two_numbers(boot, number), ..base }
+        }
+        Message::ReadPoint { boot, number, slot } => {
+            Envelope { first: slot, identity: two_numbers(boot, number), ..base }
         }
         Message::Fetch { from, bytes } => Envelope { first: from, argument: u64::from(bytes), ..base },
         Message::Chosen { body, mark, last } => {
@@ -287,6 +305,16 @@ fn fill(base: Envelope, message: &Message) -> Envelope {
         Message::Supply { body } => with_body(base, &body),
         Message::Unavailable { first, available } => Envelope { first, argument: available.0, ..base },
     }
+}
+
+/// Two numbers in the field of an identity.
+fn two_numbers(high: u64, low: u64) -> BodyId {
+    BodyId(u128::from(high) << 64 | u128::from(low))
+}
+
+/// The inverse of [`two_numbers`].
+fn split_numbers(identity: BodyId) -> (u64, u64) {
+    ((identity.0 >> 64) as u64, identity.0 as u64)
 }
 
 fn with_mark(base: Envelope, mark: Mark) -> Envelope {
@@ -301,7 +329,7 @@ fn with_reason(base: Envelope, why: RejectReason) -> Envelope {
     match why {
         RejectReason::HigherBallot { promised } => Envelope {
             reason: reason::HIGHER_BALLOT,
-            identity: BodyId(u128::from(promised.boot) << 64 | u128::from(promised.round)),
+            identity: two_numbers(promised.boot, promised.round),
             argument: u64::from(promised.node.0),
             ..base
         },
@@ -316,6 +344,7 @@ fn with_reason(base: Envelope, why: RejectReason) -> Envelope {
             Envelope { reason: reason::WRONG_CONFIGURATION, first: slot, ..base }
         }
         RejectReason::UnknownIdentity => Envelope { reason: reason::UNKNOWN_IDENTITY, ..base },
+        RejectReason::NotLeader => Envelope { reason: reason::NOT_LEADER, ..base },
         RejectReason::Overloaded { retry_after } => {
             let microseconds = u64::try_from(retry_after.as_micros()).unwrap_or(u64::MAX);
             Envelope { reason: reason::OVERLOADED, argument: microseconds, ..base }
@@ -332,9 +361,19 @@ fn parse(envelope: &Envelope, payload: &[u8]) -> Result<Message, MessageError> {
         EnvelopeKind::Promise => parse_promise(envelope, payload)?,
         EnvelopeKind::Accepted => Message::Accepted { ballot, first: first_slot(envelope)?, id: envelope.identity },
         EnvelopeKind::Reject => Message::Reject { ballot, reason: parse_reason(envelope)? },
-        EnvelopeKind::Heartbeat => Message::Heartbeat { ballot, mark: mark(envelope)? },
+        EnvelopeKind::Heartbeat => Message::Heartbeat { ballot, mark: mark(envelope)?, beat: envelope.argument },
         EnvelopeKind::HeartbeatReply => {
-            Message::HeartbeatReply { ballot, mark: mark(envelope)?, stable: Slot(envelope.argument) }
+            Message::HeartbeatReply { ballot, mark: mark(envelope)?, stable: envelope.first, beat: envelope.argument }
+        }
+        EnvelopeKind::Resigned => Message::Resigned { ballot },
+        EnvelopeKind::HandOver => Message::HandOver { ballot, beat: envelope.argument },
+        EnvelopeKind::AskReadPoint => {
+            let (boot, number) = split_numbers(envelope.identity);
+            Message::AskReadPoint { ballot, boot, number }
+        }
+        EnvelopeKind::ReadPoint => {
+            let (boot, number) = split_numbers(envelope.identity);
+            Message::ReadPoint { boot, number, slot: first_slot(envelope)? }
         }
         EnvelopeKind::Fetch => Message::Fetch { from: first_slot(envelope)?, bytes: argument_u32(envelope)? },
         EnvelopeKind::FetchBody => Message::FetchBody { first: first_slot(envelope)?, id: envelope.identity },
@@ -387,6 +426,7 @@ fn parse_reason(envelope: &Envelope) -> Result<RejectReason, MessageError> {
         reason::DISK_FULL => RejectReason::DiskFull,
         reason::WRONG_CONFIGURATION => RejectReason::WrongConfiguration { slot: first_slot(envelope)? },
         reason::UNKNOWN_IDENTITY => RejectReason::UnknownIdentity,
+        reason::NOT_LEADER => RejectReason::NotLeader,
         reason::OVERLOADED => RejectReason::Overloaded { retry_after: Duration::from_micros(envelope.argument) },
         found => return Err(MessageError::Reason { found }),
     })

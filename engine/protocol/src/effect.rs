@@ -43,6 +43,29 @@ pub struct Append {
     pub mark: Mark,
 }
 
+/// The number of a barrier within one life of a replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BarrierId(pub u64);
+
+/// How a barrier ended. A barrier changes nothing, so there is no unknown outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BarrierOutcome {
+    /// Everything below this slot is delivered here, and everything that was acknowledged before the barrier began lies
+    /// below it.
+    Reached(Slot),
+    /// The leader that should have confirmed it is gone. Begin another one.
+    Lost,
+}
+
+/// How a transfer of the leadership ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TransferOutcome {
+    /// This replica leads no more: a higher ballot is at work, in all likelihood the target's.
+    Gone,
+    /// The target didn't take over in time: this replica leads on.
+    RolledBack,
+}
+
 /// What the core asks for. The driver takes effects in order and never looks back: every promise of durability is
 /// kept inside the core, so there is no effect that may not be carried out at once.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -102,6 +125,20 @@ pub enum Effect {
         first: Slot,
         /// Its identity.
         id: crate::body::BodyId,
+    },
+    /// A barrier is over.
+    Barrier {
+        /// Which one.
+        id: BarrierId,
+        /// Whether reads may go on.
+        outcome: BarrierOutcome,
+    },
+    /// A transfer of the leadership is over.
+    TransferEnded {
+        /// Who was to lead.
+        target: NodeId,
+        /// How it ended.
+        outcome: TransferOutcome,
     },
     /// Stop: the replica's chain differs from a peer's, or two processes share one identity. Never goes away by itself.
     Halt(HaltReason),

@@ -23,8 +23,10 @@ pub use body::{BodyHandle, BodyId, BodyKind, Chain, Mark};
 pub use config::{
     ALPHA_RANGE, Configuration, ConfigurationError, Configurations, MEMBERS_MAX, Settings, SettingsError,
 };
-pub use effect::{Append, AppendId, Effect, HaltReason, LogEntry};
+pub use effect::{Append, AppendId, BarrierId, BarrierOutcome, Effect, HaltReason, LogEntry, TransferOutcome};
 pub use message::{AcceptedBody, Message, RejectReason};
-pub use replica::{Opening, PeerStatus, ProposeError, Recovered, Replica, Role, Status, TrimError};
+pub use replica::{
+    BarrierError, Opening, PeerStatus, ProposeError, Recovered, Replica, Role, Status, TransferError, TrimError,
+};
 pub use slot::{Slot, SlotRange};
 pub use time::Instant;

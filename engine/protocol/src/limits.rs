@@ -27,3 +27,6 @@ pub const MARKS_REMEMBERED: usize = 256;
 
 /// Accepted bodies above the chosen prefix that an acceptor keeps in memory.
 pub const ACCEPTED_MAX: usize = 1 << 16;
+
+/// Barriers that a replica keeps waiting; one more is refused.
+pub const BARRIERS_MAX: usize = 1 << 14;

@@ -34,10 +34,11 @@ pub enum Message {
     Prepare {
         /// The candidate's ballot; its own promise is durable.
         ballot: Ballot,
-        /// The first slot that the candidate doesn't know to be chosen.
+        /// The first slot that the candidate didn't know to be chosen when it began; the same for all of a ballot.
         from: Slot,
     },
-    /// Phase 1b, in parts of bounded size: everything the acceptor has accepted at or above `mark`.
+    /// Phase 1b, in parts of bounded size: everything the acceptor has accepted at or above its `mark`, as far as it
+    /// reaches beyond what the candidate knows.
     Promise {
         /// As asked.
         ballot: Ballot,
@@ -81,6 +82,8 @@ pub enum Message {
         ballot: Ballot,
         /// The leader's chosen prefix.
         mark: Mark,
+        /// Number of this heartbeat within the ballot, ascending: its answers confirm what was asked before it was sent.
+        beat: u64,
     },
     /// A follower's answer to a heartbeat.
     HeartbeatReply {
@@ -90,6 +93,39 @@ pub enum Message {
         mark: Mark,
         /// The part of it that the follower would still know after a restart.
         stable: Slot,
+        /// As heard.
+        beat: u64,
+    },
+    /// The leader of `ballot` leads no longer, of its own accord: nobody has to wait for its silence.
+    Resigned {
+        /// The ballot that is over.
+        ballot: Ballot,
+    },
+    /// The leader of `ballot` wants the receiver to take over, without asking around first.
+    HandOver {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The newest heartbeat sent: an old message of this kind moves nobody.
+        beat: u64,
+    },
+    /// Asks the leader for a read point: a slot no lower than the end of everything acknowledged by now.
+    AskReadPoint {
+        /// The ballot in which the receiver was last heard to lead; a refusal names it.
+        ballot: Ballot,
+        /// The sender's process start: an answer to an earlier life of it proves nothing.
+        boot: u64,
+        /// The last barrier that the answer will serve.
+        number: u64,
+    },
+    /// A quorum confirmed, after the question came in, that the sender leads: whoever has delivered everything below
+    /// `slot` has read nothing stale.
+    ReadPoint {
+        /// As asked.
+        boot: u64,
+        /// As asked.
+        number: u64,
+        /// The read point.
+        slot: Slot,
     },
     /// Asks for chosen bodies from `from` on, at most `bytes` of them (but at least one).
     Fetch {
@@ -162,10 +198,14 @@ impl Message {
                         _ => true,
                     }
             }
-            Message::Heartbeat { ballot, mark: prefix } => round(*ballot) && mark(*prefix),
-            Message::HeartbeatReply { ballot, mark: prefix, stable } => {
+            Message::Heartbeat { ballot, mark: prefix, beat: _ } => round(*ballot) && mark(*prefix),
+            Message::HeartbeatReply { ballot, mark: prefix, stable, beat: _ } => {
                 round(*ballot) && mark(*prefix) && slot(*stable)
             }
+            Message::Resigned { ballot } | Message::HandOver { ballot, .. } | Message::AskReadPoint { ballot, .. } => {
+                round(*ballot)
+            }
+            Message::ReadPoint { slot: point, .. } => slot(*point),
             Message::Fetch { from, bytes: _ } => slot(*from),
             Message::Chosen { body, mark: prefix, last: _ } => handle(body) && mark(*prefix),
             Message::FetchBody { first, id: _ } => slot(*first),
@@ -212,6 +252,8 @@ pub enum RejectReason {
     },
     /// The sender's store isn't the one that the configuration names.
     UnknownIdentity,
+    /// A read point can only be had from a leader.
+    NotLeader,
     /// The acceptor has too much unwritten; try again after the given time.
     Overloaded {
         /// When to try again.

@@ -7,12 +7,15 @@
 //! - a message that claims something of this node's log is in `held` until an append that proves it is durable.
 
 mod acceptor;
+mod barrier;
 mod catch_up;
+mod disk_watch;
 mod election;
 mod learner;
 mod proposer;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -28,9 +31,13 @@ use crate::message::{AcceptedBody, Message, RejectReason};
 use crate::slot::Slot;
 use crate::time::Instant;
 
+pub use barrier::BarrierError;
+use barrier::Barriers;
 use catch_up::CatchUp;
+use disk_watch::DiskWatch;
 use election::{Candidacy, Canvass};
 use proposer::Leadership;
+pub use transfer::TransferError;
 
 /// What recovery found in the log: the state that an acceptor must not forget.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,8 +54,8 @@ pub struct Recovered {
 
 /// One node's part in one group, as a value that its driver drains.
 ///
-/// After every call of a `handle_*` method, or of [`Replica::propose`] and [`Replica::trim`], the driver takes effects
-/// from [`Replica::poll_effect`] until there are none, carrying each out in order, and then asks
+/// After every call of a `handle_*` method, or of [`Replica::propose`], [`Replica::trim`], [`Replica::barrier`] and
+/// [`Replica::transfer`], the driver takes effects from [`Replica::poll_effect`] until there are none, carrying each out in order, and then asks
 /// [`Replica::poll_deadline`] when to call [`Replica::handle_timeout`]. Nothing is asked twice, and nothing has to be
 /// held back by the driver: what must wait for the disk waits inside.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -85,6 +92,7 @@ pub struct Replica {
     /// Messages that wait for an append; the counter keeps their order.
     held: BTreeMap<(AppendId, u64), (NodeId, Message)>,
     held_count: u64,
+    disk: DiskWatch,
     effects: VecDeque<Effect>,
 
     /// Highest round seen in any ballot that was really used.
@@ -92,6 +100,9 @@ pub struct Replica {
     /// The ballot of the leader that was last heard.
     leader: Option<Ballot>,
     leader_heard: Instant,
+    /// The newest heartbeat of that ballot.
+    leader_beat: u64,
+    barriers: Barriers,
     role: RoleState,
     disk_full: bool,
     halted: bool,
@@ -213,6 +224,8 @@ pub struct Status {
     pub trimmed: Slot,
     /// Bodies proposed and not yet chosen.
     pub open_bodies: u32,
+    /// To whom the leadership is being transferred.
+    pub transfer: Option<NodeId>,
     /// What the leader knows of its peers; empty elsewhere.
     pub peers: Vec<PeerStatus>,
     /// Whether the replica has stopped for good.
@@ -269,10 +282,13 @@ impl Replica {
             durable: AppendId(0),
             held: BTreeMap::new(),
             held_count: 0,
+            disk: DiskWatch::default(),
             effects: VecDeque::new(),
             round_max: recovered.promised.round,
             leader: None,
             leader_heard: Instant(0),
+            leader_beat: 0,
+            barriers: Barriers::default(),
             role: RoleState::Follower { deadline },
             disk_full: false,
             halted: false,
@@ -284,6 +300,7 @@ impl Replica {
         if self.halted || from == self.node || !message.is_plausible() {
             return;
         }
+        self.disk.look(now, self.appended, self.durable);
         if !self.configurations.configuration_at(self.mark.slot).is_member(from) {
             if matches!(message, Message::Reject { .. }) {
                 // Two nodes that are strangers to each other would refuse each other's refusals for ever.
@@ -295,17 +312,21 @@ impl Replica {
         match message {
             Message::PreVote { ballot } => self.on_pre_vote(now, from, ballot),
             Message::PreVoteGranted { ballot } => self.on_pre_vote_granted(now, from, ballot),
-            Message::Prepare { ballot, from: _ } => self.on_prepare(now, from, ballot),
+            Message::Prepare { ballot, from: slot } => self.on_prepare(now, from, ballot, slot),
             Message::Promise { ballot, mark, part, parts, accepted } => {
                 self.on_promise(now, from, ballot, mark, (part, parts), accepted);
             }
             Message::Accept { ballot, body, mark } => self.on_accept(now, from, ballot, body, mark),
             Message::Accepted { ballot, first, id } => self.on_accepted(now, from, ballot, first, id),
             Message::Reject { ballot, reason } => self.on_reject(now, from, ballot, reason),
-            Message::Heartbeat { ballot, mark } => self.on_heartbeat(now, from, ballot, mark),
-            Message::HeartbeatReply { ballot, mark, stable } => {
-                self.on_heartbeat_reply(now, from, ballot, mark, stable);
+            Message::Heartbeat { ballot, mark, beat } => self.on_heartbeat(now, from, ballot, mark, beat),
+            Message::HeartbeatReply { ballot, mark, stable, beat } => {
+                self.on_heartbeat_reply(now, from, ballot, mark, (stable, beat));
             }
+            Message::Resigned { ballot } => self.on_resigned(now, from, ballot),
+            Message::HandOver { ballot, beat } => self.on_hand_over(now, from, ballot, beat),
+            Message::AskReadPoint { ballot, boot, number } => self.on_ask_read_point(now, from, ballot, (boot, number)),
+            Message::ReadPoint { boot, number, slot } => self.on_read_point(now, boot, number, slot),
             Message::Fetch { from: slot, bytes } => self.on_fetch(from, slot, bytes),
             Message::Chosen { body, mark, last } => self.on_chosen(now, from, body, mark, last),
             Message::FetchBody { first, id } => self.effects.push_back(Effect::SupplyBody { to: from, first, id }),
@@ -321,6 +342,7 @@ impl Replica {
         }
         assert!(id <= self.appended, "durable {id:?} was never asked for, the last is {:?}", self.appended);
         self.durable = id;
+        self.disk.look(now, self.appended, self.durable);
         while let Some(&(append, end)) = self.unstable.front()
             && append <= id
         {
@@ -348,11 +370,13 @@ impl Replica {
         if self.halted {
             return;
         }
+        self.disk.look(now, self.appended, self.durable);
         match &self.role {
             RoleState::Leader(_) => self.leader_timeout(now),
             _ => self.election_timeout(now),
         }
         self.catch_up_timeout(now);
+        self.barriers_timeout(now);
     }
 
     /// Takes the news that the bytes of a body asked for by [`Effect::Obtain`] are at hand.
@@ -382,21 +406,22 @@ impl Replica {
         }
         let role = match &self.role {
             RoleState::Follower { deadline } => *deadline,
-            RoleState::Canvassing(canvass) => canvass.deadline,
+            RoleState::Canvassing(canvass) => canvass.deadline.min(canvass.resend_at),
             RoleState::Candidate(candidacy) => candidacy.deadline.min(candidacy.resend_at),
-            RoleState::Leader(leadership) => leadership.heartbeat_at.min(leadership.resend_at),
+            RoleState::Leader(leadership) => leadership.deadline(),
         };
-        self.catch_up.deadline().map_or(role, |fetch| fetch.min(role))
+        [self.catch_up.deadline(), self.barriers.deadline()].into_iter().flatten().fold(role, Instant::min)
     }
 
     /// A view of the replica.
     pub fn status(&self) -> Status {
-        let (role, open_bodies, peers) = match &self.role {
-            RoleState::Follower { .. } => (Role::Follower, 0, Vec::new()),
-            RoleState::Canvassing(_) | RoleState::Candidate(_) => (Role::Candidate, 0, Vec::new()),
+        let (role, open_bodies, peers, transfer) = match &self.role {
+            RoleState::Follower { .. } => (Role::Follower, 0, Vec::new(), None),
+            RoleState::Canvassing(_) | RoleState::Candidate(_) => (Role::Candidate, 0, Vec::new(), None),
             RoleState::Leader(leadership) => {
                 let role = if leadership.is_recovering() { Role::Recovering } else { Role::Leader };
-                (role, leadership.open_bodies(), leadership.peers())
+                let transfer = leadership.transfer.map(|transfer| transfer.target);
+                (role, leadership.open_bodies(), leadership.peers(), transfer)
             }
         };
         Status {
@@ -408,6 +433,7 @@ impl Replica {
             stable: self.stable,
             trimmed: self.trimmed,
             open_bodies,
+            transfer,
             peers,
             halted: self.halted,
         }
@@ -447,6 +473,17 @@ impl Replica {
     fn is_prepare_quorum(&self, votes: &[NodeId]) -> bool {
         let last = self.mark.slot.plus(self.alpha());
         [self.mark.slot, last].iter().all(|slot| self.configurations.configuration_at(*slot).is_prepare_quorum(votes))
+    }
+
+    /// Whether `votes` is an accept quorum of every configuration that may rule an open slot.
+    fn is_accept_quorum(&self, votes: &[NodeId]) -> bool {
+        let last = self.mark.slot.plus(self.alpha());
+        [self.mark.slot, last].iter().all(|slot| self.configurations.configuration_at(*slot).is_accept_quorum(votes))
+    }
+
+    /// Whether an append has been waiting for the disk for an election timeout: whoever writes so slowly mustn't lead.
+    fn disk_stalls(&self, now: Instant) -> bool {
+        self.disk.stalled(now, self.durable) >= self.settings.election_timeout
     }
 
     fn note_round(&mut self, ballot: Ballot) {

@@ -7,6 +7,7 @@ mod clients;
 mod convergence;
 mod faults;
 mod outputs;
+mod reads;
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -105,6 +106,7 @@ pub struct Cluster {
     inspect_random: Random,
     partition_random: Random,
     pause_random: Random,
+    read_random: Random,
 }
 
 impl Cluster {
@@ -135,6 +137,7 @@ impl Cluster {
             inspect_random: stream("inspections"),
             partition_random: stream("partitions"),
             pause_random: stream("pauses"),
+            read_random: stream("barriers"),
             nodes,
             plan,
         };

@@ -8,6 +8,7 @@ mod agreement;
 mod append_order;
 mod chain_equal;
 mod chosen_by_quorum;
+mod linearizable_reads;
 mod log_time;
 mod one_leader_per_ballot;
 mod one_value_per_ballot;
@@ -79,6 +80,7 @@ properties! {
     ChainEqual "chain-equal" "I10",
     AckedDurability "acked-durability" "I11",
     AppendOrder "append-order" "I12",
+    LinearizableReads "linearizable-reads" "I13",
     LogTime "log-time" "time",
     TrimSafety "trim-safety" "I16",
     TailReads "tail-reads" "I23",
@@ -293,6 +295,11 @@ impl Invariants {
         }
         let verdict = validity::check_bytes(oracle, node, body, bytes);
         self.judge(verdict);
+    }
+
+    /// A barrier of `node` is reached at a slot; everything below `needed` was delivered somewhere when it began.
+    pub fn read_at_barrier(&mut self, node: usize, needed: Slot, reached: Slot, delivered: Slot) {
+        self.judge(linearizable_reads::check(node, needed, reached, delivered));
     }
 
     /// A reader of `slot` gets a body.

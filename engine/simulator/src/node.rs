@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use synod_frame::{BLOCK_BYTES, encode_configuration};
 use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer};
-use synod_protocol::{AcceptedBody, Ballot, Configurations, Instant, Mark, Recovered, Replica, Slot, Status};
+use synod_protocol::{
+    AcceptedBody, Ballot, BarrierId, Configurations, Instant, Mark, Recovered, Replica, Slot, Status,
+};
 use synod_wal::{
     Action, Buffers, ExpectedIdentity, FileId, Geometry, LogIdentity, LoggedReplica, ReadId, RecoverError,
     RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover,
@@ -67,6 +69,8 @@ pub struct Running {
     pub readers: BTreeMap<ReadId, (Slot, Reader)>,
     /// Where its deliveries stand.
     pub delivered: Mark,
+    /// The barriers under way, and the end of what anybody had delivered when each began.
+    pub barriers: BTreeMap<BarrierId, Slot>,
     /// When the next wake-up is scheduled.
     pub wake_at: Instant,
     /// The process ends after so many more outputs.
@@ -182,6 +186,7 @@ impl Node {
             desk: Desk::default(),
             readers: BTreeMap::new(),
             delivered,
+            barriers: BTreeMap::new(),
             wake_at: Instant(u64::MAX),
             crash_in: None,
         });

@@ -27,8 +27,28 @@ pub struct Plan {
     pub faults: Faults,
     /// What clients do.
     pub workload: WorkloadPlan,
+    /// Reads that are never stale, and moves of the leadership.
+    pub reads: ReadsPlan,
     /// Each time a node claims something, this is the chance that its disk is recovered as if power failed right then.
     pub inspect: Chance,
+}
+
+/// How often clients want a barrier, and operators another leader, each time that a client acts.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadsPlan {
+    /// Somebody begins a barrier.
+    pub barrier: Chance,
+    /// A leader is asked to hand over.
+    pub transfer: Chance,
+}
+
+impl ReadsPlan {
+    fn draw(random: &mut Random) -> ReadsPlan {
+        ReadsPlan {
+            barrier: random.pick(&[Chance::NEVER, Chance::of(1, 10), Chance::of(1, 2)]),
+            transfer: random.pick(&[Chance::NEVER, Chance::NEVER, Chance::of(1, 200), Chance::of(1, 30)]),
+        }
+    }
 }
 
 impl Plan {
@@ -56,6 +76,7 @@ impl Plan {
             faulty_time,
             faults: Faults::draw(random, election_timeout),
             workload,
+            reads: ReadsPlan::draw(&mut Random::stream(seed, "reads")),
             inspect: Chance::of(1, 100),
         }
     }

@@ -78,6 +78,10 @@ plants! {
     CallsTrimmed "calls-trimmed" => TrimSafety,
     /// A reader gets the body after the one that it asked for.
     ReadsBeside "reads-beside" => TailReads,
+    /// A follower's answer to a heartbeat counts for all that will be sent.
+    AnswersAhead "answers-ahead" => LinearizableReads,
+    /// A follower takes the beginning of the log for its read point.
+    ReadsAtOnce "reads-at-once" => LinearizableReads,
     /// A leader gives its bodies times as of a clock that runs at half speed.
     TurnsBackTime "turns-back-time" => LogTime,
     /// Nobody is ever sent what it missed.
@@ -127,11 +131,16 @@ impl Plant {
     /// What a node hears.
     pub(crate) fn alter_received(self, message: &mut Message) {
         if self == Plant::IgnoresPromises
-            && let Message::Promise { mark, accepted, parts, part, .. } = message
+            && let Message::Promise { mark, accepted, parts, part, .. } = &mut *message
         {
             *mark = Mark::START;
             accepted.clear();
             (*part, *parts) = (0, 1);
+        }
+        match (self, message) {
+            (Plant::AnswersAhead, Message::HeartbeatReply { beat, .. }) => *beat = u64::MAX,
+            (Plant::ReadsAtOnce, Message::ReadPoint { slot, .. }) => *slot = Slot::FIRST,
+            _ => {}
         }
     }
 

@@ -59,6 +59,8 @@ planted! {
     a_false_claim_of_durability ClaimsStable,
     a_slot_called_trimmed CallsTrimmed,
     a_reader_beside_its_slot ReadsBeside,
+    an_answer_to_what_was_not_asked AnswersAhead,
+    a_read_point_not_waited_for ReadsAtOnce,
     a_clock_turned_back TurnsBackTime,
     a_cluster_that_never_serves NeverServes,
     a_leader_that_falls_silent FallsSilent,

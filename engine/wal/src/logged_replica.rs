@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use synod_frame::{BLOCK_BYTES, BodyHeader, GroupId, Origin, encode_noop, encode_trim, verify_body_in_record};
 use synod_protocol::{
-    Append, AppendId, BodyHandle, BodyId, BodyKind, Effect, HaltReason, Instant, LogEntry, Mark, Message, NodeId,
-    Opening, ProposeError, Replica, Slot, Status, TrimError,
+    Append, AppendId, BarrierError, BarrierId, BarrierOutcome, BodyHandle, BodyId, BodyKind, Effect, HaltReason,
+    Instant, LogEntry, Mark, Message, NodeId, Opening, ProposeError, Replica, Slot, Status, TransferError,
+    TransferOutcome, TrimError,
 };
 
 use crate::format::{RecordKind, RecordMeta};
@@ -135,6 +136,20 @@ pub enum Output<B> {
         file: FileId,
         /// Where its record begins.
         offset: u64,
+    },
+    /// A barrier is over; everything delivered before it came before this output.
+    Barrier {
+        /// As it was numbered.
+        id: BarrierId,
+        /// Whether reads may go on.
+        outcome: BarrierOutcome,
+    },
+    /// A transfer of the leadership is over.
+    TransferEnded {
+        /// Who was to lead.
+        target: NodeId,
+        /// How it ended.
+        outcome: TransferOutcome,
     },
     /// Stop serving: see the reason.
     Halt(HaltReason),
@@ -433,6 +448,32 @@ impl<P: Buffers> LoggedReplica<P> {
         agreed
     }
 
+    /// Begins a barrier; see [`Replica::barrier`].
+    ///
+    /// # Errors
+    /// As [`Replica::barrier`].
+    pub fn barrier(&mut self, now: Instant) -> Result<BarrierId, BarrierError> {
+        if !self.is_ready() {
+            return Err(BarrierError::NoLeader);
+        }
+        let begun = self.replica.barrier(now);
+        self.drain(now);
+        begun
+    }
+
+    /// Begins to hand the leadership over; see [`Replica::transfer`].
+    ///
+    /// # Errors
+    /// As [`Replica::transfer`].
+    pub fn transfer(&mut self, now: Instant, target: NodeId) -> Result<(), TransferError> {
+        if !self.is_ready() {
+            return Err(TransferError::NotLeader);
+        }
+        let begun = self.replica.transfer(now, target);
+        self.drain(now);
+        begun
+    }
+
     /// The chosen body that fills `slot`, from memory or (later) from the disk.
     pub fn read(&mut self, slot: Slot) -> ReadAnswer<P::Buffer> {
         let base = self.wal.index().base().slot;
@@ -594,6 +635,10 @@ impl<P: Buffers> LoggedReplica<P> {
             }
             Effect::Serve { to, from, bytes, mark } => self.serve(to, from, bytes, mark),
             Effect::SupplyBody { to, first, id } => self.supply(to, first, id),
+            Effect::Barrier { id, outcome } => self.outputs.push_back(Output::Barrier { id, outcome }),
+            Effect::TransferEnded { target, outcome } => {
+                self.outputs.push_back(Output::TransferEnded { target, outcome });
+            }
             Effect::Halt(reason) => self.outputs.push_back(Output::Halt(reason)),
         }
         None

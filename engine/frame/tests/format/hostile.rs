@@ -113,7 +113,7 @@ fn messages() {
     check_all(&[
         ("message-prepare", &[(4, &[2])], "Version { found: 2 }"),
         ("message-prepare", &[(6, &[0])], "Kind { found: 0 }"),
-        ("message-prepare", &[(6, &[15])], "Kind { found: 15 }"),
+        ("message-prepare", &[(6, &[19])], "Kind { found: 19 }"),
         ("message-prepare", &[(8, &[1])], "PayloadBytes { kind: Prepare, payload_bytes: 1, minimum: 0, maximum: 0 }"),
         ("message-prepare", &[(12, &[1])], "UnusedField { kind: Prepare }"),
         ("message-prepare", &[(20, &[0; 4])], "Nobody"),
@@ -130,7 +130,7 @@ fn messages() {
         ("message-accept", &[(80, &[1])], "BodyMismatch { kind: Accept, first: Slot(1)"),
         ("message-accept", &[(88, &[0; 16])], "BodyMismatch { kind: Accept, first: Slot(100)"),
         ("message-reject-disk-full", &[(120, &[0])], "Reason { found: 0 }"),
-        ("message-reject-disk-full", &[(120, &[10])], "Reason { found: 10 }"),
+        ("message-reject-disk-full", &[(120, &[11])], "Reason { found: 11 }"),
         ("message-reject-higher-ballot", &[(108, &[1])], "Field { kind: Reject }"),
         // Four rows of 64 bytes from 128 on: first (16), argument (24), count (52), bytes (56), kind (60).
         ("message-promise", &[(112, &[2])], "Field { kind: Promise }"),

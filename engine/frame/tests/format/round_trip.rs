@@ -74,6 +74,7 @@ fn reason() -> impl Strategy<Value = RejectReason> {
         Just(RejectReason::DiskFull),
         slot().prop_map(|slot| RejectReason::WrongConfiguration { slot }),
         Just(RejectReason::UnknownIdentity),
+        Just(RejectReason::NotLeader),
         microseconds().prop_map(|retry_after| RejectReason::Overloaded { retry_after }),
     ]
 }
@@ -91,17 +92,23 @@ fn message() -> impl Strategy<Value = Message> {
         (ballot(), body(), mark()).prop_map(|(ballot, body, mark)| Message::Accept { ballot, body, mark }),
         (ballot(), slot(), id()).prop_map(|(ballot, first, id)| Message::Accepted { ballot, first, id }),
         (ballot(), reason()).prop_map(|(ballot, reason)| Message::Reject { ballot, reason }),
-        (ballot(), mark()).prop_map(|(ballot, mark)| Message::Heartbeat { ballot, mark }),
-        (ballot(), mark(), any::<u64>()).prop_map(|(ballot, mark, stable)| Message::HeartbeatReply {
-            ballot,
-            mark,
-            stable: Slot(stable)
+        (ballot(), mark(), any::<u64>()).prop_map(|(ballot, mark, beat)| Message::Heartbeat { ballot, mark, beat }),
+        (ballot(), mark(), any::<u64>(), any::<u64>()).prop_map(|(ballot, mark, stable, beat)| {
+            Message::HeartbeatReply { ballot, mark, stable: Slot(stable), beat }
         }),
         (slot(), any::<u32>()).prop_map(|(from, bytes)| Message::Fetch { from, bytes }),
         (body(), mark(), any::<bool>()).prop_map(|(body, mark, last)| Message::Chosen { body, mark, last }),
         (slot(), id()).prop_map(|(first, id)| Message::FetchBody { first, id }),
         body().prop_map(|body| Message::Supply { body }),
         (slot(), slot()).prop_map(|(first, available)| Message::Unavailable { first, available }),
+        ballot().prop_map(|ballot| Message::Resigned { ballot }),
+        (ballot(), any::<u64>()).prop_map(|(ballot, beat)| Message::HandOver { ballot, beat }),
+        (ballot(), any::<u64>(), any::<u64>()).prop_map(|(ballot, boot, number)| Message::AskReadPoint {
+            ballot,
+            boot,
+            number
+        }),
+        (any::<u64>(), any::<u64>(), slot()).prop_map(|(boot, number, slot)| Message::ReadPoint { boot, number, slot }),
     ]
 }
 

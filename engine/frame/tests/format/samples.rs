@@ -160,14 +160,19 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
         ("reject-wrong-configuration", reject(RejectReason::WrongConfiguration { slot: first })),
         ("reject-unknown-identity", reject(RejectReason::UnknownIdentity)),
         ("reject-overloaded", reject(RejectReason::Overloaded { retry_after: Duration::from_millis(20) })),
-        ("heartbeat", Message::Heartbeat { ballot, mark }),
-        ("heartbeat-reply", Message::HeartbeatReply { ballot, mark, stable: Slot(99) }),
+        ("reject-not-leader", reject(RejectReason::NotLeader)),
+        ("heartbeat", Message::Heartbeat { ballot, mark, beat: 77 }),
+        ("heartbeat-reply", Message::HeartbeatReply { ballot, mark, stable: Slot(99), beat: 77 }),
         ("fetch", Message::Fetch { from: first, bytes: 8 << 20 }),
         ("chosen", Message::Chosen { body: bodies[1], mark, last: false }),
         ("chosen-last", Message::Chosen { body: bodies[3], mark, last: true }),
         ("fetch-body", Message::FetchBody { first, id }),
         ("supply", Message::Supply { body: bodies[2] }),
         ("unavailable", Message::Unavailable { first, available: Slot(200) }),
+        ("resigned", Message::Resigned { ballot }),
+        ("hand-over", Message::HandOver { ballot, beat: 77 }),
+        ("ask-read-point", Message::AskReadPoint { ballot, boot: 0x7172_7374_7576_7778, number: 8 }),
+        ("read-point", Message::ReadPoint { boot: 0x7172_7374_7576_7778, number: 8, slot: Slot(150) }),
     ]
 }
 

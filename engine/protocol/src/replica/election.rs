@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{AcceptedBody, Ballot, LogEntry, Mark, Message, NodeId, RejectReason, Replica, RoleState};
-use crate::effect::AppendId;
+use super::{AcceptedBody, Ballot, LogEntry, Mark, Message, NodeId, RejectReason, Replica, RoleState, Slot};
+use crate::effect::{AppendId, Effect, TransferOutcome};
 use crate::limits;
 use crate::time::Instant;
 
@@ -13,12 +13,16 @@ pub(super) struct Canvass {
     pub(super) ballot: Ballot,
     pub(super) granted: Vec<NodeId>,
     pub(super) deadline: Instant,
+    pub(super) resend_at: Instant,
 }
 
 /// Phase 1 under way.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Candidacy {
     pub(super) ballot: Ballot,
+    /// The own chosen prefix at the beginning: what every acceptor is asked for, so that the parts of its answers to
+    /// a repeated question fit together.
+    from: Slot,
     pub(super) promises: BTreeMap<NodeId, Promised>,
     pub(super) own_append: AppendId,
     pub(super) deadline: Instant,
@@ -48,6 +52,7 @@ impl Replica {
         match &self.role {
             RoleState::Follower { deadline } if now >= *deadline => self.canvass(now),
             RoleState::Canvassing(canvass) if now >= canvass.deadline => self.become_follower(now),
+            RoleState::Canvassing(canvass) if now >= canvass.resend_at => self.canvass_again(now),
             RoleState::Candidate(candidacy) if now >= candidacy.deadline => self.become_follower(now),
             RoleState::Candidate(candidacy) if now >= candidacy.resend_at => self.prepare_again(now),
             _ => {}
@@ -56,21 +61,39 @@ impl Replica {
 
     /// Asks around before raising a ballot, so that a node that comes back from isolation disturbs nobody.
     fn canvass(&mut self, now: Instant) {
-        if !self.configurations.configuration_at(self.mark.slot).is_member(self.node) {
+        let is_member = self.configurations.configuration_at(self.mark.slot).is_member(self.node);
+        if !is_member || self.disk_stalls(now) {
             return self.become_follower(now);
         }
-        let round = self.round_max.max(self.promised.round) + 1;
-        let ballot = Ballot { round, node: self.node, boot: self.boot };
+        let ballot = self.next_ballot();
         let deadline = now.plus(self.settings.election_timeout);
-        self.role = RoleState::Canvassing(Canvass { ballot, granted: vec![self.node], deadline });
+        let resend_at = now.plus(self.settings.retransmit_interval);
+        self.role = RoleState::Canvassing(Canvass { ballot, granted: vec![self.node], deadline, resend_at });
         self.broadcast(&Message::PreVote { ballot });
         self.candidate_if_welcome(now);
+    }
+
+    /// Asks those again who haven't granted: the message may be lost, or the leader that they heard silent by now.
+    fn canvass_again(&mut self, now: Instant) {
+        let resend_at = now.plus(self.settings.retransmit_interval);
+        let RoleState::Canvassing(canvass) = &mut self.role else { return };
+        canvass.resend_at = resend_at;
+        let (ballot, granted) = (canvass.ballot, canvass.granted.clone());
+        for peer in self.peers().into_iter().filter(|peer| !granted.contains(peer)) {
+            self.send(peer, Message::PreVote { ballot });
+        }
+    }
+
+    /// A ballot of this life above everything seen.
+    pub(super) fn next_ballot(&self) -> Ballot {
+        let round = self.round_max.max(self.promised.round) + 1;
+        Ballot { round, node: self.node, boot: self.boot }
     }
 
     pub(super) fn on_pre_vote(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
         let reason = if ballot <= self.promised {
             RejectReason::HigherBallot { promised: self.promised }
-        } else if let Some(leader) = self.live_leader(now) {
+        } else if let Some(leader) = self.live_leader(now).filter(|leader| *leader != from) {
             RejectReason::LeaderAlive { leader }
         } else {
             return self.send(from, Message::PreVoteGranted { ballot });
@@ -78,7 +101,8 @@ impl Replica {
         self.send(from, Message::Reject { ballot, reason });
     }
 
-    fn live_leader(&self, now: Instant) -> Option<NodeId> {
+    /// Who leads, as far as it was heard within an election timeout.
+    pub(super) fn live_leader(&self, now: Instant) -> Option<NodeId> {
         if matches!(self.role, RoleState::Leader(_)) {
             return Some(self.node);
         }
@@ -105,7 +129,7 @@ impl Replica {
         }
     }
 
-    fn become_candidate(&mut self, now: Instant, ballot: Ballot) {
+    pub(super) fn become_candidate(&mut self, now: Instant, ballot: Ballot) {
         if ballot <= self.promised {
             return self.become_follower(now);
         }
@@ -116,12 +140,19 @@ impl Replica {
         self.promise_append = own_append;
         let deadline = now.plus(self.election_wait());
         let resend_at = now.plus(self.settings.retransmit_interval);
-        self.role =
-            RoleState::Candidate(Candidacy { ballot, promises: BTreeMap::new(), own_append, deadline, resend_at });
+        let from = self.mark.slot;
+        self.role = RoleState::Candidate(Candidacy {
+            ballot,
+            from,
+            promises: BTreeMap::new(),
+            own_append,
+            deadline,
+            resend_at,
+        });
         // The own promise is durable before anybody hears of the ballot: were it lost, the next life of this node
         // could promise less than it already asked others to honour.
         for peer in self.peers() {
-            self.send_after(own_append, peer, Message::Prepare { ballot, from: self.mark.slot });
+            self.send_after(own_append, peer, Message::Prepare { ballot, from });
         }
     }
 
@@ -132,17 +163,17 @@ impl Replica {
         if candidacy.own_append > self.durable {
             return;
         }
-        let ballot = candidacy.ballot;
+        let (ballot, from) = (candidacy.ballot, candidacy.from);
         let complete: Vec<NodeId> =
             candidacy.promises.iter().filter(|(_, promised)| promised.is_complete()).map(|(node, _)| *node).collect();
         for peer in self.peers() {
             if !complete.contains(&peer) {
-                self.send(peer, Message::Prepare { ballot, from: self.mark.slot });
+                self.send(peer, Message::Prepare { ballot, from });
             }
         }
     }
 
-    pub(super) fn on_prepare(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
+    pub(super) fn on_prepare(&mut self, now: Instant, from: NodeId, ballot: Ballot, lacks_from: Slot) {
         self.note_round(ballot);
         if ballot.node != from {
             return;
@@ -157,7 +188,8 @@ impl Replica {
             self.leader = None;
             self.become_follower(now);
         }
-        let accepted: Vec<AcceptedBody> = self.accepted().collect();
+        // What ends below is known to be chosen there.
+        let accepted: Vec<AcceptedBody> = self.accepted().filter(|report| report.body.end() > lacks_from).collect();
         let parts = accepted.chunks(limits::PROMISE_PART_MAX).map(<[_]>::to_vec).collect::<Vec<_>>();
         let parts = if parts.is_empty() { vec![Vec::new()] } else { parts };
         let parts_count = parts.len() as u32;
@@ -224,10 +256,44 @@ impl Replica {
 
     /// Gives up whatever was led or sought, and waits a random while before trying again.
     pub(super) fn become_follower(&mut self, now: Instant) {
-        if let RoleState::Leader(_) = self.role {
+        if let RoleState::Leader(leadership) = &self.role {
             self.leader = None;
+            if let Some(transfer) = leadership.transfer {
+                let outcome = TransferOutcome::Gone;
+                self.effects.push_back(Effect::TransferEnded { target: transfer.target, outcome });
+            }
         }
         let deadline = now.plus(self.election_wait());
+        self.role = RoleState::Follower { deadline };
+    }
+
+    /// Leads no longer, and says so, for nobody should have to wait for the silence.
+    pub(super) fn resign(&mut self, now: Instant) {
+        if let RoleState::Leader(leadership) = &self.role {
+            let ballot = leadership.ballot;
+            self.broadcast(&Message::Resigned { ballot });
+        }
+        self.become_follower(now);
+    }
+
+    pub(super) fn on_resigned(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
+        if ballot.node != from || self.leader != Some(ballot) {
+            return;
+        }
+        self.leader = None;
+        let timeout = self.settings.election_timeout;
+        let soon = now.plus(self.jitter.between(timeout / 16, timeout / 2));
+        if let RoleState::Follower { deadline } = &mut self.role {
+            *deadline = soon.min(*deadline);
+        }
+    }
+
+    /// Makes way for a higher ballot, and tries again after a short random wait, unless its leader is heard by then.
+    /// That ballot may be a stray one, promised to a candidate that is long gone.
+    fn back_off(&mut self, now: Instant) {
+        self.become_follower(now);
+        let timeout = self.settings.election_timeout;
+        let deadline = now.plus(self.jitter.between(timeout / 4, timeout));
         self.role = RoleState::Follower { deadline };
     }
 
@@ -251,17 +317,16 @@ impl Replica {
                 self.note_round(promised);
                 // A late pre-vote of this very ballot is refused too, because it was granted and prepared since.
                 if concerns_us && promised > ballot {
-                    self.become_follower(now);
+                    self.back_off(now);
                 }
             }
-            RejectReason::LeaderAlive { .. } if matches!(self.role, RoleState::Canvassing(_)) && concerns_us => {
-                self.become_follower(now);
-            }
+            RejectReason::NotLeader => self.on_not_leader(from, ballot),
             RejectReason::AlreadyChosen { mark } => self.note_ahead(now, from, mark),
             RejectReason::BallotConflict { first } if concerns_us => {
                 self.halt(crate::effect::HaltReason::BallotConflict { slot: first, ballot });
             }
-            // The others pass by themselves: what they refused is sent again.
+            // The others pass by themselves: what they refused is sent again. One peer that still hears a leader
+            // decides nothing: as long as that leader has a quorum, no quorum will grant.
             _ => {}
         }
     }

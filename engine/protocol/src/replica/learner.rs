@@ -9,7 +9,7 @@ use crate::time::Instant;
 use super::catch_up::News;
 
 impl Replica {
-    pub(super) fn on_heartbeat(&mut self, now: Instant, from: NodeId, ballot: Ballot, mark: Mark) {
+    pub(super) fn on_heartbeat(&mut self, now: Instant, from: NodeId, ballot: Ballot, mark: Mark, beat: u64) {
         self.note_round(ballot);
         if ballot.node != from {
             return;
@@ -18,10 +18,12 @@ impl Replica {
             let reason = RejectReason::HigherBallot { promised: self.promised };
             return self.send(from, Message::Reject { ballot, reason });
         }
+        let newest = if self.leader == Some(ballot) { self.leader_beat } else { 0 };
         self.heard_leader(now, ballot);
+        self.leader_beat = newest.max(beat);
         self.on_mark(now, from, ballot, mark);
         if !self.halted {
-            self.send(from, Message::HeartbeatReply { ballot, mark: self.mark, stable: self.proved });
+            self.send(from, Message::HeartbeatReply { ballot, mark: self.mark, stable: self.proved, beat });
         }
     }
 
@@ -104,6 +106,7 @@ impl Replica {
             leadership.passed(self.mark.slot);
         }
         self.effects.push_back(Effect::Deliver { body, mark: self.mark });
+        self.reach_barriers();
     }
 
     /// Compares a peer's mark with this replica's own history; halts on a difference.

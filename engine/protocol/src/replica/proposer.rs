@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::barrier::Question;
 use super::election::Promised;
+use super::transfer::Transfer;
 use super::{
     AcceptedBody, Ballot, BodyHandle, BodyId, Mark, Message, NodeId, Opening, PeerStatus, ProposeError, Replica,
     RoleState, Slot, TrimError,
@@ -34,8 +36,15 @@ pub(super) struct Leadership {
     own_pending: VecDeque<(AppendId, Slot)>,
     next_slot: Slot,
     peers: BTreeMap<NodeId, Peer>,
-    pub(super) heartbeat_at: Instant,
-    pub(super) resend_at: Instant,
+    heartbeat_at: Instant,
+    resend_at: Instant,
+    /// Number of the last heartbeat.
+    pub(super) beat: u64,
+    /// The marks that the last heartbeats told of.
+    beats: VecDeque<(u64, Slot)>,
+    /// Read points asked for and not confirmed yet, at most one of each member.
+    pub(super) questions: Vec<Question>,
+    pub(super) transfer: Option<Transfer>,
     /// Where recovery stood when it last came a step further, and when that was.
     progress: (Slot, Instant),
 }
@@ -44,9 +53,12 @@ pub(super) struct Leadership {
 enum Stage {
     /// A promise told of a longer chosen prefix: fetch it first.
     CatchingUp { target: Slot, reports: Vec<(AcceptedBody, NodeId)> },
-    /// Proposing: first the plan, then new bodies.
-    Proposing,
+    /// Proposing: first the plan, then new bodies. What earlier ballots chose lies below `recovered`.
+    Proposing { recovered: Slot },
 }
+
+/// Heartbeats whose marks are remembered: an answer is rarely older.
+const BEATS_REMEMBERED: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Planned {
@@ -71,10 +83,14 @@ struct Proposal {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Peer {
-    heard: Instant,
-    mark: Slot,
+pub(super) struct Peer {
+    pub(super) heard: Instant,
+    pub(super) mark: Slot,
     stable: Slot,
+    /// The last heartbeat that it answered.
+    beat: u64,
+    /// Whether it had, at its last answer, everything that it had been told of.
+    pub(super) keeps_pace: bool,
     /// Bodies sent and not acknowledged, by first slot.
     outstanding: BTreeMap<Slot, u32>,
     outstanding_bytes: u64,
@@ -104,6 +120,38 @@ impl Leadership {
 
     pub(super) fn is_catching_up(&self) -> bool {
         matches!(self.stage, Stage::CatchingUp { .. })
+    }
+
+    /// The end of what earlier ballots may have chosen, once the plan is made.
+    pub(super) fn recovered(&self) -> Option<Slot> {
+        match &self.stage {
+            Stage::CatchingUp { .. } => None,
+            Stage::Proposing { recovered } => Some(*recovered),
+        }
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_recovering() && self.open.is_empty() && self.composing.is_empty() && self.chosen_ahead.is_empty()
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        let first = self.heartbeat_at.min(self.resend_at);
+        self.transfer.map_or(first, |transfer| transfer.deadline.min(first))
+    }
+
+    pub(super) fn peer(&self, node: NodeId) -> Option<&Peer> {
+        self.peers.get(&node)
+    }
+
+    /// Who has answered heartbeat `beat` or a later one.
+    pub(super) fn answered(&self, beat: u64) -> Vec<NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.beat >= beat).map(|(node, _)| *node).collect()
+    }
+
+    /// The last heartbeat that each peer answered.
+    pub(super) fn answered_beats(&self) -> impl Iterator<Item = u64> + '_ {
+        self.peers.values().map(|peer| peer.beat)
     }
 
     pub(super) fn open_bodies(&self) -> u32 {
@@ -174,6 +222,8 @@ impl Replica {
             heard: now,
             mark: Slot::FIRST,
             stable: Slot::FIRST,
+            beat: 0,
+            keeps_pace: false,
             outstanding: BTreeMap::new(),
             outstanding_bytes: 0,
         };
@@ -193,6 +243,10 @@ impl Replica {
             peers,
             heartbeat_at: now,
             resend_at: now.plus(self.settings.retransmit_interval),
+            beat: 0,
+            beats: VecDeque::new(),
+            questions: Vec::new(),
+            transfer: None,
             progress: (self.mark.slot, now),
         }));
         self.heartbeat(now);
@@ -204,7 +258,7 @@ impl Replica {
         }
     }
 
-    fn leadership(&mut self) -> Option<&mut Leadership> {
+    pub(super) fn leadership(&mut self) -> Option<&mut Leadership> {
         match &mut self.role {
             // Whoever has halted leads no more, also in the midst of a call.
             RoleState::Leader(leadership) if !self.halted => Some(leadership),
@@ -224,14 +278,15 @@ impl Replica {
                 return;
             }
             let reports = std::mem::take(reports);
-            leadership.stage = Stage::Proposing;
             match recovery_plan(mark, reports) {
                 Ok((plan, next_slot)) => {
+                    leadership.stage = Stage::Proposing { recovered: next_slot };
                     leadership.plan = plan;
                     leadership.next_slot = next_slot;
                 }
                 Err((slot, ballot)) => return self.halt(HaltReason::BallotConflict { slot, ballot }),
             }
+            self.confirm(now);
         }
         self.follow_plan(now);
     }
@@ -305,6 +360,7 @@ impl Replica {
         let open = leadership.open.len() as u32;
         if self.halted
             || leadership.is_recovering()
+            || leadership.transfer.is_some()
             || open >= self.settings.window_bodies
             || leadership.open_bytes >= self.settings.window_bytes
             || leadership.next_slot >= limit
@@ -345,7 +401,8 @@ impl Replica {
         let (own, trimmed) = (self.proved, self.trimmed.max(Slot::FIRST));
         let limit = self.mark.slot.plus(self.alpha());
         let halted = self.halted;
-        let leadership = self.leadership().filter(|leadership| !leadership.is_recovering() && !halted);
+        let is_free = |leadership: &&mut Leadership| !leadership.is_recovering() && leadership.transfer.is_none();
+        let leadership = self.leadership().filter(|leadership| is_free(leadership) && !halted);
         let leadership = leadership.filter(|leadership| leadership.next_slot < limit).ok_or(TrimError::NotLeader)?;
         // A member below the trim could only be brought back by a snapshot, so the slowest one holds the log. Having
         // the bodies isn't enough: a member that restarts without a record of their choice must fetch them again.
@@ -459,15 +516,27 @@ impl Replica {
         }
     }
 
-    fn heartbeat(&mut self, now: Instant) {
+    pub(super) fn heartbeat(&mut self, now: Instant) {
         let (mark, next) = (self.mark, now.plus(self.settings.heartbeat_interval));
         let Some(leadership) = self.leadership() else { return };
         leadership.heartbeat_at = next;
-        let ballot = leadership.ballot;
-        self.broadcast(&Message::Heartbeat { ballot, mark });
+        leadership.beat += 1;
+        if leadership.beats.len() == BEATS_REMEMBERED {
+            leadership.beats.pop_front();
+        }
+        leadership.beats.push_back((leadership.beat, mark.slot));
+        let (ballot, beat) = (leadership.ballot, leadership.beat);
+        self.broadcast(&Message::Heartbeat { ballot, mark, beat });
     }
 
-    pub(super) fn on_heartbeat_reply(&mut self, now: Instant, from: NodeId, ballot: Ballot, mark: Mark, stable: Slot) {
+    pub(super) fn on_heartbeat_reply(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        ballot: Ballot,
+        mark: Mark,
+        (stable, beat): (Slot, u64),
+    ) {
         if !self.compare_chain(from, mark) {
             return;
         }
@@ -475,11 +544,18 @@ impl Replica {
         if leadership.ballot != ballot {
             return;
         }
+        let told = leadership.beats.iter().find(|(number, _)| *number == beat).map(|(_, slot)| *slot);
         let Some(peer) = leadership.peer_heard(now, from) else { return };
         peer.mark = peer.mark.max(mark.slot);
         peer.stable = peer.stable.max(stable.min(mark.slot));
+        if beat > peer.beat {
+            peer.beat = beat;
+            peer.keeps_pace = told.is_some_and(|slot| peer.mark >= slot);
+        }
         peer.reached(mark.slot);
         self.note_ahead(now, from, mark);
+        self.confirm(now);
+        self.hand_over();
     }
 
     pub(super) fn leader_timeout(&mut self, now: Instant) {
@@ -487,9 +563,10 @@ impl Replica {
         let Some(leadership) = self.leadership() else { return };
         // What phase 1 revealed may have died with the only node that has it: another prepare quorum will tell.
         let stuck = leadership.is_recovering() && now.since(leadership.progress.1) >= patience;
-        if stuck || !self.hears_quorum(now) {
-            return self.become_follower(now);
+        if stuck || !self.hears_quorum(now) || self.is_outpaced(now) {
+            return self.resign(now);
         }
+        self.transfer_timeout(now);
         let Some(leadership) = self.leadership() else { return };
         let (heartbeat_due, resend_due) = (now >= leadership.heartbeat_at, now >= leadership.resend_at);
         if heartbeat_due {
@@ -500,14 +577,22 @@ impl Replica {
         }
     }
 
-    /// A leader that hears no quorum steps down: its clients must learn that nothing will be chosen here.
+    /// A leader that hears no quorum steps down: its clients must learn that nothing will be chosen here, and others
+    /// may reach one.
     fn hears_quorum(&self, now: Instant) -> bool {
         let RoleState::Leader(leadership) = &self.role else { return false };
-        let patience = self.settings.election_timeout.saturating_mul(2);
+        let patience = self.settings.election_timeout.saturating_mul(3) / 2;
         let heard = leadership.peers.iter().filter(|(_, peer)| now.since(peer.heard) < patience);
         let mut votes: Vec<NodeId> = heard.map(|(node, _)| *node).collect();
         votes.push(self.node);
-        self.is_prepare_quorum(&votes) && self.configurations.configuration_at(self.mark.slot).is_accept_quorum(&votes)
+        self.is_prepare_quorum(&votes) && self.is_accept_quorum(&votes)
+    }
+
+    /// Whether the own disk stalls while a quorum of others goes on without it: one of them leads better.
+    fn is_outpaced(&self, now: Instant) -> bool {
+        let RoleState::Leader(leadership) = &self.role else { return false };
+        let chosen_without = leadership.own_pending.front().is_some_and(|(_, first)| *first < self.mark.slot);
+        chosen_without && self.disk_stalls(now)
     }
 
     /// Sends again what went unanswered for a while: a lost message costs a resend, never a stall.

@@ -5,11 +5,14 @@
 mod cluster;
 
 mod acceptor;
+mod barrier;
 mod body_rule;
 mod catch_up;
 mod election;
 mod learning;
+mod partitions;
 mod proposing;
 mod random;
 mod recovery;
+mod transfer;
 mod trim;

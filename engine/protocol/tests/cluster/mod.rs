@@ -5,6 +5,7 @@
 //! - durability before speech: a `Prepare`, `Promise`, `Accepted` or stable position leaves only when the log proves it;
 //! - one body per ballot and slot, and one chosen body per slot, judged by the durable accepts of all nodes;
 //! - a body is delivered only if it is chosen, in slot order, and the marks run over exactly what was delivered;
+//! - a barrier that is reached covers everything that anybody had delivered when it began, and ends once;
 //! - the bytes of a body are at hand when it is appended or sent;
 //! - a log can be recovered from any durable prefix, and a halted replica says nothing more.
 //!
@@ -18,8 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use synod_protocol::{
-    Append, Ballot, BodyHandle, BodyId, BodyKind, Configuration, Configurations, Effect, Instant, Mark, Message,
-    NodeId, Opening, Recovered, RejectReason, Replica, Role, Settings, Slot,
+    Append, Ballot, BarrierError, BarrierId, BarrierOutcome, BodyHandle, BodyId, BodyKind, Configuration,
+    Configurations, Effect, Instant, Mark, Message, NodeId, Opening, Recovered, RejectReason, Replica, Role, Settings,
+    Slot, TransferError,
 };
 
 pub(crate) use node::{Disk, Node};
@@ -51,6 +53,8 @@ pub(crate) struct Cluster {
     bodies_made: u128,
     boots: u64,
     seed: u64,
+    /// The end of the longest prefix that anybody has delivered.
+    delivered_anywhere: Slot,
 }
 
 /// The node of this number.
@@ -102,6 +106,7 @@ impl Cluster {
             bodies_made: 1_000_000,
             boots: 0,
             seed,
+            delivered_anywhere: Slot::FIRST,
         };
         for id in members {
             cluster.nodes.insert(id, Node::default());
@@ -311,6 +316,23 @@ impl Cluster {
 
     // --- clients -----------------------------------------------------------------------------------------------------
 
+    /// Begins a barrier at `id`.
+    pub(crate) fn barrier(&mut self, id: NodeId) -> Result<BarrierId, BarrierError> {
+        let (now, needed) = (self.now, self.delivered_anywhere);
+        let begun = self.replica_mut(id).barrier(now)?;
+        self.node_mut(id).reading.insert(begun, needed);
+        self.drive(id);
+        Ok(begun)
+    }
+
+    /// Begins to hand the leadership of `id` over.
+    pub(crate) fn transfer(&mut self, id: NodeId, target: NodeId) -> Result<(), TransferError> {
+        let now = self.now;
+        let begun = self.replica_mut(id).transfer(now, target);
+        self.drive(id);
+        begun
+    }
+
     pub(crate) fn opening(&self, id: NodeId) -> Option<Opening> {
         self.replica(id).opening()
     }
@@ -391,6 +413,7 @@ impl Cluster {
             Effect::Append(append) => self.append(id, append),
             Effect::Deliver { body, mark } => {
                 self.oracle.check_delivery(id, &body);
+                self.delivered_anywhere = self.delivered_anywhere.max(mark.slot);
                 self.node_mut(id).deliver(body, mark);
             }
             Effect::Obtain { body, holder } => {
@@ -417,10 +440,24 @@ impl Cluster {
                 let message = found.map_or(Message::Unavailable { first, available }, |body| Message::Supply { body });
                 self.send(id, to, message);
             }
+            Effect::Barrier { id: barrier, outcome } => self.end_barrier(id, barrier, outcome),
+            Effect::TransferEnded { target, outcome } => self.node_mut(id).transfers.push((target, outcome)),
             Effect::Halt(reason) => {
                 assert_eq!(self.node_mut(id).halted.replace(reason), None, "a replica halts once");
             }
         }
+    }
+
+    /// A barrier that is reached covers everything that anybody had delivered when it began, and it is delivered here.
+    fn end_barrier(&mut self, id: NodeId, barrier: BarrierId, outcome: BarrierOutcome) {
+        let delivered = self.nodes[&id].delivered_to();
+        let node = self.node_mut(id);
+        let needed = node.reading.remove(&barrier).expect("a barrier ends once, in the life in which it began");
+        if let BarrierOutcome::Reached(slot) = outcome {
+            assert!(slot >= needed, "{id} reads up to {slot}, but {needed} was delivered before");
+            assert!(slot <= delivered, "{id} has delivered up to {delivered}, not {slot}");
+        }
+        node.barriers.push((barrier, outcome));
     }
 
     fn append(&mut self, id: NodeId, append: Append) {
@@ -484,6 +521,10 @@ pub(crate) fn kind_of(message: &Message) -> &'static str {
         Message::FetchBody { .. } => "FetchBody",
         Message::Supply { .. } => "Supply",
         Message::Unavailable { .. } => "Unavailable",
+        Message::Resigned { .. } => "Resigned",
+        Message::HandOver { .. } => "HandOver",
+        Message::AskReadPoint { .. } => "AskReadPoint",
+        Message::ReadPoint { .. } => "ReadPoint",
     }
 }
 

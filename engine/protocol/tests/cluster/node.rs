@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_protocol::{
-    AcceptedBody, Append, Ballot, BodyHandle, BodyId, BodyKind, HaltReason, LogEntry, Mark, Message, NodeId, Recovered,
-    Replica, Slot,
+    AcceptedBody, Append, Ballot, BarrierId, BarrierOutcome, BodyHandle, BodyId, BodyKind, HaltReason, LogEntry, Mark,
+    Message, NodeId, Recovered, Replica, Slot, TransferOutcome,
 };
 
 /// When appends become durable.
@@ -32,6 +32,12 @@ pub(crate) struct Node {
     /// Whether compositions wait for the test instead of being answered at once.
     pub(crate) hold_compositions: bool,
     pub(crate) compositions: Vec<BodyHandle>,
+    /// The barriers under way, and everything that was delivered anywhere when each began.
+    pub(crate) reading: BTreeMap<BarrierId, Slot>,
+    /// The barriers that ended, and how.
+    pub(crate) barriers: Vec<(BarrierId, BarrierOutcome)>,
+    /// The transfers that ended, and how.
+    pub(crate) transfers: Vec<(NodeId, TransferOutcome)>,
     /// Bodies whose bytes are in memory during the current call.
     pub(crate) at_hand: BTreeSet<BodyId>,
     /// How many appends are durable.
@@ -90,7 +96,13 @@ impl Node {
         self.delivered = delivered;
         self.halted = None;
         self.compositions.clear();
+        self.reading.clear();
         recovered
+    }
+
+    /// The end of what it has delivered.
+    pub(super) fn delivered_to(&self) -> Slot {
+        self.delivered.last().map_or(Slot::FIRST, |(_, mark)| mark.slot)
     }
 
     pub(super) fn deliver(&mut self, body: BodyHandle, mark: Mark) {

@@ -32,6 +32,7 @@ impl Cluster {
                 self.drain(index);
             }
         }
+        self.disturb_leader();
         if let Some(leader) = self.choose_leader() {
             if self.client_random.chance(self.plan.workload.trim) {
                 self.ask_for_trim(leader);

@@ -9,7 +9,7 @@ use crate::faults::partitions::Cut;
 use crate::faults::slow_disks::DiskFaults;
 use crate::invariants::Property;
 use crate::network::node_id;
-use crate::node::{Node, Reader};
+use crate::node::{Node, Reader, Running};
 
 use super::{Cluster, Event};
 
@@ -43,6 +43,10 @@ enum Stage {
     Calm { until: Instant },
     /// What is left is to read everything back.
     Reading,
+}
+
+fn is_done_reading(running: &Running) -> bool {
+    running.readers.is_empty() && running.barriers.is_empty()
 }
 
 impl Cluster {
@@ -101,7 +105,7 @@ impl Cluster {
             }
             Stage::Calm { .. } => {}
             Stage::Reading => {
-                let is_done = |node: &Node| node.running.as_ref().is_some_and(|running| running.readers.is_empty());
+                let is_done = |node: &Node| node.running.as_ref().is_some_and(is_done_reading);
                 if self.nodes.iter().all(is_done) {
                     self.over = true;
                     return;
@@ -143,7 +147,8 @@ impl Cluster {
 
     /// Whether all is well, with old messages coming again at most.
     pub(super) fn is_calm(&self) -> bool {
-        self.convergence.is_some_and(|convergence| matches!(convergence.stage, Stage::Calm { .. }))
+        let is_calm = |stage| matches!(stage, Stage::Calm { .. } | Stage::Reading);
+        self.convergence.is_some_and(|convergence| is_calm(convergence.stage))
     }
 
     /// Whether a command made after the faults is acknowledged, and everybody durably has all that was ever chosen.
@@ -194,7 +199,7 @@ impl Cluster {
                     self.read(index, first, Reader::Final);
                 }
             }
-            self.drain(index);
+            self.begin_barrier(index);
         }
     }
 }

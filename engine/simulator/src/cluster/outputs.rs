@@ -118,6 +118,8 @@ impl Cluster {
                 let detail = format!("{} finds {body:?} damaged in {file} at {offset}", node_id(index));
                 self.invariants.report(Property::Recovers, detail);
             }
+            Output::Barrier { id, outcome } => self.barrier_ended(index, id, outcome),
+            Output::TransferEnded { target, outcome } => self.transfer_ended(index, target, outcome),
             Output::Halt(reason) => {
                 self.invariants.report(Property::NoHalt, format!("{} halts: {reason}", node_id(index)));
             }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use synod_protocol::{AcceptedBody, Ballot, BodyId, Mark, Message, Slot};
+use synod_protocol::{AcceptedBody, Ballot, BodyId, Message, Slot};
 use synod_wal::RecoveredLog;
 
 use super::{Property, Verdict, Violation};
@@ -19,15 +19,19 @@ struct Acceptor {
     parts: Vec<AcceptedBody>,
 }
 
+/// From where on each candidate asked for accepts.
+type Asked = BTreeMap<Ballot, Slot>;
+
 /// What each node has acknowledged.
 #[derive(Debug)]
 pub(super) struct AcceptedIsReported {
     acceptors: Vec<Acceptor>,
+    asked: Asked,
 }
 
 impl AcceptedIsReported {
     pub(super) fn new(nodes: usize) -> AcceptedIsReported {
-        AcceptedIsReported { acceptors: (0..nodes).map(|_| Acceptor::default()).collect() }
+        AcceptedIsReported { acceptors: (0..nodes).map(|_| Acceptor::default()).collect(), asked: Asked::new() }
     }
 
     pub(super) fn check_sent(&mut self, node: usize, message: &Message, oracle: &Oracle) -> Verdict {
@@ -38,7 +42,11 @@ impl AcceptedIsReported {
                 *highest = (*highest).max((*ballot, *id));
                 Ok(())
             }
-            Message::Promise { mark, part, parts, accepted, .. } => {
+            Message::Prepare { ballot, from } => {
+                self.asked.insert(*ballot, *from);
+                Ok(())
+            }
+            Message::Promise { ballot, mark, part, parts, accepted } => {
                 if *part == 0 {
                     acceptor.parts.clear();
                 }
@@ -47,18 +55,19 @@ impl AcceptedIsReported {
                     return Ok(());
                 }
                 let parts = std::mem::take(&mut acceptor.parts);
-                self.check_shown(node, *mark, &parts, oracle, "promises")
+                let asked = self.asked.get(ballot).copied().unwrap_or(Slot::FIRST);
+                self.check_shown(node, mark.slot.max(asked), &parts, oracle, "promises")
             }
             _ => Ok(()),
         }
     }
 
     pub(super) fn check_recovered(&self, node: usize, recovered: &RecoveredLog, oracle: &Oracle) -> Verdict {
-        self.check_shown(node, recovered.mark, &open_bodies(recovered), oracle, "recovers")
+        self.check_shown(node, recovered.mark.slot, &open_bodies(recovered), oracle, "recovers")
     }
 
-    fn check_shown(&self, node: usize, mark: Mark, shown: &[AcceptedBody], oracle: &Oracle, does: &str) -> Verdict {
-        for (first, (ballot, id)) in self.acceptors[node].acknowledged.range(mark.slot..) {
+    fn check_shown(&self, node: usize, start: Slot, shown: &[AcceptedBody], oracle: &Oracle, does: &str) -> Verdict {
+        for (first, (ballot, id)) in self.acceptors[node].acknowledged.range(start..) {
             let Some(body) = oracle.body(*id) else { continue };
             let overlapping = shown.iter().filter(|report| report.body.overlaps(&body));
             // A body at a higher ballot kills every lower one that shares a slot with it.
@@ -69,9 +78,8 @@ impl AcceptedIsReported {
                 return Err(Violation::new(
                     Property::AcceptedIsReported,
                     format!(
-                        "{} {does} nothing at slot {first} from mark {} on, but had accepted {body:?} at {ballot}",
-                        node_id(node),
-                        mark.slot
+                        "{} {does} nothing at slot {first} from {start} on, but had accepted {body:?} at {ballot}",
+                        node_id(node)
                     ),
                 ));
             }

@@ -15,8 +15,11 @@ pub(super) struct OneLeaderPerBallot {
 
 impl OneLeaderPerBallot {
     pub(super) fn check_sent(&mut self, node: usize, life: u32, message: &Message) -> Verdict {
-        let (Message::Prepare { ballot, .. } | Message::Accept { ballot, .. } | Message::Heartbeat { ballot, .. }) =
-            message
+        let (Message::Prepare { ballot, .. }
+        | Message::Accept { ballot, .. }
+        | Message::Heartbeat { ballot, .. }
+        | Message::Resigned { ballot }
+        | Message::HandOver { ballot, .. }) = message
         else {
             return Ok(());
         };

@@ -85,7 +85,7 @@ fn refuses_what_is_below_the_promise() {
     assert_eq!(refusals(&accept(&mut cluster, ballot(4, 1), body(1, 1, 1), Mark::START)), higher);
     cluster.inject(n(1), n(2), Message::Prepare { ballot: ballot(5, 1), from: s(1) });
     assert_eq!(refusals(&cluster.take(is("Reject"))), higher, "equal rounds are ordered by node");
-    cluster.inject(n(1), n(2), Message::Heartbeat { ballot: ballot(4, 1), mark: Mark::START });
+    cluster.inject(n(1), n(2), Message::Heartbeat { ballot: ballot(4, 1), mark: Mark::START, beat: 1 });
     assert_eq!(refusals(&cluster.take(is("Reject"))), higher, "a deposed leader learns it from its own heartbeat");
     assert_eq!(cluster.replica(n(2)).accepted().count(), 0);
 }
@@ -188,7 +188,7 @@ fn two_bodies_at_one_ballot_and_slot_are_refused_and_halt_the_replica() {
 
     // From here on it says nothing, whatever it hears, and wants no time-outs.
     cluster.inject(n(3), n(2), Message::Prepare { ballot: ballot(9, 3), from: s(1) });
-    cluster.inject(n(1), n(2), Message::Heartbeat { ballot: leader, mark: Mark::START });
+    cluster.inject(n(1), n(2), Message::Heartbeat { ballot: leader, mark: Mark::START, beat: 1 });
     cluster.time_out(n(2));
     assert!(cluster.network.is_empty());
     assert_eq!(cluster.replica(n(2)).poll_deadline(), crate::Instant(u64::MAX));
@@ -227,12 +227,12 @@ fn old_and_doubled_messages_change_nothing() {
     for message in [
         Message::Accept { ballot: old, body: body(1, 1, 1), mark: Mark::START },
         Message::Prepare { ballot: old, from: s(1) },
-        Message::Heartbeat { ballot: old, mark: Mark::START },
+        Message::Heartbeat { ballot: old, mark: Mark::START, beat: 1 },
         Message::PreVote { ballot: old },
         Message::PreVoteGranted { ballot: old },
         Message::Promise { ballot: old, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new() },
         accepted(old, body(1, 1, 1)),
-        Message::HeartbeatReply { ballot: old, mark: Mark::START, stable: s(1) },
+        Message::HeartbeatReply { ballot: old, mark: Mark::START, stable: s(1), beat: 1 },
         Message::Chosen { body: body(5, 1, 5), mark: Mark { slot: s(6), chain: Chain(6) }, last: true },
         Message::Supply { body: body(1, 1, 1) },
         Message::Unavailable { first: s(1), available: s(9) },
@@ -290,9 +290,9 @@ fn positions_that_no_honest_peer_names_are_ignored() {
     let sound = ballot(3, 1);
     let report = |body| vec![AcceptedBody { ballot: sound, body }];
     let mut messages = vec![
-        Message::Heartbeat { ballot: sound, mark: end },
-        Message::Heartbeat { ballot: last_round, mark: Mark::START },
-        Message::HeartbeatReply { ballot: sound, mark: end, stable: s(u64::MAX) },
+        Message::Heartbeat { ballot: sound, mark: end, beat: 1 },
+        Message::Heartbeat { ballot: last_round, mark: Mark::START, beat: 1 },
+        Message::HeartbeatReply { ballot: sound, mark: end, stable: s(u64::MAX), beat: 1 },
         Message::Prepare { ballot: last_round, from: s(1) },
         Message::PreVote { ballot: last_round },
         Message::Accept { ballot: sound, body: body(1, 1, 1), mark: end },

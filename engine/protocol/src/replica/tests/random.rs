@@ -7,7 +7,7 @@ use super::cluster::{Cluster, Dice, Disk, Packet};
 use crate::ballot::NodeId;
 use crate::body::BodyKind;
 use crate::config::{Configuration, Settings};
-use crate::effect::LogEntry;
+use crate::effect::{BarrierOutcome, LogEntry, TransferOutcome};
 use crate::slot::Slot;
 
 /// What happened over all schedules: where nothing happens, nothing is proved.
@@ -22,6 +22,10 @@ struct Coverage {
     lost_appends: u64,
     refusals: u64,
     supplies: u64,
+    reads: u64,
+    reads_lost: u64,
+    moves: u64,
+    rollbacks: u64,
 }
 
 fn settings(dice: &mut Dice) -> Settings {
@@ -56,6 +60,8 @@ enum Step {
     Sync,
     Propose,
     Trim,
+    Barrier,
+    Transfer,
     Compose,
     Crash,
     Restart,
@@ -83,6 +89,8 @@ fn shares(dice: &mut Dice) -> Vec<(Step, u64)> {
         (Step::Cut, [1, 4, 10]),
         (Step::ChangeDisk, [1, 4, 10]),
         (Step::Trim, [2, 10, 30]),
+        (Step::Barrier, [5, 30, 100]),
+        (Step::Transfer, [1, 3, 10]),
     ];
     for (step, choices) in faults {
         if dice.percent(75) {
@@ -156,6 +164,11 @@ impl Schedule {
                 let _ = self.cluster.replica_mut(id).trim(upto);
                 self.cluster.drive(id);
             }
+            Step::Barrier if up => drop(self.cluster.barrier(id)),
+            Step::Transfer if up => {
+                let target = self.dice.pick(&ids);
+                drop(self.cluster.transfer(id, target));
+            }
             Step::Compose if up && !self.cluster.node(id).compositions.is_empty() => {
                 let index = self.dice.below(self.cluster.node(id).compositions.len() as u64);
                 let composed = self.cluster.node_mut(id).compositions.swap_remove(index as usize);
@@ -175,7 +188,7 @@ impl Schedule {
             }
             Step::Heal => self.cluster.heal(),
             Step::ChangeDisk => self.cluster.node_mut(id).disk = self.dice.pick(&[Disk::AtOnce, Disk::WhenTold]),
-            Step::Trim | Step::Compose | Step::Crash | Step::Restart => {}
+            Step::Trim | Step::Barrier | Step::Transfer | Step::Compose | Step::Crash | Step::Restart => {}
         }
         while self.cluster.network.len() > 200 {
             self.cluster.network.pop_front();
@@ -237,6 +250,7 @@ impl Schedule {
         assert!(log.contains(&body), "what it proposed is chosen");
         for id in self.cluster.ids() {
             assert_eq!(self.cluster.node(id).halted, None, "{id} halted");
+            assert!(self.cluster.node(id).reading.is_empty(), "{id} has barriers that never end");
             assert_eq!(self.cluster.delivered(id), log, "{id} has the log of {leader}");
         }
     }
@@ -256,6 +270,19 @@ impl Schedule {
         coverage.lost_appends += self.lost_appends;
         coverage.refusals += self.cluster.sent("Reject");
         coverage.supplies += self.cluster.sent("Supply");
+        let nodes = || self.cluster.ids().into_iter().map(|id| self.cluster.node(id));
+        for (_, outcome) in nodes().flat_map(|node| &node.barriers) {
+            match outcome {
+                BarrierOutcome::Reached(_) => coverage.reads += 1,
+                BarrierOutcome::Lost => coverage.reads_lost += 1,
+            }
+        }
+        for (_, outcome) in nodes().flat_map(|node| &node.transfers) {
+            match outcome {
+                TransferOutcome::Gone => coverage.moves += 1,
+                TransferOutcome::RolledBack => coverage.rollbacks += 1,
+            }
+        }
         let log = self.cluster.delivered(self.cluster.ids()[0]);
         coverage.delivered += log.len() as u64;
         coverage.noops += log.iter().filter(|body| body.kind == BodyKind::NoOp).count() as u64;
@@ -302,9 +329,12 @@ fn seeds() -> u64 {
 #[test]
 fn random_schedules_keep_agreement_and_end_with_progress() {
     let coverage = run_all(0..seeds());
-    let Coverage { promises, delivered, noops, trims, copies, adopted, lost_appends, refusals, supplies } = coverage;
+    let Coverage { promises, delivered, noops, trims, copies, adopted, lost_appends, refusals, supplies, .. } =
+        coverage;
+    let Coverage { reads, reads_lost, moves, rollbacks, .. } = coverage;
     let seen = [promises, delivered, noops, trims, copies, adopted, lost_appends, refusals, supplies];
-    assert!(seen.iter().all(|count| *count >= 20), "the schedules are too tame: {coverage:?}");
+    let seen = seen.into_iter().chain([reads, reads_lost, moves, rollbacks]);
+    assert!(seen.min() >= Some(20), "the schedules are too tame: {coverage:?}");
 }
 
 #[test]

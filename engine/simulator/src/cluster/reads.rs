@@ -1,0 +1,90 @@
+//! Clients that want reads which are never stale, and operators who move the leadership.
+
+use synod_protocol::{BarrierId, BarrierOutcome, NodeId, TransferError, TransferOutcome};
+
+use super::Cluster;
+use crate::invariants::Property;
+use crate::network::node_id;
+
+impl Cluster {
+    /// Now and then somebody begins a barrier, or moves the leadership.
+    pub(super) fn disturb_leader(&mut self) {
+        let reads = self.plan.reads;
+        if self.read_random.chance(reads.barrier) {
+            let index = self.read_random.index(self.nodes.len());
+            if self.nodes[index].paused_until.is_none() {
+                self.begin_barrier(index);
+            }
+        }
+        if self.read_random.chance(reads.transfer) {
+            let leaders: Vec<usize> = (0..self.nodes.len()).filter(|index| self.leads(*index)).collect();
+            if !leaders.is_empty() {
+                let (leader, target) = (self.read_random.pick(&leaders), self.read_random.index(self.nodes.len()));
+                self.begin_transfer(leader, node_id(target));
+            }
+        }
+    }
+
+    pub(super) fn begin_barrier(&mut self, index: usize) {
+        let (now, needed) = (self.now(), self.oracle.chosen_end());
+        let Some(running) = &mut self.nodes[index].running else { return };
+        match running.replica.barrier(now) {
+            Ok(id) => {
+                running.barriers.insert(id, needed);
+                self.trace.note(now, "barrier", &[index as u64, id.0], || format!("{} {id:?}", node_id(index)));
+            }
+            Err(_) => self.stats.coverage.note("refused a barrier"),
+        }
+        self.drain(index);
+    }
+
+    pub(super) fn barrier_ended(&mut self, index: usize, id: BarrierId, outcome: BarrierOutcome) {
+        let now = self.now();
+        self.trace
+            .note(now, "barrier ended", &[index as u64, id.0], || format!("{} {id:?} {outcome:?}", node_id(index)));
+        let Some(running) = &mut self.nodes[index].running else { return };
+        let Some(needed) = running.barriers.remove(&id) else {
+            let detail = format!("{} ends {id:?}, which isn't under way", node_id(index));
+            return self.invariants.report(Property::LinearizableReads, detail);
+        };
+        match outcome {
+            BarrierOutcome::Reached(slot) => {
+                self.stats.coverage.note("a barrier was reached");
+                let delivered = running.delivered.slot;
+                self.invariants.read_at_barrier(index, needed, slot, delivered);
+            }
+            BarrierOutcome::Lost if self.is_calm() => {
+                let detail = format!("{} loses {id:?} while nothing goes wrong", node_id(index));
+                self.invariants.report(Property::Liveness, detail);
+            }
+            BarrierOutcome::Lost => self.stats.coverage.note("a barrier was lost"),
+        }
+    }
+
+    fn begin_transfer(&mut self, index: usize, target: NodeId) {
+        let now = self.now();
+        let Some(running) = &mut self.nodes[index].running else { return };
+        let begun = running.replica.transfer(now, target);
+        self.stats.coverage.note(match &begun {
+            Ok(()) => "began a transfer",
+            Err(TransferError::Lagging { .. }) => "refused a transfer: lagging",
+            Err(TransferError::Silent(_)) => "refused a transfer: silent",
+            Err(_) => "refused a transfer",
+        });
+        self.trace.note(now, "transfer", &[index as u64, u64::from(target.0)], || {
+            format!("{} to {target}: {begun:?}", node_id(index))
+        });
+        self.drain(index);
+    }
+
+    pub(super) fn transfer_ended(&mut self, index: usize, target: NodeId, outcome: TransferOutcome) {
+        let now = self.now();
+        self.stats.coverage.note(match outcome {
+            TransferOutcome::Gone => "a transfer moved the leadership",
+            TransferOutcome::RolledBack => "a transfer was rolled back",
+        });
+        self.trace.note(now, "transfer ended", &[index as u64, u64::from(target.0)], || {
+            format!("{} to {target}: {outcome:?}", node_id(index))
+        });
+    }
+}
