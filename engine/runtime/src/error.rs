@@ -175,6 +175,40 @@ pub enum TrimError {
     Poisoned,
 }
 
+/// Why a barrier wasn't reached. A barrier changes nothing: begin another one.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum BarrierError {
+    /// No leader could confirm it: try again after a while, or see [`crate::Log::wait_for_leader`].
+    #[error("no leader could confirm the barrier: try again")]
+    NoLeader,
+    /// Too many barriers wait: try again after a while.
+    #[error("too many barriers wait already: try again")]
+    Overloaded,
+    /// The node is shutting down, or gone.
+    #[error("the node has shut down")]
+    Shutdown,
+    /// The node has stopped serving after a failure: read at another node.
+    #[error("the node has stopped serving after a failure: read at another node")]
+    Poisoned,
+}
+
+/// Why the leadership wasn't handed over.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TransferError {
+    /// It wasn't begun: the reason says what to wait for.
+    #[error("the leadership isn't handed over: {0}")]
+    Refused(synod_protocol::TransferError),
+    /// The target didn't take over within an election timeout; this node leads on.
+    #[error("{0} didn't take over in time: this node leads on")]
+    RolledBack(NodeId),
+    /// The node is shutting down, or gone.
+    #[error("the node has shut down")]
+    Shutdown,
+    /// The node has stopped serving after a failure, so it leads no more.
+    #[error("the node has stopped serving after a failure, and leads no more")]
+    Poisoned,
+}
+
 /// Why a read gives nothing.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ReadError {

@@ -40,7 +40,7 @@ mod shard;
 mod status;
 
 pub use config::{Config, ConfigError};
-pub use error::{AppendError, ReadError, ShutdownError, StartError, TrimError};
+pub use error::{AppendError, BarrierError, ReadError, ShutdownError, StartError, TransferError, TrimError};
 pub use log::Log;
 pub use node::{GROUP, Node};
 pub use probe::{HostReport, ProbeError, probe};
@@ -48,6 +48,8 @@ pub use reader::{ReadItem, Reader, SharedBody};
 pub use status::{Counters, Status};
 
 pub use synod_frame::{Batch, BatchError, BodyHeader, CommandsError, CommandsView, ConfigurationBody, GroupId, Member};
+/// Why the leadership isn't handed over.
+pub use synod_protocol::TransferError as TransferRefusal;
 pub use synod_protocol::{
     Ballot, BodyHandle, BodyId, BodyKind, Chain, Configuration, Mark, NodeId, PeerStatus, Role, Settings, Slot,
     SlotRange,

@@ -13,7 +13,7 @@ use synod_frame::{Batch, BodyBounds, CommandsPlan, PlanError};
 use synod_protocol::limits::BODY_BYTES_MAX;
 use synod_protocol::{Mark, NodeId, Slot, SlotRange};
 
-use crate::error::{AppendError, TrimError};
+use crate::error::{AppendError, BarrierError, TransferError, TrimError};
 use crate::intake::{Intake, Outcome, Submission};
 use crate::mailbox::{Mailbox, Request};
 use crate::reader::Reader;
@@ -154,6 +154,45 @@ impl Log {
     /// See [`TrimError`].
     pub fn trim_blocking(&self, upto: Slot) -> Result<Slot, TrimError> {
         block_on(self.trim(upto))
+    }
+
+    /// Waits until everything that was acknowledged anywhere before this call has been delivered here, and gives the
+    /// first slot behind it: a reader that has come this far reads nothing stale. Any node may be asked; a quorum
+    /// confirms it without writing anything.
+    ///
+    /// # Errors
+    /// See [`BarrierError`].
+    pub async fn barrier(&self) -> Result<Slot, BarrierError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.mailbox.ask(Request::Barrier { reply });
+        answer.await.unwrap_or(Err(BarrierError::Shutdown))
+    }
+
+    /// [`Log::barrier`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`BarrierError`].
+    pub fn barrier_blocking(&self) -> Result<Slot, BarrierError> {
+        block_on(self.barrier())
+    }
+
+    /// Hands the leadership over to `target`, which must keep pace; appends wait meanwhile. Resolves when this node
+    /// leads no more; then the target leads, in all likelihood, or is about to ([`Log::wait_for_leader`]).
+    ///
+    /// # Errors
+    /// See [`TransferError`]. Nothing is lost in any case.
+    pub async fn transfer_leadership(&self, target: NodeId) -> Result<(), TransferError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.mailbox.ask(Request::Transfer { target, reply });
+        answer.await.unwrap_or(Err(TransferError::Shutdown))
+    }
+
+    /// [`Log::transfer_leadership`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub fn transfer_leadership_blocking(&self, target: NodeId) -> Result<(), TransferError> {
+        block_on(self.transfer_leadership(target))
     }
 
     /// How this node stands.

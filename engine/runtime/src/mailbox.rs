@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use synod_protocol::{Mark, NodeId, Slot};
 
-use crate::error::{ReadError, TrimError};
+use crate::error::{BarrierError, ReadError, TransferError, TrimError};
 use crate::reader::SharedBody;
 
 /// What is asked.
@@ -30,6 +30,18 @@ pub(crate) enum Request {
         upto: Slot,
         /// Where the new base goes.
         reply: oneshot::Sender<Result<Slot, TrimError>>,
+    },
+    /// A read that is never stale may begin.
+    Barrier {
+        /// Where the end of the delivered prefix goes.
+        reply: oneshot::Sender<Result<Slot, BarrierError>>,
+    },
+    /// Hand the leadership over.
+    Transfer {
+        /// Who is to lead.
+        target: NodeId,
+        /// Where the outcome goes.
+        reply: oneshot::Sender<Result<(), TransferError>>,
     },
     /// The chain at a slot, for audits.
     MarkAt {

@@ -225,6 +225,11 @@ impl Shard {
             Output::Damaged { body, file, offset } => {
                 tracing::error!(slot = %body.first, %file, offset, "a record of the log is damaged");
             }
+            Output::Barrier { id, outcome } => core.waiting.barrier_ended(id, outcome),
+            Output::TransferEnded { target, outcome } => {
+                tracing::info!(%target, ?outcome, "a transfer of the leadership has ended");
+                core.waiting.transfer_ended(target, outcome);
+            }
             Output::Halt(reason) => {
                 core.replica.handle_failed();
                 self.stop_core(core, &reason.to_string());

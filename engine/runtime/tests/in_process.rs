@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use common::{free_addresses, make_cluster, temporary_directory, wait_for};
 use futures_lite::future::{block_on, poll_once};
-use synod::{AppendError, Batch, BodyKind, Config, Log, Node, NodeId, ReadItem, Role, SharedBody, Slot, TrimError};
+use synod::{
+    AppendError, BarrierError, Batch, BodyKind, Config, Log, Node, NodeId, ReadItem, Role, SharedBody, Slot,
+    TransferError, TrimError,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -148,4 +151,63 @@ fn a_cluster_commits_reads_trims_and_comes_back() {
         wait_for("the log", PATIENCE, || (node.status().mark.slot >= mark.slot).then_some(()));
         assert_eq!(node.log().mark_at_blocking(mark.slot), Some(mark));
     }
+}
+
+#[test]
+fn barriers_are_never_stale_and_the_leadership_moves_without_loss() {
+    let root = temporary_directory();
+    let directories = make_cluster(root.path(), 3, 2 << 20);
+    let listens = free_addresses(3);
+    let start = |node| Node::start(config(&directories, &listens, node)).expect("the node starts");
+    let mut nodes: Vec<Node> = (1..=3).map(start).collect();
+    nodes[0].log().wait_for_leader_blocking(PATIENCE).expect("a leader");
+    let leader = wait_for("a leader that knows it", PATIENCE, || {
+        (1..=3).map(NodeId).find(|node| nodes[node.0 as usize - 1].status().role == Role::Leader)
+    });
+    let log = |node: NodeId| nodes[node.0 as usize - 1].log();
+    let (target, third) = (NodeId(leader.0 % 3 + 1), NodeId((leader.0 + 1) % 3 + 1));
+
+    // Whatever was acknowledged is there after a barrier, at every node, every time.
+    for number in 0..50u32 {
+        let slot = log(leader).append_blocking(number.to_le_bytes()).expect("chosen");
+        for node in [leader, target, third] {
+            let reached = log(node).barrier_blocking().expect("there is a leader");
+            assert!(reached > slot, "{node} reached {reached}, the command is at {slot}");
+            assert!(log(node).status().mark.slot >= reached);
+        }
+    }
+
+    let refused = log(target).transfer_leadership_blocking(third);
+    assert_eq!(refused, Err(TransferError::Refused(synod::TransferRefusal::NotLeader)));
+    let nobody = log(leader).transfer_leadership_blocking(NodeId(9));
+    assert_eq!(nobody, Err(TransferError::Refused(synod::TransferRefusal::NotMember(NodeId(9)))));
+
+    // Commands that are under way while the leadership moves are chosen, or their clients know that they may be.
+    let appending = log(leader);
+    let appender = thread::spawn(move || {
+        let mut acked = Vec::new();
+        loop {
+            match appending.append_blocking(b"under way") {
+                Ok(slot) => acked.push(slot),
+                Err(AppendError::Unknown) => {}
+                Err(AppendError::NotLeader { .. } | AppendError::NoLeader) => return acked,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    wait_for("the target to keep pace", PATIENCE, || log(leader).transfer_leadership_blocking(target).ok());
+    let acked = appender.join().expect("the appender");
+    wait_for("the target to lead", PATIENCE, || (log(target).status().role == Role::Leader).then_some(()));
+    let end = log(target).append_blocking(b"after").expect("chosen");
+    let commands = common::commands(&read_until(&log(target), end.plus(1)));
+    for slot in acked {
+        assert!(commands.contains(&(slot, b"under way".to_vec())), "{slot} is lost");
+    }
+
+    // Without a quorum nobody can promise anything.
+    drop(nodes.remove(target.0 as usize - 1));
+    let lonely = nodes.pop().expect("two are left");
+    drop(nodes);
+    let refused = lonely.log().barrier_blocking();
+    assert_eq!(refused, Err(BarrierError::NoLeader));
 }

@@ -1,14 +1,15 @@
 //! Answering what other threads ask through the mailbox.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use synod_protocol::{Instant, NodeId, Slot};
+use synod_protocol::{BarrierId, BarrierOutcome, Instant, NodeId, Slot, TransferOutcome};
 
 use super::Shard;
-use crate::error::TrimError;
+use crate::error::{BarrierError, TransferError, TrimError};
 use crate::mailbox::Request;
 
 /// Those who wait for something that no single turn brings. A receiver that is gone doesn't want to know, so that
@@ -16,6 +17,8 @@ use crate::mailbox::Request;
 #[derive(Default)]
 pub(super) struct Waiting {
     trims: Vec<PendingTrim>,
+    barriers: BTreeMap<BarrierId, oneshot::Sender<Result<Slot, BarrierError>>>,
+    transfer: Option<oneshot::Sender<Result<(), TransferError>>>,
     leaders: Vec<(Instant, oneshot::Sender<Option<NodeId>>)>,
     leader: Option<NodeId>,
 }
@@ -31,6 +34,26 @@ impl Waiting {
     pub(super) fn trimmed(&mut self, upto: Slot) {
         for trim in self.trims.extract_if(.., |trim| trim.upto <= upto) {
             let _ = trim.reply.send(Ok(upto));
+        }
+    }
+
+    /// A barrier is over.
+    pub(super) fn barrier_ended(&mut self, id: BarrierId, outcome: BarrierOutcome) {
+        if let Some(reply) = self.barriers.remove(&id) {
+            let _ = reply.send(match outcome {
+                BarrierOutcome::Reached(slot) => Ok(slot),
+                BarrierOutcome::Lost => Err(BarrierError::NoLeader),
+            });
+        }
+    }
+
+    /// The transfer is over.
+    pub(super) fn transfer_ended(&mut self, target: NodeId, outcome: TransferOutcome) {
+        if let Some(reply) = self.transfer.take() {
+            let _ = reply.send(match outcome {
+                TransferOutcome::Gone => Ok(()),
+                TransferOutcome::RolledBack => Err(TransferError::RolledBack(target)),
+            });
         }
     }
 
@@ -65,6 +88,13 @@ impl Waiting {
 
     /// Nobody gets anything more.
     pub(super) fn refuse(&mut self, error: &TrimError) {
+        let poisoned = matches!(error, TrimError::Poisoned);
+        for reply in std::mem::take(&mut self.barriers).into_values() {
+            let _ = reply.send(Err(if poisoned { BarrierError::Poisoned } else { BarrierError::Shutdown }));
+        }
+        if let Some(reply) = self.transfer.take() {
+            let _ = reply.send(Err(if poisoned { TransferError::Poisoned } else { TransferError::Shutdown }));
+        }
         for trim in self.trims.drain(..) {
             let _ = trim.reply.send(Err(error.clone()));
         }
@@ -111,6 +141,21 @@ impl Shard {
                         }
                     }));
                 }
+            },
+            Request::Barrier { reply } => match core.replica.barrier(now) {
+                Ok(id) => drop(core.waiting.barriers.insert(id, reply)),
+                Err(error) => {
+                    let _ = reply.send(Err(match error {
+                        _ if core.stopped.is_some() => BarrierError::Poisoned,
+                        synod_protocol::BarrierError::NoLeader => BarrierError::NoLeader,
+                        synod_protocol::BarrierError::Overloaded => BarrierError::Overloaded,
+                    }));
+                }
+            },
+            Request::Transfer { target, reply } => match core.replica.transfer(now, target) {
+                Ok(()) => core.waiting.transfer = Some(reply),
+                Err(_) if core.stopped.is_some() => drop(reply.send(Err(TransferError::Poisoned))),
+                Err(error) => drop(reply.send(Err(TransferError::Refused(error)))),
             },
             Request::MarkAt { slot, reply } => drop(reply.send(core.replica.mark_at(slot))),
             Request::WaitForLeader { timeout, reply } => core.waiting.wait_for_leader(now, timeout, reply),
