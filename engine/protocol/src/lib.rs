@@ -2,6 +2,7 @@
 //! of what is handed in, so the simulator, the model checker and the runtime drive the very same code.
 //!
 //! [`Replica`] is one node's part in one group. Its words are those of the glossary in `engine/docs/protocol.md`.
+//! [`decree`] is the plain case that it grew from: one instance, one command.
 #![forbid(unsafe_code)]
 
 // The test cluster in `tests/cluster` serves unit and integration tests alike, under one name of this crate.
@@ -11,6 +12,7 @@ extern crate self as synod_protocol;
 mod ballot;
 mod body;
 mod config;
+pub mod decree;
 mod effect;
 pub mod limits;
 mod message;
