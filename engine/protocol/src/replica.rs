@@ -542,12 +542,16 @@ struct Jitter(u64);
 
 impl Jitter {
     fn between(&mut self, shortest: Duration, longest: Duration) -> Duration {
+        let span = longest.saturating_sub(shortest).as_micros() as u64;
+        if span <= 1 {
+            // Nothing to draw: a model checker without time finds equal states equal.
+            return shortest;
+        }
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^= mixed >> 31;
-        let span = longest.saturating_sub(shortest).as_micros() as u64;
-        shortest + Duration::from_micros(mixed.checked_rem(span).unwrap_or(0))
+        shortest + Duration::from_micros(mixed % span)
     }
 }
