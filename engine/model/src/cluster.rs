@@ -1,0 +1,315 @@
+//! The model of the replicated log: three real replicas, a network without order, disks, and a bounded number of
+//! elections, crashes, duplicates and so on ([`Setup`]).
+
+use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use stateright::{Model, Property};
+use synod_protocol::{BodyHandle, Mark, Message, NodeId};
+
+use crate::check::{Checked, Stop};
+use crate::history::{History, Law, Sight};
+use crate::node::{Event, NODES, Node, Outcome, Rules};
+use crate::plant::Plant;
+use crate::setup::{Disk, Setup};
+use crate::shared::Shared;
+use crate::story::{show_body, show_message};
+
+/// A message under way.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Packet {
+    from: NodeId,
+    to: NodeId,
+    message: Message,
+}
+
+/// One state of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    nodes: [Shared<Node>; 3],
+    /// A set, ordered by fingerprint: a message that is under way already isn't sent again.
+    network: Vec<Shared<Packet>>,
+    history: Shared<History>,
+    spent: Spent,
+}
+
+/// How much of what the setup allows has happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Spent {
+    campaigns: [u8; 3],
+    crashes: u8,
+    duplicates: u8,
+    drops: u8,
+    ticks: u8,
+}
+
+impl Hash for State {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.nodes.hash(state);
+        self.network.hash(state);
+        self.history.hash(state);
+        self.spent.hash(state);
+    }
+}
+
+/// What may happen next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A message arrives.
+    Deliver(Shared<Packet>),
+    /// A message arrives, and will do so once more.
+    Duplicate(Shared<Packet>),
+    /// A message is lost.
+    Drop(Shared<Packet>),
+    /// The next append of a node is durable.
+    Durable(NodeId),
+    /// A node runs for leader.
+    Campaign(NodeId),
+    /// A node's other timers go off.
+    Tick(NodeId),
+    /// A leader proposes a body of so many slots.
+    Propose(NodeId, u32),
+    /// A leader has the bytes of a body that phase 1 revealed.
+    Obtain(NodeId, BodyHandle),
+    /// A leader has made no-ops.
+    Compose(NodeId, BodyHandle),
+    /// A node crashes, and starts again.
+    Crash(NodeId),
+}
+
+/// The model; see the module documentation.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    rules: Rules,
+    stop: Stop,
+}
+
+impl Cluster {
+    /// The cluster of `setup`, with a bug or without.
+    pub fn new(setup: Setup, plant: Option<Plant>) -> Cluster {
+        Cluster { rules: Rules { setup, plant }, stop: Stop::default() }
+    }
+
+    fn setup(&self) -> &Setup {
+        &self.rules.setup
+    }
+
+    /// What `state` becomes when `call` is made on a node.
+    fn call(&self, state: &mut State, id: NodeId, call: impl FnOnce(&mut Node, &Rules) -> Outcome) {
+        let index = id.0 as usize - 1;
+        let before = &state.nodes[index];
+        let stepped = catch_unwind(AssertUnwindSafe(|| before.changed(|node| call(node, &self.rules))));
+        match stepped {
+            Ok((node, outcome)) => {
+                state.nodes[index] = node;
+                self.take(state, id, outcome);
+            }
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().map(String::as_str);
+                let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("panic").to_owned();
+                let event = Event::Broken(Law::NoPanic, format!("{id} panics: {text}"));
+                self.take(state, id, Outcome { sent: Vec::new(), events: vec![event] });
+            }
+        }
+    }
+
+    fn take(&self, state: &mut State, id: NodeId, outcome: Outcome) {
+        let slots = self.setup().slots();
+        if !outcome.events.is_empty() {
+            state.history = state.history.changed(|history| note(history, id, outcome.events, slots)).0;
+        }
+        for (to, message) in outcome.sent {
+            if self.is_sent(&message) {
+                let packet = Shared::new(Packet { from: id, to, message });
+                if let Err(place) = position(&state.network, &packet) {
+                    state.network.insert(place, packet);
+                }
+            }
+        }
+        let State { nodes, network, .. } = state;
+        network.retain(|packet| {
+            let node = &nodes[packet.to.0 as usize - 1];
+            let ignored = node.ignores(&self.rules, &packet.message);
+            debug_assert!(!ignored || node.is_deaf_to(packet.from, &packet.message), "{packet:?} isn't ignored");
+            !ignored
+        });
+    }
+
+    fn is_sent(&self, message: &Message) -> bool {
+        self.setup().chatter
+            || match message {
+                Message::Heartbeat { mark, .. } => *mark != Mark::START,
+                Message::HeartbeatReply { .. } | Message::Reject { .. } => false,
+                _ => true,
+            }
+    }
+}
+
+fn note(history: &mut History, node: NodeId, events: Vec<Event>, slots: u64) {
+    for event in events {
+        match event {
+            Event::Proposed(ballot, body) => history.proposed(ballot, body),
+            Event::Voted(ballot, body) => history.voted(node, ballot, body),
+            Event::Claimed(ballot, first) => {
+                if !history.has_voted(node, ballot, first) {
+                    let breach = format!("{node} claims an accept of slot {first} that isn't durable");
+                    history.break_law(Law::PersistBeforeSpeak, breach);
+                }
+            }
+            Event::Delivered(body) => history.delivered(node, body, slots),
+            Event::Filled(filler, open) => history.filled(&filler, open.into_iter()),
+            Event::Seen(sight) => history.see(sight),
+            Event::Broken(law, breach) => history.break_law(law, breach),
+        }
+    }
+}
+
+fn position(network: &[Shared<Packet>], packet: &Shared<Packet>) -> Result<usize, usize> {
+    network.binary_search_by_key(&packet.fingerprint(), Shared::fingerprint)
+}
+
+fn remove(network: &mut Vec<Shared<Packet>>, packet: &Shared<Packet>) {
+    if let Ok(place) = position(network, packet) {
+        network.remove(place);
+    }
+}
+
+impl Model for Cluster {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let nodes = NODES.map(|id| Shared::new(Node::new(&self.rules, id)));
+        let history = Shared::new(History::default());
+        vec![State { nodes, network: Vec::new(), history, spent: Spent::default() }]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if self.stop.is_set() || !state.history.is_lawful() {
+            return;
+        }
+        let (setup, spent) = (self.setup(), &state.spent);
+        for packet in &state.network {
+            actions.push(Action::Deliver(packet.clone()));
+            if spent.duplicates < setup.duplicates {
+                actions.push(Action::Duplicate(packet.clone()));
+            }
+            if spent.drops < setup.drops {
+                actions.push(Action::Drop(packet.clone()));
+            }
+        }
+        for (index, (id, node)) in NODES.into_iter().zip(&state.nodes).enumerate() {
+            if setup.disk == Disk::Queued && node.has_pending() {
+                actions.push(Action::Durable(id));
+            }
+            if spent.campaigns[index] < setup.campaigns[index] {
+                actions.push(Action::Campaign(id));
+            }
+            if spent.ticks < setup.ticks && node.has_timer() {
+                actions.push(Action::Tick(id));
+            }
+            if let Some((first, count_max)) = node.opening() {
+                let lengths = setup.lengths(id, first.0).filter(|count| *count <= count_max);
+                actions.extend(lengths.map(|count| Action::Propose(id, count)));
+            }
+            actions.extend(node.obtaining().iter().map(|body| Action::Obtain(id, *body)));
+            actions.extend(node.composing().iter().map(|body| Action::Compose(id, *body)));
+            if spent.crashes < setup.crashes && setup.crashing[index] {
+                actions.push(Action::Crash(id));
+            }
+        }
+    }
+
+    fn next_state(&self, last: &State, action: Action) -> Option<State> {
+        let mut state = last.clone();
+        match action {
+            Action::Deliver(packet) => {
+                remove(&mut state.network, &packet);
+                self.call(&mut state, packet.to, |node, rules| {
+                    node.receive(rules, packet.from, packet.message.clone())
+                });
+            }
+            Action::Duplicate(packet) => {
+                state.spent.duplicates += 1;
+                self.call(&mut state, packet.to, |node, rules| {
+                    node.receive(rules, packet.from, packet.message.clone())
+                });
+            }
+            Action::Drop(packet) => {
+                state.spent.drops += 1;
+                remove(&mut state.network, &packet);
+            }
+            Action::Durable(id) => self.call(&mut state, id, Node::next_durable),
+            Action::Campaign(id) => {
+                state.spent.campaigns[id.0 as usize - 1] += 1;
+                self.call(&mut state, id, Node::campaign);
+            }
+            Action::Tick(id) => {
+                state.spent.ticks += 1;
+                self.call(&mut state, id, Node::tick);
+            }
+            Action::Propose(id, count) => self.call(&mut state, id, |node, rules| node.propose(rules, count)),
+            Action::Obtain(id, body) => self.call(&mut state, id, |node, rules| node.obtain(rules, &body)),
+            Action::Compose(id, body) => self.call(&mut state, id, |node, rules| node.compose(rules, &body)),
+            Action::Crash(id) => {
+                state.spent.crashes += 1;
+                self.call(&mut state, id, Node::crash);
+            }
+        }
+        Some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Cluster>> {
+        macro_rules! always {
+            ($($law:ident)*) => {
+                [$(Property::always(Law::$law.name(), |_, state: &State| state.history.breach(Law::$law).is_none()),)*]
+            };
+        }
+        macro_rules! sometimes {
+            ($($sight:ident)*) => {
+                [$(Property::sometimes(Sight::$sight.name(), |_, state: &State| state.history.has_seen(Sight::$sight)),)*]
+            };
+        }
+        let mut properties = Vec::from(always![
+            Agreement ChosenByQuorum ChosenStaysChosen OneValuePerBallot PromiseMonotonic PersistBeforeSpeak NoHalt
+            NoPanic
+        ]);
+        properties.extend(sometimes![
+            Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend
+        ]);
+        properties
+    }
+}
+
+impl Checked for Cluster {
+    fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    fn breach(&self, state: &State, property: &str) -> String {
+        let law = Law::ALL.iter().find(|law| law.name() == property);
+        law.and_then(|law| state.history.breach(*law)).unwrap_or_default().to_owned()
+    }
+
+    fn tell(&self, before: &State, action: &Action, after: &State) -> String {
+        let travels = |packet: &Packet| format!("{} -> {}: {}", packet.from, packet.to, show_message(&packet.message));
+        let mut line = match action {
+            Action::Deliver(packet) => travels(packet),
+            Action::Duplicate(packet) => format!("{} (and will arrive again)", travels(packet)),
+            Action::Drop(packet) => format!("{} is lost", travels(packet)),
+            Action::Durable(id) => format!("{id}: the next append is durable"),
+            Action::Campaign(id) => format!("{id} runs for leader"),
+            Action::Tick(id) => format!("{id}: timers go off"),
+            Action::Propose(id, count) => format!("{id} proposes a body of {count}"),
+            Action::Obtain(id, body) => format!("{id} has the bytes of {}", show_body(body)),
+            Action::Compose(id, body) => format!("{id} has made {}", show_body(body)),
+            Action::Crash(id) => format!("{id} crashes and starts again"),
+        };
+        for (id, (before, after)) in NODES.into_iter().zip(before.nodes.iter().zip(&after.nodes)) {
+            for body in after.delivered().iter().filter(|body| !before.delivered().contains(body)) {
+                line += &format!("; {id} delivers {}", show_body(body));
+            }
+        }
+        line
+    }
+}

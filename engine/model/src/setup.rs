@@ -1,0 +1,117 @@
+//! The named models of the replicated log: how much may happen in each.
+
+use synod_protocol::NodeId;
+
+/// When appends become durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// As soon as they are asked for.
+    AtOnce,
+    /// One by one, whenever the checker says so; what isn't durable yet is lost by a crash.
+    Queued,
+}
+
+/// A small cluster of three acceptors, and bounds on what happens to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Its name.
+    pub name: &'static str,
+    /// What it explores, in a line.
+    pub about: &'static str,
+    /// The bodies that each node may propose, as ranges of slots; a node without any only accepts.
+    pub bodies: [&'static [(u64, u64)]; 3],
+    /// How often each node may run for leader.
+    pub campaigns: [u8; 3],
+    /// How many crashes there may be.
+    pub crashes: u8,
+    /// Which nodes may crash.
+    pub crashing: [bool; 3],
+    /// How many messages may arrive twice.
+    pub duplicates: u8,
+    /// How many messages may be dropped by name. Any number may be lost besides: a message need not ever arrive.
+    pub drops: u8,
+    /// How many times a node's timers may go off other than for an election: heartbeats, retransmissions, fetches.
+    pub ticks: u8,
+    /// Whether refusals, answers to heartbeats, and heartbeats without news are sent at all. They cause no choice.
+    pub chatter: bool,
+    /// When appends become durable.
+    pub disk: Disk,
+    /// Whether bodies that phase 1 revealed, and no-ops, take their time to come to hand.
+    pub slow_bodies: bool,
+}
+
+impl Setup {
+    /// The last slot that anybody proposes.
+    pub fn slots(&self) -> u64 {
+        self.bodies.iter().flat_map(|bodies| bodies.iter()).map(|(_, end)| end - 1).max().unwrap_or(0)
+    }
+
+    /// The lengths of the bodies that `node` may propose at `first`.
+    pub fn lengths(&self, node: NodeId, first: u64) -> impl Iterator<Item = u32> + use<> {
+        let bodies = self.bodies[node.0 as usize - 1];
+        bodies.iter().filter(move |(start, _)| *start == first).map(|(start, end)| (end - start) as u32)
+    }
+
+    /// The model of this name.
+    pub fn named(name: &str) -> Option<Setup> {
+        Setup::ALL.iter().copied().find(|setup| setup.name == name)
+    }
+
+    /// All of them, from small to large.
+    pub const ALL: &[Setup] = &[
+        Setup {
+            name: "duel",
+            about: "two proposers, one ballot each, one body of different length each",
+            bodies: [&[(1, 2)], &[(1, 3)], &[]],
+            campaigns: [1, 1, 0],
+            ..QUIET
+        },
+        Setup {
+            name: "overlap",
+            about: "three ballots of two proposers, bodies 1..3 against 1..2 and 2..4",
+            bodies: [&[(1, 3)], &[(1, 2), (2, 4)], &[]],
+            campaigns: [2, 1, 0],
+            ..QUIET
+        },
+        Setup {
+            name: "crash",
+            about: "two ballots, a slow disk, and a crash of any node",
+            bodies: [&[(1, 2)], &[(1, 3)], &[]],
+            campaigns: [1, 1, 0],
+            crashes: 1,
+            crashing: [true; 3],
+            disk: Disk::Queued,
+            ..QUIET
+        },
+        Setup {
+            name: "full",
+            about: "four ballots, three slots of overlapping bodies, slow disks, a crash, loss, duplication, timers",
+            bodies: [&[(1, 2), (2, 4)], &[(1, 3), (3, 4)], &[]],
+            campaigns: [2, 2, 0],
+            crashes: 1,
+            crashing: [true; 3],
+            duplicates: 1,
+            drops: 1,
+            ticks: 1,
+            chatter: true,
+            disk: Disk::Queued,
+            slow_bodies: true,
+        },
+    ];
+}
+
+/// Nothing goes wrong but delay, loss and elections.
+const QUIET: Setup = Setup {
+    name: "",
+    about: "",
+    bodies: [&[], &[], &[]],
+    campaigns: [0; 3],
+    crashes: 0,
+    crashing: [false; 3],
+    duplicates: 0,
+    drops: 0,
+    ticks: 0,
+    chatter: false,
+    disk: Disk::AtOnce,
+    slow_bodies: false,
+};
