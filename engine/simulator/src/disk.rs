@@ -416,6 +416,11 @@ impl SegmentStore for Image<'_> {
         buffer.copy_from_slice(found);
         Ok(())
     }
+
+    fn lend(&self, file: FileId, offset: u64, bytes: usize) -> Option<&[u8]> {
+        let start = offset as usize;
+        self.files.get(&file)?.get(start..start + bytes)
+    }
 }
 
 #[cfg(test)]

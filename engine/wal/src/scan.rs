@@ -558,7 +558,8 @@ impl OldTable {
     }
 }
 
-/// A window on a file: what is read ahead is kept, so that a walk reads every byte once.
+/// A window on a file: what is read ahead is kept, so that a walk reads every byte once. What the store lends is used
+/// where it lies.
 struct Reader<'store> {
     store: &'store dyn SegmentStore,
     file: FileId,
@@ -583,6 +584,9 @@ impl<'store> Reader<'store> {
 
     /// At most the longest record at a time, so the window is bounded.
     fn bytes(&mut self, offset: u64, bytes: usize) -> Result<&[u8], ReadError> {
+        if let Some(lent) = self.store.lend(self.file, offset, bytes) {
+            return Ok(lent);
+        }
         let end = self.start + self.window.len() as u64;
         if offset < self.start || offset + bytes as u64 > end {
             self.load(offset, bytes)?;

@@ -25,6 +25,12 @@ pub trait SegmentStore {
     /// # Errors
     /// If it can't be read, or ends before the buffer is full ([`io::ErrorKind::UnexpectedEof`]).
     fn read_at(&self, file: FileId, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// The bytes that [`SegmentStore::read_at`] would copy, if the store has them in memory and lends them; then nobody
+    /// copies them. `None`, as by default, where they must be read, or can't be.
+    fn lend(&self, _file: FileId, _offset: u64, _bytes: usize) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// Files in memory, for tests and simulations.
@@ -85,9 +91,17 @@ impl SegmentStore for MemoryStore {
 
     fn read_at(&self, file: FileId, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let content = self.find(file)?;
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let found = start.checked_add(buffer.len()).and_then(|end| content.get(start..end));
+        let found = part(content, offset, buffer.len());
         buffer.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
         Ok(())
     }
+
+    fn lend(&self, file: FileId, offset: u64, bytes: usize) -> Option<&[u8]> {
+        part(self.files.get(&file)?, offset, bytes)
+    }
+}
+
+fn part(content: &[u8], offset: u64, bytes: usize) -> Option<&[u8]> {
+    let start = usize::try_from(offset).ok()?;
+    content.get(start..start.checked_add(bytes)?)
 }
