@@ -230,8 +230,8 @@ impl Invariants {
     }
 
     /// What a message claims of its sender's log that isn't durable, in words.
-    pub fn unbacked_claim(message: &Message, held: &Durability, oracle: &Oracle) -> Option<String> {
-        persist_before_speak::unbacked_claim(message, held, oracle)
+    pub fn unbacked_claim(&self, node: usize, message: &Message, held: &Durability, oracle: &Oracle) -> Option<String> {
+        persist_before_speak::unbacked_claim(message, self.stable[node], held, oracle)
     }
 
     /// Whether a message claims anything of its sender's log.

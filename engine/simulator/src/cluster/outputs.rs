@@ -148,10 +148,10 @@ impl Cluster {
         let is_claim = Invariants::is_claim(message);
         let mut unbacked = None;
         if is_claim {
-            unbacked = Invariants::unbacked_claim(message, &self.nodes[index].durability, &self.oracle);
+            unbacked = self.unbacked_claim(index, message);
             if unbacked.is_some() && !self.nodes[index].durability.is_verified() {
                 self.verify_disk(index);
-                unbacked = Invariants::unbacked_claim(message, &self.nodes[index].durability, &self.oracle);
+                unbacked = self.unbacked_claim(index, message);
             }
         }
         self.stats.coverage.note_sent(message);
@@ -166,6 +166,10 @@ impl Cluster {
         if is_claim && self.inspect_random.chance(self.plan.inspect) {
             self.inspect_disk(index);
         }
+    }
+
+    fn unbacked_claim(&self, index: usize, message: &Message) -> Option<String> {
+        self.invariants.unbacked_claim(index, message, &self.nodes[index].durability, &self.oracle)
     }
 
     fn dispatch(&mut self, packet: Packet, message: &Message) {

@@ -9,8 +9,10 @@ use crate::durability::Durability;
 use crate::network::node_id;
 use crate::oracle::Oracle;
 
-/// What a message claims that isn't durable, in words; none if all of it is.
-pub(super) fn unbacked_claim(message: &Message, disk: &Durability, oracle: &Oracle) -> Option<String> {
+/// What a message claims that isn't durable, in words; none if all of it is. Below `stable` its sender has claimed
+/// everything before, and was held to it then: what is durable stays so.
+pub(super) fn unbacked_claim(message: &Message, stable: Slot, disk: &Durability, oracle: &Oracle) -> Option<String> {
+    let checked = stable.max(oracle.trimmed());
     let promise = |ballot: Ballot| {
         (disk.promised() < ballot).then(|| format!("the highest durable promise is {}", disk.promised()))
     };
@@ -24,7 +26,7 @@ pub(super) fn unbacked_claim(message: &Message, disk: &Durability, oracle: &Orac
             .then(|| format!("the accept at slot {first} isn't durable"))
             .or_else(|| promise(*ballot)),
         Message::HeartbeatReply { stable, .. } => {
-            let claimed = oracle.chosen_from(oracle.trimmed()).take_while(|chosen| chosen.body.end() <= *stable);
+            let claimed = oracle.chosen_from(checked).take_while(|chosen| chosen.body.end() <= *stable);
             let lacking = claimed.into_iter().find(|chosen| !disk.holds(chosen.body.id))?;
             Some(format!("{:?}, below the stable slot, isn't durable", lacking.body))
         }
