@@ -18,6 +18,7 @@ use crate::disk::{Completion, OperationId};
 use crate::faults::partitions::Partition;
 use crate::faults::slow_disks::DiskFaults;
 use crate::invariants::{Invariants, Property, Violation};
+use crate::narrowing::Narrowing;
 use crate::network::{Network, Packet, node_id};
 use crate::node::{Finish, Node};
 use crate::oracle::Oracle;
@@ -49,6 +50,8 @@ pub struct Options {
     pub only: Option<Property>,
     /// Print every event.
     pub trace: bool,
+    /// What of the plan is left out, to find a small case.
+    pub narrowing: Narrowing,
 }
 
 pub(crate) enum Event {
@@ -112,14 +115,22 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster that is about to start.
     pub fn new(options: Options) -> Cluster {
+        let mut plan = Plan::draw(options.seed, options.nodes);
+        options.narrowing.apply(&mut plan);
+        let mut cluster = Cluster::with_plan(options, plan);
+        cluster.schedule_beginning();
+        cluster
+    }
+
+    /// A cluster of nodes that are down; nothing is scheduled.
+    fn with_plan(options: Options, plan: Plan) -> Cluster {
         let seed = options.seed;
-        let plan = Plan::draw(seed, options.nodes);
         let stream = |concern| Random::stream(seed, concern);
         let mut nodes: Vec<Node> = (0..plan.nodes()).map(|index| Node::bootstrapped(index, seed, &plan)).collect();
         if options.plant == Some(Plant::LyingDisk) {
             nodes.iter_mut().for_each(|node| node.disk.lie());
         }
-        let mut cluster = Cluster {
+        Cluster {
             options,
             schedule: Schedule::new(START),
             deferred: nodes.iter().map(|_| Vec::new()).collect(),
@@ -140,9 +151,7 @@ impl Cluster {
             read_random: stream("barriers"),
             nodes,
             plan,
-        };
-        cluster.schedule_beginning();
-        cluster
+        }
     }
 
     fn schedule_beginning(&mut self) {
@@ -160,18 +169,26 @@ impl Cluster {
     /// Runs to the end, or to the first violation.
     pub fn run(&mut self) {
         while !self.over && self.invariants.violation().is_none() {
-            let Some(event) = self.schedule.next() else { break };
-            self.stats.events += 1;
-            if self.stats.events > EVENTS_MAX {
-                let detail = format!("the run is still busy after {EVENTS_MAX} events; {}", self.describe_nodes());
-                self.invariants.report(Property::Liveness, detail);
-                break;
+            if self.options.narrowing.events.is_some_and(|most| self.stats.events >= most) {
+                return;
             }
-            self.handle(event);
+            let Some(event) = self.schedule.next() else { break };
+            self.step(event);
         }
         if self.invariants.violation().is_none() {
             self.invariants.ended(&self.oracle);
         }
+    }
+
+    fn step(&mut self, event: Event) {
+        self.stats.events += 1;
+        if self.stats.events > EVENTS_MAX {
+            let detail = format!("the run is still busy after {EVENTS_MAX} events; {}", self.describe_nodes());
+            self.invariants.report(Property::Liveness, detail);
+            self.over = true;
+            return;
+        }
+        self.handle(event);
     }
 
     fn handle(&mut self, event: Event) {

@@ -112,6 +112,11 @@ impl Oracle {
         self.commands.get(usize::try_from(id.0).ok()?)
     }
 
+    /// How many commands clients have made.
+    pub fn commands_count(&self) -> u64 {
+        self.commands.len() as u64
+    }
+
     /// All commands.
     pub fn commands(&self) -> impl Iterator<Item = (CommandId, &CommandState)> {
         self.commands.iter().enumerate().map(|(index, state)| (CommandId(index as u64), state))

@@ -62,7 +62,7 @@ impl Plan {
         let configuration = Configuration::genesis(members, alpha).expect("drawn within bounds");
         let log = draw_log(random);
         let geometry = Geometry::new(log.segment_bytes).expect("drawn from valid sizes");
-        let election_timeout = Duration::from_millis(random.pick(&[30, 100, 100, 300, 600]));
+        let election_timeout = Duration::from_millis(random.pick(&[30, 100, 300, 600, 600, 1000, 2000]));
         let faulty_time = election_timeout * random.within(15..=50) as u32;
         let workload = WorkloadPlan::draw(random, alpha, geometry, faulty_time);
         Plan {

@@ -78,6 +78,17 @@ impl<E> Schedule<E> {
         Some(entry.event)
     }
 
+    /// When the next event is.
+    pub fn next_at(&self) -> Option<Instant> {
+        self.queue.peek().map(|entry| entry.at)
+    }
+
+    /// Lets time go on to `until`, where nothing is scheduled before.
+    pub fn pass(&mut self, until: Instant) {
+        debug_assert!(self.next_at().is_none_or(|at| at >= until), "events are never passed over");
+        self.now = self.now.max(until);
+    }
+
     /// Gives every scheduled event another time, or forgets it. Those of one instant stay in order.
     pub fn reschedule(&mut self, time: impl Fn(Instant, &E) -> Option<Instant>) {
         let entries = std::mem::take(&mut self.queue).into_iter();

@@ -15,6 +15,12 @@ use crate::node::GROUP;
 use crate::oracle::{COMMAND_BYTES_MIN, CommandId, Oracle};
 use crate::random::{Chance, Random};
 
+/// Commands that every run carries at least.
+pub const COMMANDS_MIN: u64 = 1000;
+
+/// How often clients do something at least while something goes wrong.
+const TURNS_MIN: u64 = 150;
+
 /// What clients do in a run.
 #[derive(Clone, Debug)]
 pub struct WorkloadPlan {
@@ -34,6 +40,8 @@ pub struct WorkloadPlan {
     pub trim: Chance,
     /// Some node is asked for a slot as well.
     pub read: Chance,
+    /// Commands that clients hand in at least; what they couldn't while something went wrong, they do when all is well.
+    pub commands_min: u64,
 }
 
 impl WorkloadPlan {
@@ -45,8 +53,10 @@ impl WorkloadPlan {
         let longest = random.spread(8..=2000).min(room / commands_max - 8);
         let shortest = if random.chance(Chance::of(1, 2)) { longest } else { COMMAND_BYTES_MIN as u64 };
         let burst = random.pick(&[1, 1, 3, 10]);
-        // They go on for as long as anything goes wrong.
-        let turns = random.within(200..=1000) / burst.min(3);
+        // They go on for as long as anything goes wrong, and find nobody who leads for some of that time.
+        let wanted = random.within(COMMANDS_MIN..=2 * COMMANDS_MIN);
+        let mean_of_turn = (1 + commands_max) * (1 + burst) / 4;
+        let turns = (wanted / mean_of_turn.max(1)).max(TURNS_MIN);
         let interval = (time.as_micros() as u64 / turns).max(4);
         WorkloadPlan {
             every: Duration::from_micros(interval / 4)..=Duration::from_micros(interval * 3),
@@ -57,6 +67,7 @@ impl WorkloadPlan {
             record_bytes_max,
             trim: random.pick(&[Chance::NEVER, Chance::of(1, 100), Chance::of(1, 15)]),
             read: random.pick(&[Chance::NEVER, Chance::of(1, 5), Chance::of(1, 1)]),
+            commands_min: COMMANDS_MIN,
         }
     }
 

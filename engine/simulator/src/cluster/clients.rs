@@ -13,10 +13,19 @@ use crate::random::Chance;
 
 use super::{Cluster, Event};
 
+/// The longest time between two submissions once all is well.
+const CALM_WAIT: Duration = Duration::from_millis(5);
+
 impl Cluster {
     pub(super) fn client(&mut self) {
         let workload = &self.plan.workload;
         let mut wait = workload.draw_wait(&mut self.client_random);
+        if self.is_calm() {
+            if self.has_load() {
+                return;
+            }
+            wait = wait.min(CALM_WAIT);
+        }
         if self.options.plant == Some(Plant::AmbientChance) {
             wait += Duration::from_micros(RandomState::new().hash_one(0) % 100);
         }

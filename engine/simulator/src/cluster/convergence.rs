@@ -39,7 +39,8 @@ enum Stage {
     Partial { cut: Cut },
     /// Waiting until everybody has everything.
     Healing,
-    /// Everybody has everything and one leader, and old messages come again: for a while, nobody may raise a ballot.
+    /// Everybody has everything and one leader, clients make up for what they couldn't hand in before, and old messages
+    /// come again: for a while, nobody may raise a ballot.
     Calm { until: Instant },
     /// What is left is to read everything back.
     Reading,
@@ -97,9 +98,10 @@ impl Cluster {
                 self.stats.healing_longest_timeouts = (waited.as_micros() * 1000 / timeout.as_micros().max(1)) as u64;
                 self.network.calm();
                 self.enter(Stage::Calm { until: now.plus(timeout * CALM_TIMEOUTS) });
+                self.schedule.after(Duration::ZERO, Event::Client);
             }
             Stage::Healing => self.submit_probes(convergence),
-            Stage::Calm { until } if now >= until => {
+            Stage::Calm { until } if now >= until && self.has_load() && self.is_complete() => {
                 self.enter(Stage::Reading);
                 self.read_everything();
             }
@@ -151,8 +153,18 @@ impl Cluster {
         self.convergence.is_some_and(|convergence| is_calm(convergence.stage))
     }
 
+    /// Whether clients have handed in as many commands as a run is to carry.
+    pub(super) fn has_load(&self) -> bool {
+        self.oracle.commands_count() >= self.plan.workload.commands_min
+    }
+
     /// Whether a command made after the faults is acknowledged, and everybody durably has all that was ever chosen.
     fn has_converged(&self, convergence: Convergence) -> bool {
+        self.commands_acked() > convergence.acked_before && self.is_complete()
+    }
+
+    /// Whether everybody follows one leader and durably has all that was ever chosen.
+    fn is_complete(&self) -> bool {
         let end = self.oracle.chosen_end();
         let complete = |node: &Node| {
             let Some((status, running)) = node.status().zip(node.running.as_ref()) else { return false };
@@ -161,8 +173,7 @@ impl Cluster {
                 && status.mark.slot == end
                 && status.open_bodies == 0
         };
-        let acked = self.commands_acked() > convergence.acked_before;
-        acked && self.follows_one_leader() && self.nodes.iter().all(complete)
+        self.follows_one_leader() && self.nodes.iter().all(complete)
     }
 
     /// Whether everybody follows one leader and has promised its ballot: then nobody has a reason for another one.
