@@ -314,12 +314,18 @@ impl<P: Buffers> LoggedReplica<P> {
 
     /// A segment file couldn't be created, for want of space: only new client commands suffer.
     pub fn handle_file_failed(&mut self, now: Instant, file: FileId) {
+        if self.fenced {
+            return;
+        }
         self.wal.handle_file_failed(file);
         self.drain(now);
     }
 
     /// Asks again for the file that couldn't be created.
     pub fn retry_file(&mut self, now: Instant) {
+        if self.fenced {
+            return;
+        }
         self.wal.retry();
         self.drain(now);
     }
