@@ -1,11 +1,14 @@
 //! A cluster in one thread: the event loop that drives every node, and the state around the nodes.
 //!
 //! A run has two phases. In the first everything goes wrong that the plan has drawn, and only safety is asked for. Then
-//! faults stop for everybody, and the cluster must come together.
+//! faults stop, for everybody or for a quorum while the others stay broken for ever, and the cluster must come together,
+//! or the harness proves that too much was damaged.
 
 mod clients;
 mod convergence;
+mod damage;
 mod faults;
+mod operators;
 mod outputs;
 mod reads;
 
@@ -52,6 +55,8 @@ pub struct Options {
     pub trace: bool,
     /// What of the plan is left out, to find a small case.
     pub narrowing: Narrowing,
+    /// Majority quorums, sound disks, careful operators and steady clocks, whatever the seed draws.
+    pub mild: bool,
 }
 
 pub(crate) enum Event {
@@ -75,6 +80,16 @@ pub(crate) enum Event {
     Pause,
     /// A node goes on.
     Resume { node: usize, life: u32 },
+    /// Something stored changes by itself.
+    Rot,
+    /// Somebody restarts a node that reported a failure.
+    Restart { node: usize, life: u32 },
+    /// A node asks again for the file that it couldn't have.
+    RetryFile { node: usize, life: u32 },
+    /// Somebody makes a mistake with directories.
+    Mistake,
+    /// Somebody puts right what can be put right.
+    PutRight,
     /// Faults stop.
     Heal,
     /// Time to look how far the cluster has come together.
@@ -103,6 +118,12 @@ pub struct Cluster {
     stats: Stats,
     convergence: Option<Convergence>,
     over: bool,
+    /// Too much was damaged for the cluster to go on, and that is proven.
+    stopped: bool,
+    /// A mistake that nobody has put right yet.
+    mistake: Option<operators::Made>,
+    /// Until when each disk has no room for another file.
+    full_until: Vec<Instant>,
     client_random: Random,
     crash_random: Random,
     disk_random: Random,
@@ -110,12 +131,19 @@ pub struct Cluster {
     partition_random: Random,
     pause_random: Random,
     read_random: Random,
+    damage_random: Random,
+    operator_random: Random,
+    core_random: Random,
 }
 
 impl Cluster {
     /// A cluster that is about to start.
     pub fn new(options: Options) -> Cluster {
-        let mut plan = Plan::draw(options.seed, options.nodes);
+        let draw = if options.mild { Plan::mild } else { Plan::draw };
+        let mut plan = draw(options.seed, options.nodes);
+        if let Some(plant) = options.plant {
+            plant.alter_plan(&mut plan);
+        }
         options.narrowing.apply(&mut plan);
         let mut cluster = Cluster::with_plan(options, plan);
         cluster.schedule_beginning();
@@ -142,6 +170,9 @@ impl Cluster {
             stats: Stats { runs: 1, ..Stats::default() },
             convergence: None,
             over: false,
+            stopped: false,
+            mistake: None,
+            full_until: vec![START; nodes.len()],
             client_random: stream("clients"),
             crash_random: stream("crashes"),
             disk_random: stream("disks"),
@@ -149,6 +180,9 @@ impl Cluster {
             partition_random: stream("partitions"),
             pause_random: stream("pauses"),
             read_random: stream("barriers"),
+            damage_random: stream("damage"),
+            operator_random: stream("mistakes"),
+            core_random: stream("core"),
             nodes,
             plan,
         }
@@ -164,6 +198,9 @@ impl Cluster {
         self.schedule_cut();
         self.schedule_crash();
         self.schedule_pause();
+        self.schedule_rot();
+        self.schedule_mistake();
+        self.note_plan();
     }
 
     /// Runs to the end, or to the first violation.
@@ -176,7 +213,7 @@ impl Cluster {
             self.step(event);
         }
         if self.invariants.violation().is_none() {
-            self.invariants.ended(&self.oracle);
+            self.invariants.ended(self.stopped, &self.oracle);
         }
     }
 
@@ -203,6 +240,11 @@ impl Cluster {
             Event::Start { node, life } => self.start(node, life),
             Event::Pause => self.pause(),
             Event::Resume { node, life } => self.resume(node, life),
+            Event::Rot => self.rot(),
+            Event::Restart { node, life } => self.restart(node, life),
+            Event::RetryFile { node, life } => self.retry_file(node, life),
+            Event::Mistake => self.make_mistake(),
+            Event::PutRight => self.put_right(),
             Event::Heal => self.heal(),
             Event::Probe => self.probe(),
         }
@@ -210,6 +252,11 @@ impl Cluster {
 
     fn now(&self) -> Instant {
         self.schedule.now()
+    }
+
+    /// What a node's own clock shows: the only time that it is told.
+    fn timer(&self, node: usize) -> Instant {
+        self.plan.faults.clocks.timer(node, self.now())
     }
 
     fn arrive(&mut self, packet: &Rc<Packet>) {
@@ -228,7 +275,7 @@ impl Cluster {
         if self.nodes[node].life != life || self.nodes[node].running.is_none() {
             return;
         }
-        let completion = self.nodes[node].disk.complete(operation);
+        let completion = self.complete(node, operation, finish);
         self.note_durable(node);
         if self.nodes[node].paused_until.is_some() {
             return self.deferred[node].push(Deferred::Finish(finish, completion));
@@ -237,11 +284,15 @@ impl Cluster {
         self.drain(node);
     }
 
-    fn finish(&mut self, node: usize, finish: Finish, completion: Completion) {
+    fn finish(&mut self, node: usize, finish: Finish, mut completion: Completion) {
         let now = self.now();
+        if matches!(completion, Completion::Failed) {
+            completion = self.failed(node, finish);
+        }
+        let timer = self.timer(node);
         self.trace.note(now, "disk", &[node as u64, finish_number(finish)], || format!("{} {finish:?}", node_id(node)));
         if let Some(running) = &mut self.nodes[node].running {
-            running.finish(now, finish, completion);
+            running.finish(timer, finish, completion);
         }
     }
 
@@ -255,7 +306,7 @@ impl Cluster {
     }
 
     fn wake(&mut self, node: usize, life: u32) {
-        let now = self.now();
+        let (now, timer) = (self.now(), self.timer(node));
         let Node { life: current_life, paused_until, running: Some(running), .. } = &mut self.nodes[node] else {
             return;
         };
@@ -267,15 +318,16 @@ impl Cluster {
             // It looks at its deadlines when it goes on.
             return;
         }
-        running.replica.handle_timeout(now);
+        running.replica.handle_timeout(timer);
         self.drain(node);
     }
 
     fn schedule_wake(&mut self, index: usize) {
         let now = self.now();
+        let clocks = &self.plan.faults.clocks;
         let node = &mut self.nodes[index];
         let Some(running) = &mut node.running else { return };
-        let deadline = running.replica.poll_deadline();
+        let deadline = clocks.when(index, running.replica.poll_deadline());
         if deadline < running.wake_at && deadline != Instant(u64::MAX) {
             // A deadline that has passed already still takes a moment: time must go on.
             running.wake_at = deadline.max(now.plus(Duration::from_micros(1)));
@@ -324,7 +376,10 @@ impl Cluster {
     /// What every node thinks, for a report.
     fn describe_nodes(&self) -> String {
         let describe = |node: &Node| match &node.running {
-            None => format!("{} is down", node_id(node.index)),
+            None => match &node.refused {
+                Some(error) => format!("{} doesn't start: {error}", node_id(node.index)),
+                None => format!("{} is down", node_id(node.index)),
+            },
             Some(running) => {
                 let status = running.replica.status();
                 format!("{} thinks {:?}, log {:?}", node_id(node.index), status.protocol, status.log)

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use synod_protocol::{Message, RejectReason};
-use synod_wal::{RecordKind, RecoveredLog};
+use synod_wal::scan::HoleCause;
+use synod_wal::{DamageCause, RecordKind, RecoverError, RecoveredLog};
+
+use crate::disk::Astray;
+use crate::faults::partitions::Cut;
 
 /// Names of what can be reached, each with a count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +72,94 @@ impl Coverage {
         "sent ask read point",
         "sent read point",
         "refused: not leader",
+        "a bit rotted",
+        "a block can't be read",
+        "a block can't be read for a while",
+        "a block rotted",
+        "a block was torn",
+        "a file couldn't be had",
+        "a log was full",
+        "a node found its log damaged",
+        "a node that crashes at every start",
+        "a sector rotted",
+        "a sync failed",
+        "a wall clock that jumps",
+        "a write failed",
+        "a write was lost",
+        "a write went to another file",
+        "a write went to another place",
+        "an old copy lacked something",
+        "an old copy was put back",
+        "answered a reader: damaged",
+        "answered a reader: fenced",
+        "came together without some nodes",
+        "copied a segment",
+        "crashed a leader",
+        "cut a segment short",
+        "cut: chain",
+        "cut: deaf",
+        "cut: everything",
+        "cut: flapping",
+        "cut: groups",
+        "cut: hub",
+        "cut: mute",
+        "cut: one way",
+        "cut: pair",
+        "damage: a block",
+        "damage: an old block",
+        "damage: in a record",
+        "damage: no slots known",
+        "damage: slots named",
+        "everybody exposed to damage",
+        "everybody lost power",
+        "left a node down for ever",
+        "left clients without an answer",
+        "logs of few files",
+        "no start: can't read",
+        "no start: corrupt",
+        "no start: doubtful",
+        "no start: duplicate",
+        "no start: empty",
+        "no start: file length",
+        "no start: header",
+        "no start: identity",
+        "no start: segment missing",
+        "paused a leader",
+        "quorums: alike",
+        "quorums: many accept",
+        "quorums: many promise",
+        "refused: disk full",
+        "removed a segment",
+        "restarted a fenced node",
+        "restarted an alarmed node",
+        "saved a directory",
+        "sent unavailable",
+        "some exposed to damage",
+        "started on a damaged disk",
+        "stopped: no quorum of intact promises",
+        "struck a footer",
+        "struck a header",
+        "struck a record or a seal",
+        "struck zeros",
+        "swapped directories",
+        "timers that drift",
+        "told a client: chosen",
+        "told a client: refused",
+        "wiped a directory",
+    ];
+
+    /// What only many thousand seeds reach.
+    pub const RARE: &[&str] = &[
+        "a lost write that nobody could notice came true",
+        "a read failed",
+        "damage: a seal",
+        "damage: an early end",
+        "damage: another end",
+        "damage: another predecessor",
+        "no start: header lost",
+        "no start: successor missing",
+        "stopped: a chosen body has no intact copy",
+        "stopped: no intact copy",
     ];
 
     /// Notes that something was reached.
@@ -125,6 +217,63 @@ impl Coverage {
         });
     }
 
+    /// Notes a cut.
+    pub fn note_cut(&mut self, cut: Cut) {
+        self.note(match cut {
+            Cut::Nothing => "cut: nothing",
+            Cut::Everything => "cut: everything",
+            Cut::Groups(_) => "cut: groups",
+            Cut::Deaf(_) => "cut: deaf",
+            Cut::Mute(_) => "cut: mute",
+            Cut::Pair(..) => "cut: pair",
+            Cut::OneWay(..) => "cut: one way",
+            Cut::Hub(_) => "cut: hub",
+            Cut::Chain => "cut: chain",
+        });
+    }
+
+    /// Notes a write that went astray.
+    pub fn note_astray(&mut self, astray: Astray) {
+        self.note(match astray {
+            Astray::Nowhere => "a write was lost",
+            Astray::SameFile => "a write went to another place",
+            Astray::OtherFile => "a write went to another file",
+        });
+    }
+
+    /// Notes why a node doesn't start.
+    pub fn note_refused(&mut self, error: &RecoverError) {
+        self.note(match error {
+            RecoverError::SegmentBytes(_) => "no start: segment size",
+            RecoverError::List(_) => "no start: can't list",
+            RecoverError::Read(_) => "no start: can't read",
+            RecoverError::Empty => "no start: empty",
+            RecoverError::Identity { .. } => "no start: identity",
+            RecoverError::Header { .. } => "no start: header",
+            RecoverError::FileBytes { .. } => "no start: file length",
+            RecoverError::Duplicate { .. } => "no start: duplicate",
+            RecoverError::HeaderLost { .. } => "no start: header lost",
+            RecoverError::Missing { .. } => "no start: segment missing",
+            RecoverError::SuccessorMissing { .. } => "no start: successor missing",
+            RecoverError::Corrupt { .. } => "no start: corrupt",
+            RecoverError::Doubtful { .. } => "no start: doubtful",
+            RecoverError::Conflict { .. } => "no start: conflict",
+            RecoverError::OtherGroup { .. } => "no start: other group",
+        });
+        if let RecoverError::Corrupt { damage, .. } | RecoverError::Doubtful { damage, .. } = error {
+            self.note(match &damage.cause {
+                DamageCause::Hole(HoleCause::Head(_)) => "damage: a block",
+                DamageCause::Hole(HoleCause::Blocks { .. }) => "damage: in a record",
+                DamageCause::Hole(HoleCause::Old) => "damage: an old block",
+                DamageCause::Hole(_) => "damage: an early end",
+                DamageCause::Seal => "damage: a seal",
+                DamageCause::End { .. } => "damage: another end",
+                DamageCause::Previous { .. } => "damage: another predecessor",
+            });
+            self.note(if damage.slots.is_some() { "damage: slots named" } else { "damage: no slots known" });
+        }
+    }
+
     /// Notes a recovery.
     pub fn note_recovered(&mut self, recovered: &RecoveredLog) {
         if recovered.index.iter_from(recovered.mark.slot).next().is_some() {
@@ -153,7 +302,8 @@ impl Coverage {
 
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unreached = Coverage::EXPECTED.iter().filter(|what| self.count(what) == 0).map(|what| (*what, 0));
+        let unreached =
+            Coverage::EXPECTED.iter().chain(Coverage::RARE).filter(|what| self.count(what) == 0).map(|what| (*what, 0));
         for (what, count) in self.counts.iter().map(|(what, count)| (*what, *count)).chain(unreached) {
             writeln!(f, "{count:12} {what}")?;
         }

@@ -6,6 +6,12 @@
 //! completed ones, still unsynced, and any subset of the blocks of those that were in flight.
 //!
 //! A sync covers what was complete when it was *begun*: what completes while it runs is left out, as a kernel may do.
+//!
+//! Both images are the truth: what was written. What the medium does to it lies above ([`damage`]), and shows in
+//! [`Disk::seen`] and in reads.
+
+pub mod damage;
+mod strikes;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +23,9 @@ use synod_frame::{BLOCK_BYTES, RecordBuffer};
 use synod_wal::{FileId, SegmentStore, SyncMode};
 
 use crate::random::{Chance, Random};
+
+use damage::Damage;
+pub use strikes::Struck;
 
 /// The number of something that the disk was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,7 +96,7 @@ impl Write {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct File {
     live: Vec<u8>,
     durable: Vec<u8>,
@@ -112,7 +121,7 @@ impl File {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Operation {
     Write {
         file: FileId,
@@ -147,10 +156,31 @@ pub enum Completion {
     Done,
     /// The bytes that were read.
     Read(Vec<u8>),
+    /// It failed. What a failed write or sync has done is unknown.
+    Failed,
+}
+
+/// A block that a power failure may leave half written.
+#[derive(Clone, Debug)]
+pub struct Tear {
+    file: FileId,
+    block: usize,
+    mixed: Vec<u8>,
+}
+
+/// Where a write that goes astray ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Astray {
+    /// Nowhere: it is lost.
+    Nowhere,
+    /// At another place of its file.
+    SameFile,
+    /// In another file.
+    OtherFile,
 }
 
 /// See the module documentation.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Disk {
     mode: SyncMode,
     files: BTreeMap<FileId, File>,
@@ -159,12 +189,24 @@ pub struct Disk {
     writes: u64,
     /// Claims that syncs and `O_DSYNC` writes reached the medium, which they don't: a planted bug.
     lies: bool,
+    damage: Damage,
 }
 
 impl Disk {
     /// An empty disk.
     pub fn new(mode: SyncMode) -> Disk {
-        Disk { mode, files: BTreeMap::new(), in_flight: BTreeMap::new(), operations: 0, writes: 0, lies: false }
+        let damage = Damage::default();
+        Disk { mode, files: BTreeMap::new(), in_flight: BTreeMap::new(), operations: 0, writes: 0, lies: false, damage }
+    }
+
+    /// Whether there is no file at all.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// What the medium has done to it.
+    pub fn damage(&self) -> &Damage {
+        &self.damage
     }
 
     /// From now on the disk claims durability without providing it.
@@ -232,6 +274,7 @@ impl Disk {
         match self.in_flight.remove(&id).expect("an operation completes once") {
             Operation::Write { file, write } => {
                 let content = self.files.get_mut(&file).expect("files aren't removed");
+                self.damage.written(file, &write.range());
                 write.apply(&mut content.live);
                 match self.mode {
                     SyncMode::Dsync if hardens => {
@@ -251,6 +294,7 @@ impl Disk {
             }
             Operation::Zero { file, zeros } => {
                 let content = self.files.get_mut(&file).expect("files aren't removed");
+                self.damage.written(file, &zeros.range());
                 zeros.apply(&mut content.live);
                 content.harden(|_| true);
                 zeros.apply(&mut content.durable);
@@ -261,10 +305,10 @@ impl Disk {
                 let content = self.files.entry(file).or_default();
                 *content = zeros;
                 content.resize(bytes);
+                self.damage.created(file);
             }
             Operation::Read { file, offset, bytes } => {
-                let content = &self.files[&file];
-                return Completion::Read(content.live[offset..offset + bytes].to_vec());
+                return self.read_seen(file, offset..offset + bytes);
             }
         }
         Completion::Done
@@ -324,6 +368,7 @@ impl Disk {
     pub fn wipe(&mut self) {
         self.files.clear();
         self.in_flight.clear();
+        self.damage = Damage::default();
     }
 
     /// Whether every byte of the range would survive a power failure as the process sees it.
@@ -342,13 +387,28 @@ impl Disk {
 
     /// What the process sees.
     pub fn live(&self) -> Image<'_> {
-        Image { files: self.files.iter().map(|(file, content)| (*file, Cow::from(&content.live))).collect() }
+        let files = self.files.iter().map(|(file, content)| (*file, Cow::from(&content.live))).collect();
+        Image { files, unreadable: Vec::new() }
+    }
+
+    /// What a process finds: what was written, as far as the medium gives it back.
+    pub fn seen(&self) -> Image<'_> {
+        let mut image = self.live();
+        if !self.damage.is_empty() {
+            image.files.retain(|file, _| !self.damage.is_removed(*file));
+            for (file, content) in image.files.iter_mut().filter(|(file, _)| self.damage.is_in(**file)) {
+                self.damage.overlay(*file, content.to_mut());
+            }
+            image.unreadable = self.damage.unreadable().collect();
+        }
+        image
     }
 
     /// What a power failure leaves for certain.
     pub fn durable(&self) -> Image<'_> {
         let certain = self.files.iter().filter(|(_, content)| content.named && content.sized);
-        Image { files: certain.map(|(file, content)| (*file, Cow::from(&content.durable))).collect() }
+        let files = certain.map(|(file, content)| (*file, Cow::from(&content.durable))).collect();
+        Image { files, unreadable: Vec::new() }
     }
 
     /// What a power failure at this moment might leave: some blocks of what isn't synced or still in flight.
@@ -392,6 +452,8 @@ fn blocks_of(write: Write) -> impl Iterator<Item = Write> {
 #[derive(Clone, Debug)]
 pub struct Image<'a> {
     files: BTreeMap<FileId, Cow<'a, [u8]>>,
+    /// Blocks that can't be read.
+    unreadable: Vec<(FileId, usize)>,
 }
 
 impl Image<'_> {
@@ -412,6 +474,13 @@ impl SegmentStore for Image<'_> {
     fn read_at(&self, file: FileId, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let content = self.content(file)?;
         let start = offset as usize;
+        let range = start..start + buffer.len();
+        let bad = |(other, block): &(FileId, usize)| {
+            *other == file && overlap(&(block * BLOCK_BYTES..(block + 1) * BLOCK_BYTES), &range)
+        };
+        if self.unreadable.iter().any(bad) {
+            return Err(io::Error::other("input/output error"));
+        }
         let found = content.get(start..start + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         buffer.copy_from_slice(found);
         Ok(())

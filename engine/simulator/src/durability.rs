@@ -29,6 +29,8 @@ struct Pending {
     bytes: u64,
     epoch: u64,
     record: Record,
+    /// What the record says was durable before it.
+    says_durable: Lsn,
 }
 
 /// See the module documentation; one per node.
@@ -47,6 +49,10 @@ pub struct Durability {
     promised: Ballot,
     accepted: BTreeSet<(BodyId, Ballot)>,
     held: BTreeSet<BodyId>,
+    /// Everything before this position was durable, as intact durable records say.
+    proof: Lsn,
+    /// A write or a sync of this life failed: from here on nothing is known.
+    failed: bool,
     /// Whether what this life recovered was looked up on the disk since.
     verified: bool,
 }
@@ -64,6 +70,8 @@ impl Durability {
             promised: Ballot::ZERO,
             accepted: BTreeSet::new(),
             held: BTreeSet::new(),
+            proof: Lsn::ZERO,
+            failed: false,
             verified: false,
         }
     }
@@ -95,13 +103,14 @@ impl Durability {
             RecordHeader::decode(block, self.salt, at, epoch).expect("a log writes valid records only");
         assert_eq!(header.record_bytes as usize, bytes.len(), "a record is written whole");
         let record = Record { meta: header.meta, body: body.as_ref().map(BodyHeader::handle) };
-        self.pending.push_back(Pending { file, offset, bytes: bytes.len() as u64, epoch, record });
+        let says_durable = header.durable;
+        self.pending.push_back(Pending { file, offset, bytes: bytes.len() as u64, epoch, record, says_durable });
         record
     }
 
     /// The oldest record that has become durable since the last call, if there is one.
     pub fn next_durable(&mut self, disk: &Disk) -> Option<Record> {
-        let pending = self.pending.front()?;
+        let pending = self.pending.front().filter(|_| !self.failed)?;
         if !disk.is_durable(pending.file, pending.offset..pending.offset + pending.bytes) {
             return None;
         }
@@ -113,7 +122,12 @@ impl Durability {
             }
         }
         self.reached = Some(here);
-        let record = self.pending.pop_front().expect("seen just now").record;
+        let pending = self.pending.pop_front().expect("seen just now");
+        let range = pending.offset as usize..(pending.offset + pending.bytes) as usize;
+        if disk.damage().spares(pending.file, &range) {
+            self.proof = self.proof.max(pending.says_durable);
+        }
+        let record = pending.record;
         self.promised = self.promised.max(record.meta.promised);
         if let Some(body) = record.body.filter(|_| record.meta.kind.fills_slots()) {
             self.held.insert(body.id);
@@ -124,12 +138,18 @@ impl Durability {
         Some(record)
     }
 
+    /// A write or a sync failed: whatever isn't durable by now may never be.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+
     /// The process ends: what isn't durable is in doubt until it is found again.
     pub fn crash(&mut self) {
         self.pending.clear();
         self.epochs.clear();
         self.reached = None;
         self.footers.clear();
+        self.failed = false;
         self.verified = false;
     }
 
@@ -151,6 +171,29 @@ impl Durability {
             }
         }
         news
+    }
+
+    /// Where in the log a place of a file lies, if its segment was begun in this life.
+    pub fn position(&self, file: FileId, offset: u64) -> Option<Lsn> {
+        let epoch = *self.epochs.get(&file)?;
+        Some(Lsn::new(epoch, self.geometry.segment_bytes(), offset))
+    }
+
+    /// Everything before this position is proven to have been durable, by what is intact on the disk.
+    pub fn proof(&self) -> Lsn {
+        self.proof
+    }
+
+    /// An old copy was put back, and this is what it holds: whatever came later was never claimed.
+    pub fn roll_back(&mut self, recovered: &RecoveredLog) {
+        self.crash();
+        self.promised = self.promised.min(recovered.promised);
+        self.proof = self.proof.min(recovered.proven);
+        let entries = || recovered.index.iter_from(recovered.index.base().slot);
+        let accepted: BTreeSet<_> = entries().map(|entry| (entry.body.id, entry.ballot)).collect();
+        let held: BTreeSet<_> = entries().map(|entry| entry.body.id).collect();
+        self.accepted.retain(|accept| accepted.contains(accept));
+        self.held.retain(|id| held.contains(id));
     }
 
     /// The highest promise that is durable.

@@ -1,12 +1,15 @@
 //! What goes wrong in a run: one file a family. Each seed draws which families take part and how hard (swarm testing),
 //! so that one kind of fault doesn't hide what another would show; some seeds have none at all.
 //!
-//! Damage to stored bytes (rot, lost and misdirected writes, failed syncs, full disks) is no part of this yet: every
-//! error that a run meets is therefore one of the code.
+//! Damage to stored bytes strikes only where the [`atlas`] allows it: every other error that a run meets is one of the
+//! code.
 
+pub mod atlas;
 pub mod clocks;
 pub mod crashes;
+pub mod disk_damage;
 pub mod messages;
+pub mod operators;
 pub mod partitions;
 pub mod pauses;
 pub mod slow_disks;
@@ -15,7 +18,9 @@ use std::time::Duration;
 
 use clocks::ClockFaults;
 use crashes::CrashFaults;
+use disk_damage::DiskDamage;
 use messages::MessageFaults;
+use operators::OperatorFaults;
 use partitions::PartitionFaults;
 use pauses::PauseFaults;
 use slow_disks::DiskFaults;
@@ -35,8 +40,12 @@ pub struct Faults {
     pub pauses: PauseFaults,
     /// Disks that take their time.
     pub disks: DiskFaults,
-    /// Wall clocks that differ.
+    /// Clocks that differ.
     pub clocks: ClockFaults,
+    /// Disks that do wrong.
+    pub damage: DiskDamage,
+    /// People who do.
+    pub operators: OperatorFaults,
 }
 
 impl Faults {
@@ -51,6 +60,26 @@ impl Faults {
             pauses: PauseFaults::draw(random, pace),
             disks: DiskFaults::draw(random, pace),
             clocks: ClockFaults::draw(random, pace),
+            damage: DiskDamage::none(),
+            operators: OperatorFaults::none(),
         }
+    }
+
+    /// Takes back what [`Faults::draw_hard`] has drawn.
+    pub fn make_mild(&mut self) {
+        self.damage = DiskDamage::none();
+        self.operators = OperatorFaults::none();
+        self.clocks.be_steady();
+        self.crashes.storm = None;
+    }
+
+    /// Draws what disks and people get wrong, and clocks that drift, in a cluster of so many nodes, `needed` of which
+    /// work without the others. Each has a stream of its own: where nothing is drawn, a seed runs as it would without.
+    pub fn draw_hard(&mut self, seed: u64, pace: Duration, nodes: usize, needed: usize) {
+        let pace = pace.as_micros() as u64;
+        self.damage = DiskDamage::draw(&mut Random::stream(seed, "disk damage"), pace, nodes, needed);
+        self.operators = OperatorFaults::draw(&mut Random::stream(seed, "operators"), pace);
+        self.clocks.draw_drift(&mut Random::stream(seed, "clock drift"), pace);
+        self.crashes.draw_storm(&mut Random::stream(seed, "restart storms"), nodes);
     }
 }

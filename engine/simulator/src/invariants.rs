@@ -5,16 +5,22 @@
 mod accepted_is_reported;
 mod acked_durability;
 mod agreement;
+mod alpha_window;
 mod append_order;
 mod chain_equal;
 mod chosen_by_quorum;
+mod fencing;
+mod identity;
 mod linearizable_reads;
 mod log_time;
+mod no_amnesic_vote;
 mod one_leader_per_ballot;
 mod one_value_per_ballot;
+mod outcome_honesty;
 mod persist_before_speak;
 mod prefix_without_gaps;
 mod promise_monotonic;
+mod quorum_intersection;
 mod tail_reads;
 mod trim_safety;
 mod validity;
@@ -31,10 +37,13 @@ use crate::oracle::{CommandId, Oracle};
 use accepted_is_reported::AcceptedIsReported;
 use chain_equal::ChainEqual;
 use chosen_by_quorum::ChosenByQuorum;
+use fencing::Fencing;
+use no_amnesic_vote::NoAmnesicVote;
 use one_leader_per_ballot::OneLeaderPerBallot;
 use one_value_per_ballot::OneValuePerBallot;
 use prefix_without_gaps::PrefixWithoutGaps;
 use promise_monotonic::PromiseMonotonic;
+use quorum_intersection::QuorumIntersection;
 use trim_safety::TrimSafety;
 
 macro_rules! properties {
@@ -82,13 +91,20 @@ properties! {
     AppendOrder "append-order" "I12",
     LinearizableReads "linearizable-reads" "I13",
     LogTime "log-time" "time",
+    OutcomeHonesty "outcome-honesty" "I15",
     TrimSafety "trim-safety" "I16",
+    AlphaWindow "alpha-window" "I18",
+    QuorumIntersection "quorum-intersection" "I19",
+    Identity "identity" "I20",
+    NoAmnesicVote "no-amnesic-vote" "I21",
+    Fencing "fencing" "I22",
     TailReads "tail-reads" "I23",
     NoPanic "no-panic" "I25",
     Liveness "liveness" "I26",
     Stability "stability" "I27",
     Determinism "determinism" "I30",
     Recovers "recovers" "L1",
+    CleanStop "clean-stop" "stop",
     NoHalt "no-halt" "halt",
 }
 
@@ -149,6 +165,10 @@ pub struct Invariants {
     prefix_without_gaps: PrefixWithoutGaps,
     chain_equal: ChainEqual,
     trim_safety: TrimSafety,
+    quorum_intersection: QuorumIntersection,
+    no_amnesic_vote: NoAmnesicVote,
+    fencing: Fencing,
+    alpha: u32,
     /// The highest slot that each node has called stable.
     stable: Vec<Slot>,
 }
@@ -158,6 +178,10 @@ impl Invariants {
     pub fn new(configuration: Configuration, only: Option<Property>) -> Invariants {
         let nodes = configuration.members.len();
         Invariants {
+            quorum_intersection: QuorumIntersection::new(&configuration),
+            no_amnesic_vote: NoAmnesicVote::new(nodes),
+            fencing: Fencing::new(nodes),
+            alpha: configuration.alpha,
             only,
             violation: None,
             chosen_by_quorum: ChosenByQuorum::new(configuration),
@@ -224,6 +248,10 @@ impl Invariants {
             self.promise_monotonic.check_sent(node, message),
             self.accepted_is_reported.check_sent(node, message, oracle),
             self.chain_equal.check_sent(node, message),
+            alpha_window::check_sent(node, message, self.alpha),
+            self.quorum_intersection.check_sent(node, message),
+            self.no_amnesic_vote.check_sent(node, message),
+            self.fencing.check_sent(node, life, message),
         ] {
             self.judge(verdict);
         }
@@ -242,20 +270,53 @@ impl Invariants {
     /// What recovery makes of a node's disk: after a crash, or as it would be if power failed now.
     pub fn recovered(&mut self, node: usize, held: &Durability, recovered: &RecoveredLog, oracle: &Oracle) {
         self.trim_safety.note_base(node, recovered.index.base().slot);
-        let spoken = self.promise_monotonic.spoken(node);
-        for verdict in [
-            persist_before_speak::check_recovered(node, spoken, recovered),
-            persist_before_speak::check_stable(node, self.stable[node], recovered, oracle),
-            self.accepted_is_reported.check_recovered(node, recovered, oracle),
-            acked_durability::check_recovered(node, held, recovered, oracle),
-        ] {
+        for verdict in self.check_recovered(node, held, recovered, oracle) {
             self.judge(verdict);
         }
     }
 
+    fn check_recovered(
+        &self,
+        node: usize,
+        held: &Durability,
+        recovered: &RecoveredLog,
+        oracle: &Oracle,
+    ) -> [Verdict; 4] {
+        let spoken = self.promise_monotonic.spoken(node);
+        [
+            persist_before_speak::check_recovered(node, spoken, recovered),
+            persist_before_speak::check_stable(node, self.stable[node], recovered, oracle),
+            self.accepted_is_reported.check_recovered(node, recovered, oracle),
+            acked_durability::check_recovered(node, held, recovered, oracle),
+        ]
+    }
+
+    /// What a node once claimed and this log doesn't have, in words; none if it has everything.
+    pub fn forgotten(
+        &self,
+        node: usize,
+        held: &Durability,
+        recovered: &RecoveredLog,
+        oracle: &Oracle,
+    ) -> Option<String> {
+        let verdicts = self.check_recovered(node, held, recovered, oracle);
+        verdicts.into_iter().find_map(Result::err).map(|violation| violation.detail)
+    }
+
+    /// A write or a sync of a node failed.
+    pub fn failed(&mut self, node: usize, life: u32) {
+        self.fencing.note_failed(node, life);
+    }
+
+    /// A node starts on the directory of `owner`.
+    pub fn opened(&mut self, node: usize, owner: usize) {
+        self.judge(identity::check_started(node, owner));
+    }
+
     /// A node starts with this log. What of it is marked as chosen counts as delivered by it: it may have crashed right
-    /// before it told anybody.
-    pub fn started(&mut self, node: usize, recovered: &RecoveredLog, oracle: &mut Oracle) {
+    /// before it told anybody. `forgotten` is what it lacks, see [`Invariants::forgotten`].
+    pub fn started(&mut self, node: usize, recovered: &RecoveredLog, forgotten: Option<String>, oracle: &mut Oracle) {
+        self.no_amnesic_vote.start(node, forgotten);
         for entry in recovered.index.iter_from(recovered.index.base().slot) {
             let (body, Some(chain)) = (entry.body, entry.chosen) else { break };
             self.judge(agreement::check_delivery(oracle, node, &body));
@@ -283,6 +344,10 @@ impl Invariants {
             self.prefix_without_gaps.check_delivery(node, body, mark),
             self.chain_equal.check_delivery(node, body, mark),
         ] {
+            self.judge(verdict);
+        }
+        if let Some(nodes) = self.chosen_by_quorum.quorum_of(body.id) {
+            let verdict = self.quorum_intersection.note_chosen(nodes);
             self.judge(verdict);
         }
         self.note_chosen(node, body, mark, oracle);
@@ -318,8 +383,9 @@ impl Invariants {
         self.judge(Err(tail_reads::nothing(node, slot)));
     }
 
-    /// A client is told where its command is.
-    pub fn acked(&mut self, id: CommandId, slot: Slot, oracle: &mut Oracle) {
+    /// A client is told by a node where its command is.
+    pub fn acked(&mut self, node: usize, life: u32, id: CommandId, slot: Slot, oracle: &mut Oracle) {
+        self.judge(self.fencing.check_told(node, life));
         self.judge(append_order::check_ack(oracle, id, slot));
         oracle.ack(id, slot);
     }
@@ -329,9 +395,12 @@ impl Invariants {
         self.judge(acked_durability::check_held_at_end(node, recovered, oracle));
     }
 
-    /// The run is over.
-    pub fn ended(&mut self, oracle: &Oracle) {
-        self.judge(acked_durability::check_at_end(oracle));
-        self.judge(self.trim_safety.check_at_end(oracle));
+    /// The run is over. If it `stopped` because too much was damaged, not everything could be read any more.
+    pub fn ended(&mut self, stopped: bool, oracle: &Oracle) {
+        self.judge(acked_durability::check_at_end(stopped, oracle));
+        self.judge(outcome_honesty::check_at_end(oracle));
+        if !stopped {
+            self.judge(self.trim_safety.check_at_end(oracle));
+        }
     }
 }

@@ -47,6 +47,10 @@ struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: Option<u8>,
 
+    /// Majority quorums, sound disks, careful operators and steady clocks, whatever the seed draws
+    #[arg(long)]
+    mild: bool,
+
     /// Threads; as many as there are cores if not given
     #[arg(long)]
     threads: Option<usize>,
@@ -83,6 +87,8 @@ fn main() -> ExitCode {
         plant: arguments.plant,
         only: arguments.only,
         trace: arguments.trace,
+        mild: arguments.mild,
+        ..Options::default()
     };
     let started = Instant::now();
     let (stats, violated) = match arguments.seed {

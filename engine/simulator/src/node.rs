@@ -7,6 +7,7 @@ use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTE
 use synod_protocol::{
     AcceptedBody, Ballot, BarrierId, Configurations, Instant, Mark, Recovered, Replica, Slot, Status,
 };
+use synod_wal::scan::read_segment_header;
 use synod_wal::{
     Action, Buffers, ExpectedIdentity, FileId, Geometry, LogIdentity, LoggedReplica, ReadId, RecoverError,
     RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover,
@@ -91,8 +92,24 @@ pub struct Node {
     pub running: Option<Running>,
     /// Until when it stands still, if it does.
     pub paused_until: Option<Instant>,
+    /// Whose directory it has: its own, unless somebody mixed them up.
+    pub home: usize,
+    /// Why it doesn't start, if it tried and didn't.
+    pub refused: Option<RecoverError>,
+    /// It stays down for ever, although it could start.
+    pub left_out: bool,
+    /// It couldn't read something of its log in this life.
+    pub alarmed: bool,
     identity: LogIdentity,
+    segment_bytes: u64,
     random: Random,
+}
+
+/// A copy of a node's directory.
+pub struct DirectoryCopy {
+    /// What is on its disk.
+    pub disk: Disk,
+    boot_counter: u64,
 }
 
 impl Node {
@@ -114,7 +131,12 @@ impl Node {
             life: 0,
             running: None,
             paused_until: None,
+            home: index,
+            refused: None,
+            left_out: false,
+            alarmed: false,
             identity,
+            segment_bytes: plan.log.segment_bytes,
             random: Random::stream(seed, &format!("node {index}")),
         };
         node.bootstrap(plan);
@@ -162,9 +184,40 @@ impl Node {
         recover(image, &self.expected(), plan.log.segment_bytes)
     }
 
+    /// Its directory as it is now, boot counter included.
+    pub fn copy_directory(&self) -> DirectoryCopy {
+        DirectoryCopy { disk: self.disk.clone(), boot_counter: self.identity.boot_counter }
+    }
+
+    /// Somebody puts a copy back.
+    pub fn restore(&mut self, copy: DirectoryCopy) {
+        (self.disk, self.identity.boot_counter) = (copy.disk, copy.boot_counter);
+    }
+
+    /// Takes another node's directory for its own: a planted bug.
+    pub fn assume_identity(&mut self, node: usize) {
+        self.identity.node = node_id(node);
+        self.identity.incarnation = incarnation(node);
+        let geometry = Geometry::new(self.segment_bytes).expect("plans are valid");
+        self.durability = Durability::new(self.identity.expected().salt(), geometry);
+    }
+
+    /// The file of the segment that was begun last, as far as headers can be read.
+    pub fn newest_file(&self) -> Option<FileId> {
+        let image = self.disk.seen();
+        let geometry = Geometry::new(self.segment_bytes).expect("plans are valid");
+        let files = image.files().ok()?.into_iter();
+        let epoch = |file: &FileId| {
+            let header = read_segment_header(&image, *file, geometry).ok()?.ok()?;
+            Some(header.epoch)
+        };
+        files.max_by_key(epoch)
+    }
+
     /// Starts the process on what was recovered.
     pub fn start(&mut self, now: Instant, plan: &Plan, recovered: RecoveredLog, plant: Option<Plant>) {
         self.life += 1;
+        self.alarmed = false;
         self.identity.boot_counter += 1;
         let boot = match plant {
             Some(Plant::ReusesBallots) => 1,
@@ -210,6 +263,8 @@ impl Running {
     /// Tells the node what its disk has done.
     pub fn finish(&mut self, now: Instant, finish: Finish, completion: Completion) {
         match (finish, completion) {
+            (Finish::Written(_) | Finish::Synced(_), Completion::Failed) => self.replica.handle_failed(),
+            (Finish::FileReady(file), Completion::Failed) => self.replica.handle_file_failed(now, file),
             (Finish::Written(write), _) => self.replica.handle_written(now, write),
             (Finish::Synced(sync), _) => self.replica.handle_synced(now, sync),
             (Finish::FileReady(file), _) => self.replica.handle_file_ready(now, file),
@@ -218,7 +273,7 @@ impl Running {
                 record.as_mut().copy_from_slice(&bytes);
                 self.replica.handle_read(now, read, Some(record));
             }
-            (Finish::Read(read), Completion::Done) => self.replica.handle_read(now, read, None),
+            (Finish::Read(read), Completion::Done | Completion::Failed) => self.replica.handle_read(now, read, None),
         }
     }
 }

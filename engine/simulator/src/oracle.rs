@@ -26,6 +26,8 @@ pub struct CommandState {
     pub delivered: Option<Slot>,
     /// Where its client was told that it is.
     pub acked: Option<Slot>,
+    /// Whether its client was told that it will never be anywhere. If it was told nothing at all, its fate is unknown.
+    pub refused: bool,
 }
 
 /// A body that was delivered by somebody.
@@ -78,6 +80,7 @@ impl Oracle {
             acked_before: self.acked_highest,
             delivered: None,
             acked: None,
+            refused: false,
         });
         id
     }
@@ -131,6 +134,11 @@ impl Oracle {
     pub fn ack(&mut self, id: CommandId, slot: Slot) {
         self.commands[id.0 as usize].acked = Some(slot);
         self.acked_highest = self.acked_highest.max(slot);
+    }
+
+    /// A client is told that its command was not taken.
+    pub fn refuse(&mut self, id: CommandId) {
+        self.commands[id.0 as usize].refused = true;
     }
 
     /// Notes a body that somebody wrote. Whether it is a rival: another one that begins at its slot was written before.

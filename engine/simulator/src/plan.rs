@@ -10,6 +10,9 @@ use crate::network::node_id;
 use crate::random::{Chance, Random};
 use crate::workload::WorkloadPlan;
 
+/// Files that a log may have unless full disks are drawn, or faults have stopped: never as many as a run fills.
+pub const POOL_FILES_MAX: u32 = 10_000;
+
 /// The plan of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -65,7 +68,7 @@ impl Plan {
         let election_timeout = Duration::from_millis(random.pick(&[30, 100, 300, 600, 600, 1000, 2000]));
         let faulty_time = election_timeout * random.within(15..=50) as u32;
         let workload = WorkloadPlan::draw(random, alpha, geometry, faulty_time);
-        Plan {
+        let mut plan = Plan {
             protocol: draw_protocol(random, election_timeout, workload.record_bytes_max),
             logged: LoggedSettings {
                 cache_bytes: random.pick(&[0, 16 << 10, 256 << 10, 16 << 20]),
@@ -78,7 +81,45 @@ impl Plan {
             workload,
             reads: ReadsPlan::draw(&mut Random::stream(seed, "reads")),
             inspect: Chance::of(1, 100),
+        };
+        plan.draw_quorums(&mut Random::stream(seed, "quorums"));
+        let (nodes, needed) = (plan.nodes(), plan.needed());
+        plan.faults.draw_hard(seed, election_timeout, nodes, needed);
+        if let Some(files_max) = plan.faults.damage.files_max {
+            plan.log.pool_files_max = files_max;
         }
+        plan
+    }
+
+    /// The same plan with majority quorums, sound disks, careful operators and steady clocks.
+    #[must_use]
+    pub fn mild(seed: u64, nodes: Option<usize>) -> Plan {
+        let mut plan = Plan::draw(seed, nodes);
+        let majority = plan.nodes() as u32 / 2 + 1;
+        (plan.configuration.prepare_quorum, plan.configuration.accept_quorum) = (majority, majority);
+        plan.faults.make_mild();
+        plan.log.pool_files_max = POOL_FILES_MAX;
+        plan
+    }
+
+    /// Draws quorums of different sizes.
+    fn draw_quorums(&mut self, random: &mut Random) {
+        let nodes = self.nodes() as u64;
+        if nodes == 1 || !random.chance(Chance::of(1, 4)) {
+            return;
+        }
+        let accept = random.within(1..=nodes);
+        // Most are as small as they may be; a few meet in more nodes than they must.
+        let least = nodes + 1 - accept;
+        let prepare = if random.chance(Chance::of(1, 4)) { random.within(least..=nodes) } else { least };
+        let configuration = &mut self.configuration;
+        (configuration.prepare_quorum, configuration.accept_quorum) = (prepare as u32, accept as u32);
+        configuration.check().expect("drawn to intersect");
+    }
+
+    /// How many nodes can do everything without the others.
+    pub fn needed(&self) -> usize {
+        self.configuration.prepare_quorum.max(self.configuration.accept_quorum) as usize
     }
 
     /// How many nodes there are.
@@ -99,8 +140,7 @@ fn draw_log(random: &mut Random) -> LogSettings {
         segment_bytes: random.pick(&[64 << 10, 64 << 10, 64 << 10, 128 << 10, 512 << 10]),
         sync: random.pick(&[SyncMode::Dsync, SyncMode::Fdatasync]),
         pool_free_min,
-        // Full disks are a fault of their own.
-        pool_files_max: 10_000,
+        pool_files_max: POOL_FILES_MAX,
     }
 }
 

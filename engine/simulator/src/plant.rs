@@ -6,7 +6,10 @@ use std::str::FromStr;
 
 use synod_protocol::{Ballot, BodyId, Mark, Message, Recovered, Slot};
 
+use crate::faults::operators::{Mistake, OperatorFaults};
 use crate::invariants::Property;
+use crate::plan::Plan;
+use crate::random::Chance;
 
 macro_rules! plants {
     ($($(#[$doc:meta])* $plant:ident $name:literal => $($property:ident)|+,)*) => {
@@ -94,6 +97,28 @@ plants! {
     AmbientChance "ambient-chance" => Determinism,
     /// The disk loses a write that it reported as synced.
     LosesWrite "loses-write" => Recovers,
+    /// A leader that lost its office tells clients that it refused what it had proposed.
+    RefusesProposed "refuses-proposed" => OutcomeHonesty,
+    /// A proposer goes on as if alpha were no bound to it.
+    OverrunsAlpha "overruns-alpha" => AlphaWindow,
+    /// A candidate takes it that everybody has promised whom it asks.
+    SkimpsPhaseOne "skimps-phase-one" => QuorumIntersection,
+    /// A node starts on whatever directory it finds.
+    IgnoresIdentity "ignores-identity" => Identity,
+    /// An old copy of a directory is put back, whatever was claimed since: nothing of the code finds that out yet.
+    RollsBack "rolls-back" => NoAmnesicVote | PersistBeforeSpeak,
+    /// A clone of a node, made when the cluster began, answers with its promises.
+    ClonedVoter "cloned-voter" => AcceptedIsReported,
+    /// A node goes on after a failed write as if it had succeeded.
+    SpeaksAfterFailure "speaks-after-failure" => Fencing,
+    /// A failed sync is tried again, and its success believed.
+    RetriesSync "retries-sync" => Fencing | PersistBeforeSpeak,
+    /// A node whose log is damaged begins with an empty one.
+    RebuildsDamaged "rebuilds-damaged" => AcceptedIsReported | NoAmnesicVote,
+    /// A node that can't start blames a file that is sound.
+    BlamesAnother "blames-another" => CleanStop,
+    /// Part of what an acceptor has accepted is left out of its promise.
+    OmitsAccept "omits-accept" => AcceptedIsReported,
     /// A message's mark has another chain, as if from a node with another history.
     ForgesChain "forges-chain" => NoHalt,
 }
@@ -116,6 +141,23 @@ impl FromStr for Plant {
 }
 
 impl Plant {
+    /// What faults a plant needs to show.
+    pub(crate) fn alter_plan(self, plan: &mut Plan) {
+        let pace = plan.protocol.election_timeout;
+        match self {
+            Plant::RollsBack | Plant::IgnoresIdentity => {
+                plan.faults.operators = OperatorFaults {
+                    every: Some(pace * 2..=pace * 6),
+                    lasts: pace / 2..=pace * 2,
+                    always: Some(if self == Plant::RollsBack { Mistake::RollBack } else { Mistake::Swap }),
+                };
+            }
+            Plant::SpeaksAfterFailure => plan.faults.damage.write_error = Chance::of(1, 100),
+            Plant::RetriesSync => plan.faults.damage.sync_error = Chance::of(1, 20),
+            _ => {}
+        }
+    }
+
     /// What a node makes of what recovery found.
     pub(crate) fn alter_recovered(self, recovered: &mut Recovered) {
         match self {
@@ -148,6 +190,8 @@ impl Plant {
     pub(crate) fn alter_sent(self, message: &mut Message) {
         match (self, message) {
             (Plant::ClaimsStable, Message::HeartbeatReply { mark, stable, .. }) => *stable = mark.slot,
+            (Plant::OverrunsAlpha, Message::Accept { mark, .. }) => *mark = Mark::START,
+            (Plant::OmitsAccept, Message::Promise { accepted, .. }) => drop(accepted.pop()),
             (Plant::ForgesChain, Message::Heartbeat { mark, .. }) if mark.slot > Slot(50) => mark.chain.0 ^= 1,
             _ => {}
         }

@@ -33,6 +33,9 @@ impl Outcome {
         if let Some(nodes) = self.options.nodes {
             replay += &format!(" --nodes {nodes}");
         }
+        if self.options.mild {
+            replay += " --mild";
+        }
         if let Some(plant) = self.options.plant {
             replay += &format!(" --plant {plant}");
         }

@@ -111,9 +111,15 @@ impl Desk {
         self.queue.is_empty()
     }
 
-    /// The node leads no longer: what waits is turned away, what was proposed may or may not come to be.
-    pub fn turn_away(&mut self) {
-        self.queue.clear();
+    /// The node leads no longer: what waits is turned away, what was proposed may or may not come to be. Returns the
+    /// commands that are turned away.
+    pub fn turn_away(&mut self) -> Vec<CommandId> {
+        self.queue.drain(..).flat_map(|queued| queued.commands).collect()
+    }
+
+    /// Everything that was proposed here and not delivered yet.
+    pub fn unknown(&self) -> impl Iterator<Item = CommandId> {
+        self.proposed.values().flatten().copied()
     }
 
     /// Makes a body of the oldest submissions, as many as fit; none if nothing waits, or the oldest doesn't fit yet.

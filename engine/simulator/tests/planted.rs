@@ -67,6 +67,17 @@ planted! {
     a_panic Panics,
     ambient_chance AmbientChance,
     a_lost_write LosesWrite,
+    a_refusal_that_is_none RefusesProposed,
+    a_proposer_beyond_alpha OverrunsAlpha,
+    a_leader_without_a_quorum SkimpsPhaseOne,
+    another_nodes_directory IgnoresIdentity,
+    an_old_copy_put_back RollsBack,
+    a_cloned_voter ClonedVoter,
+    words_after_a_failure SpeaksAfterFailure,
+    a_sync_tried_again RetriesSync,
+    a_damaged_log_begun_anew RebuildsDamaged,
+    a_sound_file_blamed BlamesAnother,
+    an_accept_left_out OmitsAccept,
     a_forged_chain ForgesChain,
 }
 

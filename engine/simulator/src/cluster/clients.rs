@@ -63,7 +63,13 @@ impl Cluster {
             if leads {
                 leaders.push(index);
             } else {
-                running.desk.turn_away();
+                if self.options.plant == Some(Plant::RefusesProposed) {
+                    running.desk.unknown().for_each(|id| self.oracle.refuse(id));
+                }
+                for id in running.desk.turn_away() {
+                    self.stats.coverage.note("told a client: refused");
+                    self.oracle.refuse(id);
+                }
             }
         }
         if leaders.len() > 1 {
@@ -88,10 +94,10 @@ impl Cluster {
     }
 
     fn ask_for_trim(&mut self, index: usize) {
-        let now = self.now();
+        let (now, timer) = (self.now(), self.timer(index));
         let Some(running) = &mut self.nodes[index].running else { return };
         let upto = Slot(self.client_random.within(1..=running.delivered.slot.0));
-        if let Ok(agreed) = running.replica.trim(now, upto) {
+        if let Ok(agreed) = running.replica.trim(timer, upto) {
             self.stats.trims += 1;
             self.trace.note(now, "trim", &[index as u64, agreed.0], || format!("{} {agreed}", node_id(index)));
         }
@@ -100,13 +106,14 @@ impl Cluster {
 
     /// Lets a leader propose a body of what waits; whether it did.
     pub(super) fn propose(&mut self, index: usize) -> bool {
-        let now = self.now();
+        let (now, timer) = (self.now(), self.timer(index));
         let Some(running) = &mut self.nodes[index].running else { return false };
         if running.desk.is_idle() {
             return false;
         }
         let Some(opening) = running.replica.opening() else { return false };
-        running.replica.set_wall_clock(self.plan.faults.clocks.wall_clock_us(index, now.0));
+        let elapsed = now.since(super::START);
+        running.replica.set_wall_clock(self.plan.faults.clocks.wall_clock_us(index, now, elapsed));
         let mut time = running.replica.leader_time_us();
         if self.options.plant == Some(Plant::TurnsBackTime) && index == 0 {
             time /= 2;
@@ -114,15 +121,16 @@ impl Cluster {
         let Some((body, record)) = running.desk.compose(&opening, &self.plan.workload, time) else {
             return false;
         };
-        running.replica.propose(now, body, record).expect("the body is made for the opening");
+        running.replica.propose(timer, body, record).expect("the body is made for the opening");
         self.stats.bodies_proposed += 1;
         self.trace.note(now, "propose", &[index as u64, body.first.0, body.id.0 as u64], || {
             format!("{} {}..{} {}", node_id(index), body.first, body.end(), body.id)
         });
         if self.options.plant == Some(Plant::AcksEarly) {
             let commands = running.desk.proposed(body.id).to_vec();
+            let life = self.nodes[index].life;
             for (offset, id) in commands.into_iter().enumerate() {
-                self.invariants.acked(id, body.first.plus(offset as u64), &mut self.oracle);
+                self.invariants.acked(index, life, id, body.first.plus(offset as u64), &mut self.oracle);
             }
         }
         true
@@ -130,6 +138,7 @@ impl Cluster {
 
     /// The node that proposed a body has delivered it: its clients are told.
     pub(super) fn ack(&mut self, index: usize, body: &BodyHandle) {
+        let life = self.nodes[index].life;
         let Some(running) = &mut self.nodes[index].running else { return };
         for (offset, id) in running.desk.delivered(body.id).into_iter().enumerate() {
             let slot = body.first.plus(offset as u64);
@@ -138,7 +147,8 @@ impl Cluster {
                 Some(Plant::AcksFirstSlot) => Slot::FIRST,
                 _ => slot,
             };
-            self.invariants.acked(id, told, &mut self.oracle);
+            self.stats.coverage.note("told a client: chosen");
+            self.invariants.acked(index, life, id, told, &mut self.oracle);
         }
     }
 }

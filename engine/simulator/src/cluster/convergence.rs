@@ -1,15 +1,23 @@
 //! The second phase: nothing goes wrong any more, and the cluster must come together. A new command must be delivered
 //! by every node within bounds, all logs must be equal, and every node must give all of its log out again.
+//!
+//! Not every node takes part: one whose log is damaged doesn't start, and in some runs a few that could stay down for
+//! ever. The others are the *core*. It must come together as long as it is a quorum; if it is none, or can't come
+//! together, the run must prove that too much was damaged: no quorum of intact promises, or no intact copy of a body.
+//! That is allowed only beyond the [atlas](crate::faults::atlas).
 
 use std::time::Duration;
 
-use synod_protocol::Instant;
+use synod_protocol::{BodyHandle, Instant};
+use synod_wal::Location;
 
+use crate::disk::Ending;
 use crate::faults::partitions::Cut;
 use crate::faults::slow_disks::DiskFaults;
 use crate::invariants::Property;
 use crate::network::node_id;
 use crate::node::{Node, Reader, Running};
+use crate::random::Chance;
 
 use super::{Cluster, Event};
 
@@ -30,6 +38,8 @@ const FINAL_READS: usize = 64;
 pub(super) struct Convergence {
     since: Instant,
     acked_before: u64,
+    /// How many nodes the core had then.
+    core: usize,
     stage: Stage,
 }
 
@@ -55,10 +65,18 @@ impl Cluster {
     pub(super) fn heal(&mut self) {
         let now = self.now();
         self.trace.note(now, "heal", &[], String::new);
-        let (nodes, quorum) = (self.nodes.len(), self.plan.configuration.accept_quorum as usize);
+        let limited = self.plan.faults.damage.files_max.is_some();
+        self.heal_disks();
+        self.put_right();
+        let (nodes, quorum) = (self.nodes.len(), self.plan.needed());
         let leader = self.any_leader();
         let partitions = &self.plan.faults.partitions;
-        let cut = partitions.draw_lasting(&mut self.partition_random, nodes, leader, quorum);
+        let mut cut = partitions.draw_lasting(&mut self.partition_random, nodes, leader, quorum);
+        let configuration = &self.plan.configuration;
+        if configuration.prepare_quorum < configuration.accept_quorum {
+            // A candidate asks for the leave of a prepare quorum only, and may be one that no accept quorum hears.
+            cut = Cut::Nothing;
+        }
         self.network.set_cut(cut);
         self.trace.note(now, "cut", &[], || format!("{cut:?}"));
         self.enter(if cut == Cut::Nothing { Stage::Healing } else { Stage::Partial { cut } });
@@ -76,14 +94,118 @@ impl Cluster {
             }
             let life = self.nodes[index].life;
             self.resume(index, life);
+            let node = &self.nodes[index];
+            let running = node.running.as_ref();
+            let ails = running.is_some_and(|running| running.replica.status().fenced || running.replica.is_full());
+            if ails || running.is_some() && (node.alarmed || limited) {
+                self.crash(index, Ending::Kill);
+            }
             self.start(index, life);
+            self.retry_file(index, self.nodes[index].life);
+        }
+        self.choose_core();
+        if !cut.leaves_quorum_of(&self.core(), quorum) {
+            self.network.set_cut(Cut::Nothing);
+            self.enter(Stage::Healing);
         }
         self.schedule.after(PROBE_INTERVAL, Event::Probe);
     }
 
+    /// Leaves some nodes down for ever that the cluster can do without.
+    fn choose_core(&mut self) {
+        let core = self.core();
+        if self.options.mild || core.len() <= self.plan.needed() || !self.core_random.chance(Chance::of(1, 4)) {
+            return;
+        }
+        self.stats.coverage.note("left a node down for ever");
+        for _ in 0..self.core_random.within(1..=(core.len() - self.plan.needed()) as u64) {
+            let core = self.core();
+            let index = self.core_random.pick(&core);
+            self.nodes[index].left_out = true;
+            if self.nodes[index].running.is_some() {
+                self.crash(index, Ending::PowerFailure);
+            }
+        }
+    }
+
+    /// The nodes that must come together: all but those that can't start, or stay down for ever.
+    fn core(&self) -> Vec<usize> {
+        let takes_part = |node: &&Node| !node.left_out && node.refused.is_none();
+        self.nodes.iter().filter(takes_part).map(|node| node.index).collect()
+    }
+
+    fn all_of_core(&self, holds: impl Fn(&Node) -> bool) -> bool {
+        self.core().into_iter().all(|index| holds(&self.nodes[index]))
+    }
+
+    /// The cluster can't go on: that must be allowed.
+    fn stop_short(&mut self, why: &'static str, detail: String) {
+        if self.plan.faults.damage.atlas.is_beyond() {
+            let now = self.now();
+            if let Some(body) = self.body_without_any_copy() {
+                self.trace.note(now, "lost", &[body.first.0], || format!("no disk has an intact copy of {body:?}"));
+                self.stats.coverage.note("stopped: a chosen body has no intact copy");
+            }
+            self.trace.note(now, "stop", &[], || format!("{why}: {detail}"));
+            self.stats.coverage.note(why);
+            self.stopped = true;
+        } else {
+            self.invariants.report(Property::Liveness, format!("{why}: {detail}; {}", self.describe_nodes()));
+        }
+        self.over = true;
+    }
+
+    /// A chosen body, not trimmed, of which no disk has an intact copy, that of a node that doesn't start included.
+    fn body_without_any_copy(&self) -> Option<BodyHandle> {
+        let written = |node: &Node| node.recover(&node.disk.live(), &self.plan).ok();
+        let logs: Vec<_> = self.nodes.iter().filter_map(|node| Some((written(node)?, node))).collect();
+        let is_intact = |body: &BodyHandle| {
+            logs.iter().any(|(log, node)| {
+                let entry = log.index.get(body.first).filter(|entry| entry.body == *body);
+                entry.is_some_and(|entry| is_intact_at(node, &entry.location))
+            })
+        };
+        let mut chosen = self.oracle.chosen_from(self.oracle.trimmed()).map(|chosen| chosen.body);
+        chosen.find(|body| !is_intact(body))
+    }
+
+    /// A body of which no node of the core has an intact copy, if there is one that they need.
+    fn body_without_copy(&self) -> Option<BodyHandle> {
+        let core = self.core();
+        let logs = || core.iter().filter_map(|index| Some((self.nodes[*index].running.as_ref()?, &self.nodes[*index])));
+        let behind = logs().map(|(running, _)| running.replica.replica().mark().slot).min()?;
+        let known =
+            logs().flat_map(|(running, _)| running.replica.wal().index().iter_from(behind)).map(|entry| entry.body);
+        let bodies: Vec<BodyHandle> = known.chain(self.oracle.chosen_from(behind).map(|chosen| chosen.body)).collect();
+        let is_intact = |body: &BodyHandle| {
+            logs().any(|(running, node)| {
+                let entry = running.replica.wal().index().get(body.first).filter(|entry| entry.body == *body);
+                entry.is_some_and(|entry| is_intact_at(node, &entry.location))
+            })
+        };
+        bodies.into_iter().find(|body| !is_intact(body))
+    }
+
     pub(super) fn probe(&mut self) {
-        let Some(convergence) = self.convergence else { return };
+        let Some(mut convergence) = self.convergence else { return };
         let now = self.now();
+        let (core, needed) = (self.core().len(), self.plan.needed());
+        if core < needed {
+            let detail = format!("{core} nodes can start, and {needed} are needed");
+            return self.stop_short("stopped: no quorum of intact promises", detail);
+        }
+        if core != convergence.core {
+            // Whoever is left has to find its way without the one that is gone.
+            (convergence.core, convergence.since) = (core, now);
+            self.convergence = Some(convergence);
+            if let Stage::Partial { cut } = convergence.stage
+                && !cut.leaves_quorum_of(&self.core(), needed)
+            {
+                self.network.set_cut(Cut::Nothing);
+                self.enter(Stage::Healing);
+                convergence.stage = Stage::Healing;
+            }
+        }
         let waited = now.since(convergence.since);
         match convergence.stage {
             Stage::Partial { .. } if self.commands_acked() > convergence.acked_before => {
@@ -93,6 +215,9 @@ impl Cluster {
             }
             Stage::Partial { .. } => self.submit_probes(convergence),
             Stage::Healing if self.has_converged(convergence) => {
+                if core < self.nodes.len() {
+                    self.stats.coverage.note("came together without some nodes");
+                }
                 self.stats.healing_longest = waited;
                 let timeout = self.plan.protocol.election_timeout;
                 self.stats.healing_longest_timeouts = (waited.as_micros() * 1000 / timeout.as_micros().max(1)) as u64;
@@ -108,13 +233,17 @@ impl Cluster {
             Stage::Calm { .. } => {}
             Stage::Reading => {
                 let is_done = |node: &Node| node.running.as_ref().is_some_and(is_done_reading);
-                if self.nodes.iter().all(is_done) {
+                if self.all_of_core(is_done) {
                     self.over = true;
                     return;
                 }
             }
         }
         if waited > self.plan.patience() {
+            if let Some(body) = self.body_without_copy() {
+                let detail = format!("nobody has an intact copy of {body:?}");
+                return self.stop_short("stopped: no intact copy", detail);
+            }
             let what = match convergence.stage {
                 Stage::Partial { cut } => format!("got nothing chosen under {cut:?}"),
                 Stage::Healing => "did not come together".to_string(),
@@ -129,8 +258,8 @@ impl Cluster {
 
     /// Goes on to the next stage, whose patience begins now.
     fn enter(&mut self, stage: Stage) {
-        let (now, acked_before) = (self.now(), self.commands_acked());
-        self.convergence = Some(Convergence { since: now, acked_before, stage });
+        let (now, acked_before, core) = (self.now(), self.commands_acked(), self.core().len());
+        self.convergence = Some(Convergence { since: now, acked_before, core, stage });
     }
 
     /// Until a command made after the faults is acknowledged, and everybody has accepted one, makes new ones for
@@ -145,6 +274,11 @@ impl Cluster {
                 self.submit(index);
             }
         }
+    }
+
+    /// Whether what is left is to watch and to read everything back.
+    pub(super) fn is_ending(&self) -> bool {
+        self.convergence.is_some_and(|convergence| matches!(convergence.stage, Stage::Calm { .. } | Stage::Reading))
     }
 
     /// Whether all is well, with old messages coming again at most.
@@ -173,7 +307,7 @@ impl Cluster {
                 && status.mark.slot == end
                 && status.open_bodies == 0
         };
-        self.follows_one_leader() && self.nodes.iter().all(complete)
+        self.follows_one_leader() && self.all_of_core(complete)
     }
 
     /// Whether everybody follows one leader and has promised its ballot: then nobody has a reason for another one.
@@ -182,7 +316,7 @@ impl Cluster {
         let follows = |node: &Node| {
             node.status().is_some_and(|status| status.leader == leader && Some(status.promised) == leader)
         };
-        leader.is_some() && self.nodes.iter().all(follows)
+        leader.is_some() && self.all_of_core(follows)
     }
 
     fn commands_acked(&self) -> u64 {
@@ -190,7 +324,7 @@ impl Cluster {
     }
 
     fn read_everything(&mut self) {
-        for index in 0..self.nodes.len() {
+        for index in self.core() {
             let node = &self.nodes[index];
             match node.recover(&node.disk.durable(), &self.plan) {
                 Ok(recovered) => {
@@ -213,4 +347,11 @@ impl Cluster {
             self.begin_barrier(index);
         }
     }
+}
+
+/// Whether the medium gives a record back as it was written.
+fn is_intact_at(node: &Node, location: &Location) -> bool {
+    let start = location.offset as usize;
+    let range = start..start + location.record_bytes as usize;
+    node.disk.damage().spares(location.file, &range)
 }

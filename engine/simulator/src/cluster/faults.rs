@@ -1,8 +1,9 @@
 //! Faults as they strike: crashes and starts, pauses, cuts.
 
+use synod_protocol::Role;
+
 use crate::disk::Ending;
 use crate::faults::partitions::{Cut, Partition};
-use crate::invariants::Property;
 use crate::network::node_id;
 use crate::plant::Plant;
 
@@ -25,6 +26,10 @@ impl Cluster {
         let now = self.now();
         self.trace.note(now, "cut", &[u64::from(left)], || format!("{partition:?}"));
         self.stats.cuts += 1;
+        self.stats.coverage.note_cut(partition.cut);
+        if partition.times > 1 {
+            self.stats.coverage.note("cut: flapping");
+        }
         self.network.set_cut(partition.cut);
         self.schedule.after(partition.lasts / (2 * partition.times), Event::Mend { partition, left: left - 1 });
     }
@@ -57,6 +62,7 @@ impl Cluster {
     pub(super) fn crash_some(&mut self) {
         let crash = self.plan.faults.crashes.draw_crash(&mut self.crash_random);
         if crash.everybody {
+            self.stats.coverage.note("everybody lost power");
             for index in 0..self.nodes.len() {
                 if self.nodes[index].running.is_some() {
                     self.crash(index, Ending::PowerFailure);
@@ -65,7 +71,11 @@ impl Cluster {
         } else {
             let any = self.crash_random.index(self.nodes.len());
             let of_leader = self.crash_random.chance(self.plan.faults.crashes.leader);
-            let index = self.any_leader().filter(|_| of_leader).unwrap_or(any);
+            let leader = self.any_leader();
+            let index = leader.filter(|_| of_leader).unwrap_or(any);
+            if leader == Some(index) {
+                self.stats.coverage.note("crashed a leader");
+            }
             match &mut self.nodes[index].running {
                 Some(running) if crash.outputs > 0 => running.crash_in = Some((crash.outputs, crash.ending)),
                 Some(_) => self.crash(index, crash.ending),
@@ -83,33 +93,34 @@ impl Cluster {
             Ending::Kill => self.stats.kills += 1,
             Ending::PowerFailure => self.stats.power_failures += 1,
         }
+        if self.nodes[index].running.as_ref().is_some_and(|running| running.desk.unknown().next().is_some()) {
+            self.stats.coverage.note("left clients without an answer");
+        }
         self.deferred[index].clear();
         if self.nodes[index].running.as_ref().is_some_and(|running| !running.replica.wal().is_open()) {
             self.stats.coverage.note("crashed while opening");
         }
+        let tear = self.draw_tear(index, ending);
         self.nodes[index].crash(ending, &mut self.crash_random);
+        self.tear(index, tear);
         let down = self.plan.faults.crashes.draw_down(&mut self.crash_random);
         self.schedule.after(down, Event::Start { node: index, life: self.nodes[index].life });
     }
 
     pub(super) fn start(&mut self, index: usize, life: u32) {
-        if self.nodes[index].life != life || self.nodes[index].running.is_some() {
+        let now = self.now();
+        let node = &mut self.nodes[index];
+        if node.life != life || node.running.is_some() || node.left_out {
             return;
         }
-        let now = self.now();
         self.stats.starts += 1;
-        let node = &mut self.nodes[index];
         if self.options.plant == Some(Plant::WipedDisk) && node.life > 0 {
             node.disk.wipe();
             node.bootstrap(&self.plan);
         }
         node.disk.sync_directory();
-        let recovered = match node.recover(&node.disk.live(), &self.plan) {
-            Ok(recovered) => recovered,
-            Err(error) => {
-                return self.invariants.report(Property::Recovers, format!("{} can't start: {error}", node_id(index)));
-            }
-        };
+        let Some(recovered) = self.recover(index) else { return };
+        let timer = self.timer(index);
         self.trace.note(
             now,
             "start",
@@ -127,11 +138,14 @@ impl Cluster {
             },
         );
         self.stats.coverage.note_recovered(&recovered);
+        let node = &mut self.nodes[index];
+        self.invariants.opened(index, node.home);
         self.invariants.recovered(index, &node.durability, &recovered, &self.oracle);
-        self.invariants.started(index, &recovered, &mut self.oracle);
-        node.start(now, &self.plan, recovered, self.options.plant);
+        let forgotten = self.invariants.forgotten(index, &node.durability, &recovered, &self.oracle);
+        self.invariants.started(index, &recovered, forgotten, &mut self.oracle);
+        node.start(timer, &self.plan, recovered, self.options.plant);
         if self.convergence.is_none()
-            && let Some(crash) = self.plan.faults.crashes.draw_again(&mut self.crash_random)
+            && let Some(crash) = self.plan.faults.crashes.draw_again(&mut self.crash_random, index)
             && let Some(running) = &mut node.running
         {
             running.crash_in = Some((crash.outputs, crash.ending));
@@ -152,6 +166,9 @@ impl Cluster {
         let node = &mut self.nodes[index];
         if node.running.is_some() && node.paused_until.is_none() {
             self.stats.pauses += 1;
+            if node.status().is_some_and(|status| status.role == Role::Leader) {
+                self.stats.coverage.note("paused a leader");
+            }
             self.trace.note(now, "pause", &[index as u64], || format!("{} for {lasts:?}", node_id(index)));
             node.paused_until = Some(now.plus(lasts));
             self.schedule.after(lasts, Event::Resume { node: index, life: node.life });
@@ -177,8 +194,9 @@ impl Cluster {
             }
             self.drain(index);
         }
+        let timer = self.timer(index);
         if let Some(running) = &mut self.nodes[index].running {
-            running.replica.handle_timeout(now);
+            running.replica.handle_timeout(timer);
             self.drain(index);
         }
     }

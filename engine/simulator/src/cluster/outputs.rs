@@ -114,10 +114,7 @@ impl Cluster {
             }
             Output::ReadDone { read, frame } => self.read_done(index, read, frame),
             Output::Deliver { body, mark, frame } => self.deliver(index, body, mark, frame),
-            Output::Damaged { body, file, offset } => {
-                let detail = format!("{} finds {body:?} damaged in {file} at {offset}", node_id(index));
-                self.invariants.report(Property::Recovers, detail);
-            }
+            Output::Damaged { body, file, offset } => self.found_damage(index, body, file, offset),
             Output::Barrier { id, outcome } => self.barrier_ended(index, id, outcome),
             Output::TransferEnded { target, outcome } => self.transfer_ended(index, target, outcome),
             Output::Halt(reason) => {
@@ -189,6 +186,13 @@ impl Cluster {
     fn plant_in_sending(&mut self, plant: Plant, index: usize, to: usize, message: &Message) -> bool {
         match (plant, message) {
             (Plant::NeverServes, Message::Chosen { .. }) => true,
+            (Plant::SkimpsPhaseOne, Message::Prepare { ballot, .. }) => {
+                let vote =
+                    Message::Promise { ballot: *ballot, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new() };
+                let now = self.now();
+                self.schedule.at(now, Event::Arrive(Rc::new(Packet::encode(to, index, GROUP, &vote, None))));
+                true
+            }
             (Plant::FallsSilent, Message::Heartbeat { .. }) => self.is_calm(),
             (Plant::CountsUnsentVotes, Message::Accept { ballot, body, .. }) => {
                 let vote = Message::Accepted { ballot: *ballot, first: body.first, id: body.id };
@@ -213,6 +217,7 @@ impl Cluster {
     /// Hands a packet to its receiver.
     pub(super) fn receive(&mut self, packet: &Packet) {
         let (index, now) = (packet.to, self.now());
+        let timer = self.timer(index);
         let (mut message, body) = packet.decode(undefined_buffer);
         self.trace.note(now, "receive", &[packet.from as u64, index as u64, packet.fingerprint()], || {
             format!("{} <- {} {message:?}", node_id(index), node_id(packet.from))
@@ -222,7 +227,7 @@ impl Cluster {
             self.plant_in_receiving(plant, packet.from, index, &message);
         }
         if let Some(running) = &mut self.nodes[index].running {
-            running.replica.handle_message(now, node_id(packet.from), message, body);
+            running.replica.handle_message(timer, node_id(packet.from), message, body);
         }
     }
 
@@ -231,6 +236,11 @@ impl Cluster {
             (Plant::AnswersEarly, Message::Accept { ballot, body, .. }) => {
                 let answer = Message::Accepted { ballot: *ballot, first: body.first, id: body.id };
                 self.send(index, node_id(from), answer, None);
+            }
+            (Plant::ClonedVoter, Message::Prepare { ballot, .. }) => {
+                let vote =
+                    Message::Promise { ballot: *ballot, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new() };
+                self.send(index, node_id(from), vote, None);
             }
             (Plant::SpeaksForAnother, Message::Heartbeat { .. }) => {
                 let others = (0..self.nodes.len()).filter(|other| *other != index);
@@ -295,7 +305,11 @@ impl Cluster {
                 self.stats.coverage.note("answered a reader: trimmed");
                 self.invariants.read_trimmed(index, slot, first);
             }
-            ReadAnswer::Fenced => unreachable!("nothing failed"),
+            ReadAnswer::Fenced => {
+                let fenced = running.replica.status().fenced;
+                assert!(fenced, "a node that nothing failed for answers readers");
+                self.stats.coverage.note("answered a reader: fenced");
+            }
         }
     }
 
@@ -307,6 +321,7 @@ impl Cluster {
             Some(frame) => self.read_answered(index, slot, reader, &frame),
             // It was trimmed while it was being read.
             None if slot < base => {}
+            None if !self.reads_all(index) => self.stats.coverage.note("answered a reader: damaged"),
             None => self.invariants.read_nothing(index, slot),
         }
     }
@@ -326,7 +341,8 @@ impl Cluster {
         self.invariants.gave_bytes(index, body, frame.body(), &mut self.oracle);
     }
 
-    /// Looks up what of a restarted node's log is durable by now.
+    /// Looks up what of a restarted node's log is durable by now. What the medium has done to it is left aside: this is
+    /// about what the log asked to be kept.
     fn verify_disk(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         match node.recover(&node.disk.durable(), &self.plan) {

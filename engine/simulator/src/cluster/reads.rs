@@ -26,9 +26,9 @@ impl Cluster {
     }
 
     pub(super) fn begin_barrier(&mut self, index: usize) {
-        let (now, needed) = (self.now(), self.oracle.chosen_end());
+        let (now, timer, needed) = (self.now(), self.timer(index), self.oracle.chosen_end());
         let Some(running) = &mut self.nodes[index].running else { return };
-        match running.replica.barrier(now) {
+        match running.replica.barrier(timer) {
             Ok(id) => {
                 running.barriers.insert(id, needed);
                 self.trace.note(now, "barrier", &[index as u64, id.0], || format!("{} {id:?}", node_id(index)));
@@ -62,9 +62,9 @@ impl Cluster {
     }
 
     fn begin_transfer(&mut self, index: usize, target: NodeId) {
-        let now = self.now();
+        let (now, timer) = (self.now(), self.timer(index));
         let Some(running) = &mut self.nodes[index].running else { return };
-        let begun = running.replica.transfer(now, target);
+        let begun = running.replica.transfer(timer, target);
         self.stats.coverage.note(match &begun {
             Ok(()) => "began a transfer",
             Err(TransferError::Lagging { .. }) => "refused a transfer: lagging",

@@ -22,6 +22,8 @@ pub struct CrashFaults {
     pub down: RangeInclusive<Duration>,
     /// It crashes again soon after it has started.
     pub again: Chance,
+    /// This node does so every time.
+    pub storm: Option<usize>,
 }
 
 /// One crash, as drawn.
@@ -48,7 +50,13 @@ impl CrashFaults {
             leader: random.pick(&[Chance::NEVER, Chance::of(1, 2), Chance::of(1, 1)]),
             down: Duration::from_millis(1)..=Duration::from_micros(random.spread(pace / 10..=pace * 4)),
             again: random.pick(&[Chance::NEVER, Chance::of(1, 5), Chance::of(1, 2)]),
+            storm: None,
         }
+    }
+
+    /// Draws a node that crashes again and again.
+    pub(super) fn draw_storm(&mut self, random: &mut Random, nodes: usize) {
+        self.storm = random.chance(Chance::of(1, 10)).then(|| random.index(nodes));
     }
 
     /// Draws the time to the next crash; `None` if there is none.
@@ -69,7 +77,8 @@ impl CrashFaults {
     }
 
     /// Draws whether a node that starts crashes soon, and then after how many outputs.
-    pub fn draw_again(&self, random: &mut Random) -> Option<Crash> {
-        random.chance(self.again).then(|| Crash { everybody: false, ..self.draw_crash(random) })
+    pub fn draw_again(&self, random: &mut Random, node: usize) -> Option<Crash> {
+        let again = if self.storm == Some(node) { Chance::of(1, 1) } else { self.again };
+        random.chance(again).then(|| Crash { everybody: false, ..self.draw_crash(random) })
     }
 }

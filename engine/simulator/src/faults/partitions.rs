@@ -48,8 +48,13 @@ impl Cut {
     /// Whether some node still has whole links, there and back, with so many nodes, itself counted, that they are
     /// `quorum`: then the cluster can make progress.
     pub fn leaves_quorum(self, nodes: usize, quorum: usize) -> bool {
+        self.leaves_quorum_of(&(0..nodes).collect::<Vec<_>>(), quorum)
+    }
+
+    /// The same if only these nodes run.
+    pub fn leaves_quorum_of(self, nodes: &[usize], quorum: usize) -> bool {
         let is_linked = |one, other| one == other || !self.blocks(one, other) && !self.blocks(other, one);
-        (0..nodes).any(|one| (0..nodes).filter(|other| is_linked(one, *other)).count() >= quorum)
+        nodes.iter().any(|one| nodes.iter().filter(|other| is_linked(*one, **other)).count() >= quorum)
     }
 
     /// Draws a cut around `one`.

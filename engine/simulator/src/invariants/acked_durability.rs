@@ -39,13 +39,15 @@ pub(super) fn check_held_at_end(node: usize, recovered: &RecoveredLog, oracle: &
     }
 }
 
-/// Every acknowledged command is where its client was told.
-pub(super) fn check_at_end(oracle: &Oracle) -> Verdict {
+/// Every acknowledged command is where its client was told; what nobody can read any more after a stop is only known by
+/// its body.
+pub(super) fn check_at_end(stopped: bool, oracle: &Oracle) -> Verdict {
     for (id, state) in oracle.commands() {
         let Some(acked) = state.acked else { continue };
         let chosen = oracle.chosen_containing(acked).filter(|chosen| chosen.body.kind == BodyKind::Commands);
         // A body may be trimmed before anybody saw its bytes: then they can't be looked at any more.
-        let unseen = chosen.is_some_and(|chosen| chosen.bytes.is_none() && chosen.body.first < oracle.trimmed());
+        let unseen =
+            chosen.is_some_and(|chosen| chosen.bytes.is_none() && (stopped || chosen.body.first < oracle.trimmed()));
         if chosen.is_none() || (state.delivered != Some(acked) && !unseen) {
             return Err(Violation::new(
                 Property::AckedDurability,

@@ -28,6 +28,13 @@ impl ChosenByQuorum {
         }
     }
 
+    /// The nodes that have durably accepted a body at a ballot at which they choose it, as bits of their index.
+    pub(super) fn quorum_of(&self, id: BodyId) -> Option<u32> {
+        let mut ballots = self.accepted.get(&id)?.values();
+        let nodes = ballots.find(|nodes| self.configuration.is_accept_quorum(nodes))?;
+        Some(nodes.iter().fold(0, |mask, node| mask | 1 << (node.0 - 1)))
+    }
+
     pub(super) fn check_delivery(&self, node: usize, body: &BodyHandle) -> Verdict {
         let votes = self.accepted.get(&body.id);
         if votes.is_some_and(|ballots| ballots.values().any(|nodes| self.configuration.is_accept_quorum(nodes))) {
