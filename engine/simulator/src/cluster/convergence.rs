@@ -314,7 +314,9 @@ impl Cluster {
     fn follows_one_leader(&self) -> bool {
         let leader = self.nodes.iter().find_map(|node| node.status()?.leader);
         let follows = |node: &Node| {
-            node.status().is_some_and(|status| status.leader == leader && Some(status.promised) == leader)
+            node.status().is_some_and(|status| {
+                status.leader == leader && Some(status.promised) == leader && status.transfer.is_none()
+            })
         };
         leader.is_some() && self.all_of_core(follows)
     }

@@ -16,7 +16,8 @@ impl Cluster {
                 self.begin_barrier(index);
             }
         }
-        if self.read_random.chance(reads.transfer) {
+        // Once faults stop, nobody has a reason for another leader.
+        if self.convergence.is_none() && self.read_random.chance(reads.transfer) {
             let leaders: Vec<usize> = (0..self.nodes.len()).filter(|index| self.leads(*index)).collect();
             if !leaders.is_empty() {
                 let (leader, target) = (self.read_random.pick(&leaders), self.read_random.index(self.nodes.len()));
