@@ -2,7 +2,6 @@
 //! is easier to read; each switch is one of the command line, so that the smallest case is one command too.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -166,9 +165,6 @@ impl fmt::Display for Narrowing {
         Ok(())
     }
 }
-
-/// Waits that never end within a run.
-pub(crate) const NEVER_AGAIN: RangeInclusive<Duration> = Duration::from_secs(1 << 22)..=Duration::from_secs(1 << 22);
 
 #[cfg(test)]
 mod tests {
