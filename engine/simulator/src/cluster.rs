@@ -11,11 +11,12 @@ mod faults;
 mod operators;
 mod outputs;
 mod reads;
+mod stage;
 
 use std::rc::Rc;
 use std::time::Duration;
 
-use synod_protocol::Instant;
+use synod_protocol::{Ballot, Instant};
 
 use crate::disk::{Completion, OperationId};
 use crate::faults::partitions::Partition;
@@ -30,9 +31,11 @@ use crate::plant::Plant;
 use crate::random::Random;
 use crate::schedule::Schedule;
 use crate::stats::Stats;
+use crate::story;
 use crate::trace::Trace;
 
 use convergence::Convergence;
+pub use stage::Losing;
 
 /// When virtual time begins. Not zero, so that an instant of zero stays "never".
 const START: Instant = Instant(1_000_000);
@@ -124,6 +127,11 @@ pub struct Cluster {
     mistake: Option<operators::Made>,
     /// Until when each disk has no room for another file.
     full_until: Vec<Instant>,
+    /// The ballots at which somebody has led, and since when the last of them.
+    led: Vec<Ballot>,
+    led_at: Instant,
+    /// Messages that a scenario loses.
+    losing: Vec<Losing>,
     client_random: Random,
     crash_random: Random,
     disk_random: Random,
@@ -173,6 +181,9 @@ impl Cluster {
             stopped: false,
             mistake: None,
             full_until: vec![START; nodes.len()],
+            led: Vec::new(),
+            led_at: START,
+            losing: Vec::new(),
             client_random: stream("clients"),
             crash_random: stream("crashes"),
             disk_random: stream("disks"),
@@ -262,7 +273,8 @@ impl Cluster {
     fn arrive(&mut self, packet: &Rc<Packet>) {
         let node = packet.to;
         if !self.network.arrives(packet) || self.nodes[node].running.is_none() {
-            return;
+            let (now, from) = (self.now(), packet.from);
+            return self.trace.tell(now, "missed", || format!("{} misses what {} sent", node_id(node), node_id(from)));
         }
         if self.nodes[node].paused_until.is_some() {
             return self.deferred[node].push(Deferred::Packet(Rc::clone(packet)));
@@ -382,7 +394,7 @@ impl Cluster {
             },
             Some(running) => {
                 let status = running.replica.status();
-                format!("{} thinks {:?}, log {:?}", node_id(node.index), status.protocol, status.log)
+                format!("{} {}", node_id(node.index), story::status(&status, running.replica.wal().is_open()))
             }
         };
         self.nodes.iter().map(describe).collect::<Vec<_>>().join("; ")

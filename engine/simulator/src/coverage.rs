@@ -229,6 +229,7 @@ impl Coverage {
             Cut::OneWay(..) => "cut: one way",
             Cut::Hub(_) => "cut: hub",
             Cut::Chain => "cut: chain",
+            Cut::Links(_) => "cut: as a scenario says",
         });
     }
 

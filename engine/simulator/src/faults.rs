@@ -49,6 +49,20 @@ pub struct Faults {
 }
 
 impl Faults {
+    /// Nothing goes wrong by itself.
+    pub fn none() -> Faults {
+        Faults {
+            messages: MessageFaults::NONE,
+            partitions: PartitionFaults::NONE,
+            crashes: CrashFaults::NONE,
+            pauses: PauseFaults::NONE,
+            disks: DiskFaults::HEALTHY,
+            clocks: ClockFaults::EQUAL,
+            damage: DiskDamage::none(),
+            operators: OperatorFaults::none(),
+        }
+    }
+
     /// Draws the faults of a run. `pace` is the election timeout: what takes much less or much more time than that is
     /// hardly noticed, or stops everything.
     pub fn draw(random: &mut Random, pace: Duration) -> Faults {

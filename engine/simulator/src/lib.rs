@@ -20,12 +20,17 @@ pub mod plan;
 pub mod plant;
 pub mod random;
 mod run;
+pub mod scenario;
 pub mod schedule;
+pub mod shrink;
 pub mod stats;
+pub mod story;
 pub mod trace;
 pub mod workload;
 
 pub use cluster::Options;
 pub use invariants::{Property, Violation};
+pub use narrowing::{FaultKind, Narrowing};
 pub use plant::Plant;
 pub use run::{Outcome, run, run_twice};
+pub use scenario::Scenario;

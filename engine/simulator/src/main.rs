@@ -1,39 +1,53 @@
 //! `synod-simulator`: runs seeds, prints what goes wrong and one command that shows it again.
 
-use std::ops::Range;
+mod soak;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
-use std::time::Instant;
+use std::time::Duration;
 
 use clap::Parser;
-use synod_simulator::stats::Stats;
-use synod_simulator::{Options, Outcome, Plant, Property, run, run_twice};
+use synod_simulator::{
+    FaultKind, Narrowing, Options, Outcome, Plant, Property, Scenario, run, run_twice, shrink::shrink,
+};
 
-/// One run in so many is repeated, to see that it gives the same trace.
-const REPEAT_EVERY: u64 = 100;
+use soak::{Soak, Totals};
 
 /// Runs Synod's protocol and log under simulated faults, each run from one seed. Exits with 1 if anything is violated.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
+    /// Run so many seeds
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    seeds: u64,
+
+    /// The first of them
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    first_seed: u64,
+
+    /// Run seeds for so long, however many these are
+    #[arg(long, conflicts_with_all = ["seeds", "seed"])]
+    minutes: Option<u64>,
+
+    /// Go on after the seeds that this file names, and keep there how far this run came and what it all added up to
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["first_seed", "seed"])]
+    resume: Option<PathBuf>,
+
     /// Run this seed, twice, to see that both runs are the same
-    #[arg(long, conflicts_with_all = ["seeds", "count"])]
+    #[arg(long, conflicts_with_all = ["seeds", "first_seed"])]
     seed: Option<u64>,
 
-    /// Run these seeds: FIRST..END, without END
-    #[arg(long, conflicts_with = "count", value_name = "FIRST..END")]
-    seeds: Option<Seeds>,
-
-    /// Run this many seeds, from 0 on
-    #[arg(long, default_value_t = 100)]
-    count: u64,
-
     /// Print every event of the run
-    #[arg(long, requires = "seed")]
+    #[arg(long)]
     trace: bool,
+
+    /// Look for a smaller case of what is violated
+    #[arg(long)]
+    shrink: bool,
+
+    /// Play this scenario file instead, and print what comes of it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["minutes", "resume", "plant", "only", "nodes", "shrink"])]
+    scenario: Option<PathBuf>,
 
     /// Plant this bug
     #[arg(long)]
@@ -51,6 +65,22 @@ struct Arguments {
     #[arg(long)]
     mild: bool,
 
+    /// Leave this kind of fault out; may be given more than once
+    #[arg(long, value_name = "KIND")]
+    without: Vec<FaultKind>,
+
+    /// End the faults after so many milliseconds of virtual time
+    #[arg(long, value_name = "MS")]
+    faulty_time: Option<u64>,
+
+    /// End each run after so many events
+    #[arg(long, value_name = "N")]
+    events: Option<u64>,
+
+    /// Let clients hand in so many commands at least, instead of a thousand
+    #[arg(long, value_name = "N")]
+    commands: Option<u64>,
+
     /// Threads; as many as there are cores if not given
     #[arg(long)]
     threads: Option<usize>,
@@ -64,93 +94,116 @@ struct Arguments {
     keep_going: bool,
 }
 
-#[derive(Clone, Debug)]
-struct Seeds(Range<u64>);
-
-impl FromStr for Seeds {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Seeds, String> {
-        let bounds = text.split_once("..").and_then(|(first, end)| Some((first.parse().ok()?, end.parse().ok()?)));
-        match bounds {
-            Some((first, end)) if first < end => Ok(Seeds(first..end)),
-            _ => Err("expected FIRST..END with FIRST below END, like 0..1000".into()),
+impl Arguments {
+    fn options(&self) -> Options {
+        let narrowing = Narrowing {
+            faulty_time: self.faulty_time.map(Duration::from_millis),
+            events: self.events,
+            commands: self.commands,
+            ..Narrowing::default()
+        };
+        Options {
+            seed: self.seed.unwrap_or(self.first_seed),
+            nodes: self.nodes.map(usize::from),
+            plant: self.plant,
+            only: self.only,
+            trace: self.trace && self.seed.is_some() && !self.shrink,
+            mild: self.mild,
+            narrowing: self.without.iter().fold(narrowing, |narrowing, kind| narrowing.without(*kind)),
         }
     }
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let options = Options {
-        seed: 0,
-        nodes: arguments.nodes.map(usize::from),
-        plant: arguments.plant,
-        only: arguments.only,
-        trace: arguments.trace,
-        mild: arguments.mild,
-        ..Options::default()
+    let done = match (&arguments.scenario, arguments.seed) {
+        (Some(path), seed) => play(path, seed, arguments.trace),
+        (None, Some(_)) => Ok(run_one(&arguments)),
+        (None, None) => run_many(&arguments),
     };
-    let started = Instant::now();
-    let (stats, violated) = match arguments.seed {
-        Some(seed) => {
-            let outcome = run_twice(Options { seed, ..options });
-            println!("trace {:016x}", outcome.trace_hash);
-            let violated = print_violation(&outcome);
-            (outcome.stats, violated)
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
         }
-        None => {
-            let seeds = arguments.seeds.map_or(0..arguments.count, |seeds| seeds.0);
-            let threads = arguments.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-            run_seeds(seeds, options, threads.max(1), arguments.keep_going)
-        }
-    };
-    let seconds = started.elapsed().as_secs_f64();
-    if arguments.coverage {
-        print!("{}", stats.coverage);
     }
-    println!("{stats}");
-    println!(
-        "{seconds:.1} s of wall time, {:.1} ms a run, {:.0} times as fast as time",
-        1000.0 * seconds / stats.runs.max(1) as f64,
-        stats.time.as_secs_f64() / seconds
-    );
-    if violated { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn run_seeds(seeds: Range<u64>, options: Options, threads: usize, keep_going: bool) -> (Stats, bool) {
-    let next = AtomicU64::new(seeds.start);
-    let stop = AtomicBool::new(false);
-    let violated = AtomicBool::new(false);
-    let total = Mutex::new(Stats::default());
-    let work = || {
-        let mut stats = Stats::default();
-        while !stop.load(Ordering::Relaxed) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
-                break;
-            }
-            let options = Options { seed, ..options };
-            let outcome = if seed.is_multiple_of(REPEAT_EVERY) { run_twice(options) } else { run(options) };
-            stats.add(&outcome.stats);
-            if print_violation(&outcome) {
-                violated.store(true, Ordering::Relaxed);
-                stop.store(!keep_going, Ordering::Relaxed);
-            }
-        }
-        total.lock().expect("no thread panics while it adds up").add(&stats);
+/// Plays a scenario file; whether what it expects is what came of it.
+fn play(path: &PathBuf, seed: Option<u64>, trace: bool) -> Result<bool, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("can't read {}: {error}", path.display()))?;
+    let mut scenario = Scenario::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    if let Some(seed) = seed {
+        scenario.play_only(seed);
+    }
+    let played = scenario.play(trace);
+    print!("{}", played.text());
+    eprint!("{}", played.figures());
+    Ok(played.text() == scenario.text())
+}
+
+/// Runs one seed; whether it holds every property.
+fn run_one(arguments: &Arguments) -> bool {
+    let outcome = run_twice(arguments.options());
+    println!("trace {:016x}", outcome.trace_hash);
+    let holds = print_violation(&outcome);
+    if arguments.coverage {
+        print!("{}", outcome.stats.coverage);
+    }
+    println!("{}", outcome.stats);
+    if !holds && arguments.shrink {
+        print_smaller(&outcome);
+    }
+    holds
+}
+
+/// Runs many seeds; whether all of them hold every property.
+fn run_many(arguments: &Arguments) -> Result<bool, String> {
+    let mut totals = match &arguments.resume {
+        Some(file) => Totals::load(file)?,
+        None => Totals::starting_at(arguments.first_seed),
     };
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(work);
-        }
-    });
-    (total.into_inner().expect("no thread panicked"), violated.into_inner())
+    let soak = Soak {
+        options: arguments.options(),
+        seeds: arguments.minutes.is_none().then_some(arguments.seeds),
+        time: arguments.minutes.map(|minutes| Duration::from_secs(60 * minutes)),
+        threads: arguments.threads,
+        keep_going: arguments.keep_going,
+    };
+    let slice = soak.run(totals.next_seed);
+    totals.add(&slice);
+    if let Some(file) = &arguments.resume {
+        totals.save(file)?;
+    }
+    if arguments.coverage {
+        print!("{}", totals.stats.coverage);
+    }
+    println!("{totals}");
+    if let Some(outcome) = slice.violated.first().filter(|_| arguments.shrink) {
+        print_smaller(outcome);
+    }
+    Ok(slice.violated.is_empty())
 }
 
+/// Prints what an outcome violates; whether that is nothing.
 fn print_violation(outcome: &Outcome) -> bool {
     let report = outcome.report();
     if let Some(report) = &report {
         println!("{report}");
     }
-    report.is_some()
+    report.is_none()
+}
+
+fn print_smaller(outcome: &Outcome) {
+    let smaller = shrink(outcome, run);
+    println!(
+        "a smaller case, {} events in {:.3} s instead of {} in {:.3} s:",
+        smaller.stats.events,
+        smaller.elapsed.as_secs_f64(),
+        outcome.stats.events,
+        outcome.elapsed.as_secs_f64()
+    );
+    print_violation(&smaller);
 }

@@ -111,11 +111,15 @@ impl FaultKind {
     }
 }
 
+/// A set of kinds of faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultKinds(u32);
+
 /// What is left out of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Narrowing {
-    /// One bit a [`FaultKind`].
-    without: u32,
+    /// Kinds of faults.
+    pub kinds: FaultKinds,
     /// How long faults go on, instead of what the seed draws.
     pub faulty_time: Option<Duration>,
     /// The run ends after so many events, whatever it was about to do.
@@ -128,13 +132,13 @@ impl Narrowing {
     /// Leaves a kind of fault out.
     #[must_use]
     pub fn without(mut self, kind: FaultKind) -> Narrowing {
-        self.without |= 1 << kind as u32;
+        self.kinds.0 |= 1 << kind as u32;
         self
     }
 
     /// What is left out.
     pub fn left_out(self) -> impl Iterator<Item = FaultKind> {
-        FaultKind::ALL.iter().copied().filter(move |kind| self.without >> *kind as u32 & 1 == 1)
+        FaultKind::ALL.iter().copied().filter(move |kind| self.kinds.0 >> *kind as u32 & 1 == 1)
     }
 
     /// Changes a plan accordingly.

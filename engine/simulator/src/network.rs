@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use synod_frame::{
     BLOCK_BYTES, BODY_HEADER_BYTES, BodyLayout, ENVELOPE_BYTES, Envelope, GroupId, RECORD_HEADER_BYTES, RecordBuffer,
     decode_message, encode_message, verify_body_in_record, zero_padding,
@@ -107,7 +108,7 @@ pub fn node_id(index: usize) -> NodeId {
 }
 
 /// What became of the packets of a run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkStats {
     /// Packets that were sent.
     pub sent: u64,

@@ -46,6 +46,9 @@ pub struct ReadsPlan {
 }
 
 impl ReadsPlan {
+    /// Nobody does.
+    pub const NONE: ReadsPlan = ReadsPlan { barrier: Chance::NEVER, transfer: Chance::NEVER };
+
     fn draw(random: &mut Random) -> ReadsPlan {
         ReadsPlan {
             barrier: random.pick(&[Chance::NEVER, Chance::of(1, 10), Chance::of(1, 2)]),

@@ -42,6 +42,7 @@ impl Outcome {
         if let Some(only) = self.options.only {
             replay += &format!(" --only {}", only.name());
         }
+        replay += &self.options.narrowing.to_string();
         let at = self.elapsed.as_secs_f64();
         Some(format!("seed {seed} violates {violation}\n  at {at:.6} s; replay: {replay}"))
     }

@@ -3,13 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::coverage::Coverage;
 use crate::network::NetworkStats;
 
 macro_rules! stats {
     ($($(#[$doc:meta])* $field:ident,)*) => {
         /// Figures of one run or of many.
-        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct Stats {
             /// Virtual time.
             pub time: Duration,
@@ -17,7 +20,8 @@ macro_rules! stats {
             pub healing_longest: Duration,
             /// The same in election timeouts, as thousandths.
             pub healing_longest_timeouts: u64,
-            /// What was reached.
+            /// What was reached; counted anew by every process.
+            #[serde(skip)]
             pub coverage: Coverage,
             /// Packets.
             pub network: NetworkStats,
@@ -70,6 +74,18 @@ stats! {
 }
 
 impl Stats {
+    /// Ends of processes and machines.
+    pub fn crashes(&self) -> u64 {
+        self.kills + self.power_failures
+    }
+
+    /// Everything that went wrong.
+    pub fn faults(&self) -> u64 {
+        let network = &self.network;
+        let messages = network.lost + network.cut + network.duplicated + network.replayed;
+        self.crashes() + self.pauses + self.cuts + messages
+    }
+
     /// Adds the figures of another run.
     pub fn add(&mut self, other: &Stats) {
         self.time += other.time;

@@ -1,8 +1,6 @@
 //! The trace of a run: every event goes into one hash, and on request into a readable list. Two runs of one seed have
 //! the same hash, or something in between wasn't a function of the seed.
 
-use std::fmt::Write as _;
-
 use synod_protocol::Instant;
 
 use crate::random::split_mix;
@@ -14,6 +12,8 @@ pub struct Trace {
     events: u64,
     /// Whether lines are printed as they come.
     printing: bool,
+    /// The lines so far, if they are kept.
+    kept: Option<Vec<String>>,
 }
 
 impl Trace {
@@ -27,12 +27,32 @@ impl Trace {
         self.events += 1;
         let start = self.hash ^ now.0.rotate_left(17) ^ (kind.len() as u64) << 56 ^ first_bytes(kind);
         self.hash = numbers.iter().fold(split_mix(start), |hash, number| split_mix(hash.rotate_left(9) ^ number));
+        self.tell(now, kind, words);
+    }
+
+    /// Says something to whoever reads; it doesn't count as an event.
+    pub fn tell(&mut self, now: Instant, kind: &str, words: impl FnOnce() -> String) {
+        if !self.printing && self.kept.is_none() {
+            return;
+        }
+        let (seconds, micros) = (now.0 / 1_000_000, now.0 % 1_000_000);
+        let line = format!("{seconds:4}.{micros:06} {kind:<9} {}", words());
         if self.printing {
-            let mut line = String::new();
-            let (seconds, micros) = (now.0 / 1_000_000, now.0 % 1_000_000);
-            write!(line, "{seconds:4}.{micros:06} {kind:<9} {}", words()).expect("strings take everything");
             println!("{line}");
         }
+        if let Some(kept) = &mut self.kept {
+            kept.push(line);
+        }
+    }
+
+    /// Keeps lines from now on.
+    pub fn keep(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    /// The lines kept since the last call.
+    pub fn take(&mut self) -> Vec<String> {
+        self.kept.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// The hash over everything so far.

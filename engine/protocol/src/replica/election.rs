@@ -123,6 +123,8 @@ impl Replica {
     fn candidate_if_welcome(&mut self, now: Instant) {
         if let RoleState::Canvassing(canvass) = &self.role
             && self.is_prepare_quorum(&canvass.granted)
+            // A prepare quorum elects, but whoever can't reach an accept quorum as well would lead in vain.
+            && self.is_accept_quorum(&canvass.granted)
         {
             let ballot = canvass.ballot;
             self.become_candidate(now, ballot);

@@ -10,6 +10,7 @@ use crate::network::node_id;
 use crate::node::Reader;
 use crate::plant::Plant;
 use crate::random::Chance;
+use crate::story;
 
 use super::{Cluster, Event};
 
@@ -124,7 +125,7 @@ impl Cluster {
         running.replica.propose(timer, body, record).expect("the body is made for the opening");
         self.stats.bodies_proposed += 1;
         self.trace.note(now, "propose", &[index as u64, body.first.0, body.id.0 as u64], || {
-            format!("{} {}..{} {}", node_id(index), body.first, body.end(), body.id)
+            format!("{} {}", node_id(index), story::body(&body))
         });
         if self.options.plant == Some(Plant::AcksEarly) {
             let commands = running.desk.proposed(body.id).to_vec();
@@ -138,7 +139,7 @@ impl Cluster {
 
     /// The node that proposed a body has delivered it: its clients are told.
     pub(super) fn ack(&mut self, index: usize, body: &BodyHandle) {
-        let life = self.nodes[index].life;
+        let (now, life) = (self.now(), self.nodes[index].life);
         let Some(running) = &mut self.nodes[index].running else { return };
         for (offset, id) in running.desk.delivered(body.id).into_iter().enumerate() {
             let slot = body.first.plus(offset as u64);
@@ -148,6 +149,8 @@ impl Cluster {
                 _ => slot,
             };
             self.stats.coverage.note("told a client: chosen");
+            self.trace
+                .tell(now, "ack", || format!("{} tells a client: command {} is at slot {told}", node_id(index), id.0));
             self.invariants.acked(index, life, id, told, &mut self.oracle);
         }
     }

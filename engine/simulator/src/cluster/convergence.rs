@@ -18,6 +18,7 @@ use crate::invariants::Property;
 use crate::network::node_id;
 use crate::node::{Node, Reader, Running};
 use crate::random::Chance;
+use crate::story;
 
 use super::{Cluster, Event};
 
@@ -78,7 +79,7 @@ impl Cluster {
             cut = Cut::Nothing;
         }
         self.network.set_cut(cut);
-        self.trace.note(now, "cut", &[], || format!("{cut:?}"));
+        self.trace.note(now, "cut", &[], || story::cut(cut, nodes));
         self.enter(if cut == Cut::Nothing { Stage::Healing } else { Stage::Partial { cut } });
         self.disks = DiskFaults::HEALTHY;
         let latest = now.plus(AFTERMATH);

@@ -6,6 +6,7 @@ use crate::disk::Ending;
 use crate::faults::partitions::{Cut, Partition};
 use crate::network::node_id;
 use crate::plant::Plant;
+use crate::story;
 
 use super::{Cluster, Deferred, Event};
 
@@ -24,7 +25,10 @@ impl Cluster {
 
     fn apply_cut(&mut self, partition: Partition, left: u32) {
         let now = self.now();
-        self.trace.note(now, "cut", &[u64::from(left)], || format!("{partition:?}"));
+        self.trace.note(now, "cut", &[u64::from(left)], || {
+            let words = story::cut(partition.cut, self.nodes.len());
+            format!("{words}; for {:?}, {left} of {} times left", partition.lasts, partition.times)
+        });
         self.stats.cuts += 1;
         self.stats.coverage.note_cut(partition.cut);
         if partition.times > 1 {

@@ -12,6 +12,7 @@ use crate::network::{Packet, node_id, undefined_buffer};
 use crate::node::{Finish, GROUP, Reader};
 use crate::plant::Plant;
 use crate::random::Chance;
+use crate::story;
 
 use super::{Cluster, Event};
 
@@ -60,17 +61,7 @@ impl Cluster {
                 self.stats.coverage.note_written(record.meta.kind);
                 let now = self.now();
                 self.trace.note(now, "write", &[index as u64, u64::from(file.0), offset, bytes.len() as u64], || {
-                    let body = record.body.map(|body| format!(" {}..{} {}", body.first, body.end(), body.id));
-                    let meta = &record.meta;
-                    format!(
-                        "{} {:?} at {}{}, promised {}, mark {}, {file} {offset}",
-                        node_id(index),
-                        meta.kind,
-                        meta.ballot,
-                        body.unwrap_or_default(),
-                        meta.promised,
-                        meta.mark.slot
-                    )
+                    format!("{} {} ({file} {offset})", node_id(index), story::record(&record))
                 });
                 self.stats.writes += 1;
                 let lost = self.options.plant == Some(Plant::LosesWrite) && self.stats.writes.is_multiple_of(100);
@@ -152,6 +143,7 @@ impl Cluster {
             }
         }
         self.stats.coverage.note_sent(message);
+        self.note_leader(index, message);
         if let Message::Prepare { ballot, .. } = message
             && self.is_calm()
         {
@@ -173,10 +165,21 @@ impl Cluster {
         let now = self.now();
         let (from, to) = (packet.from, packet.to);
         self.trace.note(now, "send", &[from as u64, to as u64, packet.fingerprint()], || {
-            format!("{} -> {} {message:?}", node_id(from), node_id(to))
+            format!("{} -> {} {}", node_id(from), node_id(to), story::message(message))
         });
+        if !self.losing.is_empty() && self.is_to_be_lost(from, to, message) {
+            return self
+                .trace
+                .tell(now, "lose", || format!("{} -> {} {}", node_id(from), node_id(to), story::message(message)));
+        }
         let mut arrivals = Vec::with_capacity(2);
+        let cut_off = self.network.cut().blocks(from, to);
         self.network.send(now, packet, &mut arrivals);
+        if arrivals.is_empty() {
+            self.trace.tell(now, if cut_off { "cut off" } else { "lost" }, || {
+                format!("{} -> {} {}", node_id(from), node_id(to), story::message(message))
+            });
+        }
         for (at, packet) in arrivals {
             self.schedule.at(at, Event::Arrive(packet));
         }
@@ -220,7 +223,7 @@ impl Cluster {
         let timer = self.timer(index);
         let (mut message, body) = packet.decode(undefined_buffer);
         self.trace.note(now, "receive", &[packet.from as u64, index as u64, packet.fingerprint()], || {
-            format!("{} <- {} {message:?}", node_id(index), node_id(packet.from))
+            format!("{} <- {} {}", node_id(index), node_id(packet.from), story::message(&message))
         });
         if let Some(plant) = self.options.plant {
             plant.alter_received(&mut message);
@@ -255,7 +258,7 @@ impl Cluster {
     fn deliver(&mut self, index: usize, mut body: BodyHandle, mut mark: Mark, frame: Option<Frame<RecordBuffer>>) {
         let now = self.now();
         self.trace.note(now, "deliver", &[index as u64, body.first.0, body.id.0 as u64, mark.chain.0 as u64], || {
-            format!("{} {:?} {}..{} {}", node_id(index), body.kind, body.first, body.end(), body.id)
+            format!("{} {}", node_id(index), story::body(&body))
         });
         self.stats.bodies_delivered += 1;
         if let Some(running) = &mut self.nodes[index].running {

@@ -37,7 +37,21 @@ pub struct Crash {
     pub outputs: u32,
 }
 
+/// Longer than any run.
+const FOR_EVER: Duration = Duration::from_secs(1 << 22);
+
 impl CrashFaults {
+    /// No node ends; one that is made to stays down until it is started.
+    pub const NONE: CrashFaults = CrashFaults {
+        every: None,
+        power_failure: Chance::NEVER,
+        everybody: Chance::NEVER,
+        leader: Chance::NEVER,
+        down: FOR_EVER..=FOR_EVER,
+        again: Chance::NEVER,
+        storm: None,
+    };
+
     pub(super) fn draw(random: &mut Random, pace: u64) -> CrashFaults {
         let every = random.chance(Chance::of(3, 4)).then(|| {
             let shortest = random.spread(pace / 2..=pace * 6);

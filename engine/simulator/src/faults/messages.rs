@@ -29,6 +29,18 @@ pub struct MessageFaults {
 const HEALTHY_DELAY: RangeInclusive<Duration> = Duration::from_micros(50)..=Duration::from_micros(400);
 
 impl MessageFaults {
+    /// A network without faults; what is on its way when its link is cut is lost.
+    pub const NONE: MessageFaults = MessageFaults {
+        loss: Chance::NEVER,
+        duplication: Chance::NEVER,
+        replay: Chance::NEVER,
+        delay: HEALTHY_DELAY,
+        late: Chance::NEVER,
+        late_delay: HEALTHY_DELAY,
+        in_order: true,
+        cut_in_flight: true,
+    };
+
     pub(super) fn draw(random: &mut Random, pace: u64) -> MessageFaults {
         let shares = [Chance::NEVER, Chance::NEVER, Chance::of(1, 1000), Chance::of(1, 50), Chance::of(1, 8)];
         let slowest = Duration::from_micros(random.spread(100..=pace / 4));

@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use synod_protocol::MEMBERS_MAX;
+
 use crate::random::{Chance, Random};
 
 /// Which links let nothing through. Nodes are named by their index.
@@ -26,7 +28,44 @@ pub enum Cut {
     Hub(usize),
     /// Only links between neighbours are whole.
     Chain,
+    /// These links are cut, each in one direction.
+    Links(Links),
 }
+
+/// A set of links, each with its direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Links(u128);
+
+impl Links {
+    const fn bit(from: usize, to: usize) -> u128 {
+        1 << (from * MEMBERS_MAX + to)
+    }
+
+    /// The set with another link.
+    #[must_use]
+    pub fn with(self, from: usize, to: usize) -> Links {
+        Links(self.0 | Links::bit(from, to))
+    }
+
+    /// The set without a link.
+    #[must_use]
+    pub fn without(self, from: usize, to: usize) -> Links {
+        Links(self.0 & !Links::bit(from, to))
+    }
+
+    /// Whether a link is among them.
+    pub fn contains(self, from: usize, to: usize) -> bool {
+        self.0 & Links::bit(from, to) != 0
+    }
+
+    /// The links of either set.
+    #[must_use]
+    pub fn and(self, other: Links) -> Links {
+        Links(self.0 | other.0)
+    }
+}
+
+const _: () = assert!(MEMBERS_MAX * MEMBERS_MAX <= 128, "a set of links has a bit for each");
 
 impl Cut {
     /// Whether nothing gets from `from` to `to`.
@@ -42,6 +81,7 @@ impl Cut {
             Cut::OneWay(sender, receiver) => (from, to) == (sender, receiver),
             Cut::Hub(hub) => from != hub && to != hub,
             Cut::Chain => from.abs_diff(to) > 1,
+            Cut::Links(links) => links.contains(from, to),
         }
     }
 
@@ -101,6 +141,15 @@ pub struct Partition {
 }
 
 impl PartitionFaults {
+    /// Links are never cut.
+    pub const NONE: PartitionFaults = PartitionFaults {
+        every: None,
+        lasts: Duration::ZERO..=Duration::ZERO,
+        flapping: Chance::NEVER,
+        leader: Chance::NEVER,
+        lasting: false,
+    };
+
     pub(super) fn draw(random: &mut Random, pace: u64) -> PartitionFaults {
         let every = random.chance(Chance::of(5, 6)).then(|| {
             let shortest = random.spread(pace / 4..=pace * 3);

@@ -15,6 +15,9 @@ pub struct PauseFaults {
 }
 
 impl PauseFaults {
+    /// No node stands still.
+    pub const NONE: PauseFaults = PauseFaults { every: None, lasts: Duration::ZERO..=Duration::ZERO };
+
     pub(super) fn draw(random: &mut Random, pace: u64) -> PauseFaults {
         let every = random.chance(Chance::of(1, 2)).then(|| {
             let shortest = random.spread(pace..=pace * 10);
