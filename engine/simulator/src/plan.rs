@@ -83,7 +83,7 @@ impl Plan {
             faults: Faults::draw(random, election_timeout),
             workload,
             reads: ReadsPlan::draw(&mut Random::stream(seed, "reads")),
-            inspect: Chance::of(1, 100),
+            inspect: Chance::of(1, 150),
         };
         plan.draw_quorums(&mut Random::stream(seed, "quorums"));
         let (nodes, needed) = (plan.nodes(), plan.needed());

@@ -15,7 +15,7 @@ use crate::story;
 use super::{Cluster, Event};
 
 /// The longest time between two submissions once all is well.
-const CALM_WAIT: Duration = Duration::from_millis(5);
+pub(super) const CALM_WAIT: Duration = Duration::from_millis(5);
 
 impl Cluster {
     pub(super) fn client(&mut self) {

@@ -20,6 +20,7 @@ use crate::node::{Node, Reader, Running};
 use crate::random::Chance;
 use crate::story;
 
+use super::clients::CALM_WAIT;
 use super::{Cluster, Event};
 
 /// How often to look.
@@ -240,7 +241,11 @@ impl Cluster {
                 }
             }
         }
-        if waited > self.plan.patience() {
+        let for_load = match convergence.stage {
+            Stage::Calm { .. } => CALM_WAIT * self.plan.workload.commands_min as u32,
+            _ => Duration::ZERO,
+        };
+        if waited > self.plan.patience() + for_load {
             if let Some(body) = self.body_without_copy() {
                 let detail = format!("nobody has an intact copy of {body:?}");
                 return self.stop_short("stopped: no intact copy", detail);
