@@ -156,12 +156,8 @@ where
         match property.expectation {
             Expectation::Sometimes => sights.push((property.name, found.is_some())),
             Expectation::Always | Expectation::Eventually => violations.extend(found.map(|path| {
-                let breach = model.breach(path.last_state(), property.name);
-                let trail = path.into_vec();
-                let tell = |pair: &[(M::State, Option<M::Action>)]| {
-                    pair[0].1.as_ref().map(|action| model.tell(&pair[0].0, action, &pair[1].0))
-                };
-                Violation { property: property.name, breach, steps: trail.windows(2).filter_map(tell).collect() }
+                let holds = |state: &M::State| (property.condition)(model, state);
+                tell_violation(model, property.name, holds, path.into_actions())
             })),
         }
     }
@@ -175,6 +171,55 @@ where
         violations,
         sights,
     }
+}
+
+/// Leaves out the steps without which a property is violated too, and tells the others.
+fn tell_violation<M>(
+    model: &M,
+    property: &'static str,
+    holds: impl Fn(&M::State) -> bool,
+    mut actions: Vec<M::Action>,
+) -> Violation
+where
+    M: Checked,
+    M::State: Clone,
+    M::Action: Clone + PartialEq,
+{
+    let violates =
+        |actions: &[M::Action]| replay(model, actions).filter(|trail| trail.last().is_some_and(|s| !holds(s)));
+    let mut index = actions.len();
+    while index > 0 {
+        index -= 1;
+        let mut shorter = actions.clone();
+        shorter.remove(index);
+        if violates(&shorter).is_some() {
+            actions = shorter;
+            // What came before may have been needed by this step alone.
+            index = actions.len();
+        }
+    }
+    let trail = violates(&actions).expect("the checker went this way");
+    let steps = trail.windows(2).zip(&actions).map(|(pair, action)| model.tell(&pair[0], action, &pair[1])).collect();
+    let breach = trail.last().map_or_else(String::new, |state| model.breach(state, property));
+    Violation { property, breach, steps }
+}
+
+/// The states along `actions` from the first initial state, if each of them is possible.
+fn replay<M>(model: &M, actions: &[M::Action]) -> Option<Vec<M::State>>
+where
+    M: Model,
+    M::State: Clone,
+    M::Action: Clone + PartialEq,
+{
+    let mut trail = vec![model.init_states().into_iter().next()?];
+    for action in actions {
+        let last = trail.last()?;
+        let mut possible = Vec::new();
+        model.actions(last, &mut possible);
+        let next = possible.contains(action).then(|| model.next_state(last, action.clone()))??;
+        trail.push(next);
+    }
+    Some(trail)
 }
 
 impl Report {

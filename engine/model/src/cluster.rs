@@ -81,13 +81,28 @@ pub enum Action {
 #[derive(Clone, Debug)]
 pub struct Cluster {
     rules: Rules,
+    only: Option<Law>,
     stop: Stop,
 }
 
 impl Cluster {
     /// The cluster of `setup`, with a bug or without.
     pub fn new(setup: Setup, plant: Option<Plant>) -> Cluster {
-        Cluster { rules: Rules { setup, plant }, stop: Stop::default() }
+        Cluster { rules: Rules { setup, plant }, only: None, stop: Stop::default() }
+    }
+
+    /// Looks for breaches of `law` alone, to see what else a bug leads to.
+    #[must_use]
+    pub fn only(mut self, law: Law) -> Cluster {
+        self.only = Some(law);
+        self
+    }
+
+    fn is_over(&self, state: &State) -> bool {
+        match self.only {
+            Some(law) => state.history.breach(law).is_some(),
+            None => !state.history.is_lawful(),
+        }
     }
 
     fn setup(&self) -> &Setup {
@@ -185,7 +200,7 @@ impl Model for Cluster {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if self.stop.is_set() || !state.history.is_lawful() {
+        if self.stop.is_set() || self.is_over(state) {
             return;
         }
         let (setup, spent) = (self.setup(), &state.spent);
@@ -274,6 +289,9 @@ impl Model for Cluster {
             Agreement ChosenByQuorum ChosenStaysChosen OneValuePerBallot PromiseMonotonic PersistBeforeSpeak NoHalt
             NoPanic
         ]);
+        if let Some(only) = self.only {
+            properties.retain(|property| property.name == only.name());
+        }
         properties.extend(sometimes![
             Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend
         ]);

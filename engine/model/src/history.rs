@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use synod_protocol::{Ballot, BodyHandle, BodyKind, NodeId, Slot};
 
@@ -24,6 +25,15 @@ macro_rules! laws {
                 match self {
                     $(Law::$law => $name,)*
                 }
+            }
+        }
+
+        impl FromStr for Law {
+            type Err = String;
+
+            fn from_str(name: &str) -> Result<Law, String> {
+                let found = Law::ALL.iter().copied().find(|law| law.name() == name);
+                found.ok_or_else(|| format!("no such law; there are {}", [$($name),*].join(", ")))
             }
         }
     };

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use synod_model::decree::Decree;
+use synod_model::history::Law;
 use synod_model::naive::Naive;
 use synod_model::{Bounds, Cluster, Plant, Report, Search, Setup, check};
 
@@ -41,6 +42,10 @@ enum Command {
         /// Plant this bug; see `list`
         #[arg(long)]
         plant: Option<Plant>,
+
+        /// Look for breaches of this law alone, such as agreement
+        #[arg(long, value_name = "LAW")]
+        only: Option<Law>,
     },
     /// List the models, and the bugs that can be planted
     List,
@@ -48,10 +53,10 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Check { model, depth, states, deep, threads, plant } => {
+        Command::Check { model, depth, states, deep, threads, plant, only } => {
             let search = if deep { Search::Depth } else { Search::Breadth };
             let bounds = Bounds { search, depth, states, threads: threads.max(1), progress: true };
-            let Some(report) = check_named(&model, &bounds, plant) else {
+            let Some(report) = check_named(&model, &bounds, plant, only) else {
                 eprintln!("no such model, or none with bugs; there are {}", names().join(", "));
                 return ExitCode::from(2);
             };
@@ -80,11 +85,14 @@ fn names() -> Vec<&'static str> {
     Setup::ALL.iter().map(|setup| setup.name).chain(["decree", "naive"]).collect()
 }
 
-fn check_named(model: &str, bounds: &Bounds, plant: Option<Plant>) -> Option<Report> {
-    match (Setup::named(model), model, plant) {
-        (Some(setup), ..) => Some(check(Cluster::new(setup, plant), bounds)),
-        (None, "decree", None) => Some(check(Decree::new([2, 2]), bounds)),
-        (None, "naive", None) => Some(check(Naive::default(), bounds)),
+fn check_named(model: &str, bounds: &Bounds, plant: Option<Plant>, only: Option<Law>) -> Option<Report> {
+    if let Some(setup) = Setup::named(model) {
+        let cluster = Cluster::new(setup, plant);
+        return Some(check(only.map_or(cluster.clone(), |law| cluster.only(law)), bounds));
+    }
+    match (model, plant, only) {
+        ("decree", None, None) => Some(check(Decree::new([2, 2]), bounds)),
+        ("naive", None, None) => Some(check(Naive::default(), bounds)),
         _ => None,
     }
 }

@@ -84,6 +84,16 @@ impl Setup {
             ..QUIET
         },
         Setup {
+            name: "lives",
+            about: "one proposer that crashes and runs again, with bodies of two lengths",
+            bodies: [&[(1, 2), (1, 3)], &[], &[]],
+            campaigns: [2, 0, 0],
+            crashes: 1,
+            crashing: [true; 3],
+            disk: Disk::Queued,
+            ..QUIET
+        },
+        Setup {
             name: "full",
             about: "four ballots, three slots of overlapping bodies, slow disks, a crash, loss, duplication, timers",
             bodies: [&[(1, 2), (2, 4)], &[(1, 3), (3, 4)], &[]],

@@ -1,6 +1,6 @@
 //! Words for what happens, short enough that a step fits a line.
 
-use synod_protocol::{AcceptedBody, Ballot, BodyHandle, BodyKind, Mark, Message};
+use synod_protocol::{AcceptedBody, Ballot, BodyHandle, BodyKind, Mark, Message, RejectReason};
 
 /// A ballot: round, node and life.
 pub(crate) fn show_ballot(ballot: Ballot) -> String {
@@ -39,6 +39,13 @@ pub(crate) fn show_message(message: &Message) -> String {
         }
         Message::Accepted { ballot, first, .. } => format!("accepted slot {first} at {}", show_ballot(*ballot)),
         Message::Chosen { body, .. } => format!("chosen is {}", show_body(body)),
+        Message::Heartbeat { ballot, mark, .. } => format!("heartbeat {}{}", show_ballot(*ballot), show_mark(*mark)),
+        Message::HeartbeatReply { mark, .. } => format!("heartbeat heard{}", show_mark(*mark)),
+        Message::Fetch { from, .. } => format!("fetch from slot {from} on"),
+        Message::Reject { ballot, reason: RejectReason::HigherBallot { promised } } => {
+            format!("refuse {}, promised {}", show_ballot(*ballot), show_ballot(*promised))
+        }
+        Message::Reject { ballot, reason } => format!("refuse {}: {reason:?}", show_ballot(*ballot)),
         other => format!("{other:?}"),
     }
 }
