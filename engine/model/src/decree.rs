@@ -1,7 +1,7 @@
 //! The model of single-decree Paxos ([`synod_protocol::decree`]): three servers, two clients with a command each.
 //!
-//! Nothing that was ever sent leaves the network, so that every message may come at any time, any number of times, or
-//! never. A client may start over whenever it likes, up to a bound; that is also all that its random waits could do.
+//! A message may come at any time or never, and a bounded number of them twice. A client may start over whenever it
+//! likes, up to a bound; that is also all that its random waits could do.
 
 use std::collections::BTreeSet;
 
@@ -18,13 +18,14 @@ const CLIENTS: [NodeId; 2] = [NodeId(1), NodeId(2)];
 #[derive(Clone, Debug)]
 pub struct Decree {
     tickets: [u64; 2],
+    duplicates: u8,
     stop: Stop,
 }
 
 impl Decree {
-    /// Clients that take at most so many tickets each.
-    pub fn new(tickets: [u64; 2]) -> Decree {
-        Decree { tickets, stop: Stop::default() }
+    /// Clients that take at most so many tickets each; and so many messages that come twice.
+    pub fn new(tickets: [u64; 2], duplicates: u8) -> Decree {
+        Decree { tickets, duplicates, stop: Stop::default() }
     }
 }
 
@@ -60,7 +61,8 @@ pub struct State {
     servers: [Acceptor<Command>; 3],
     clients: [Client<Command>; 2],
     tries: [u64; 2],
-    sent: BTreeSet<Packet>,
+    duplicated: u8,
+    network: BTreeSet<Packet>,
 }
 
 /// What may happen next.
@@ -70,6 +72,8 @@ pub enum Action {
     Start(NodeId),
     /// A message arrives.
     Deliver(Packet),
+    /// A message arrives, and will do so once more.
+    Duplicate(Packet),
 }
 
 impl State {
@@ -79,7 +83,33 @@ impl State {
             Step::Send(to, request) => (to, request),
             Step::Execute(command) => (SERVERS.to_vec(), Request::Execute { command }),
         };
-        self.sent.extend(to.into_iter().map(|to| Packet::Request { from: client, to, request: request.clone() }));
+        self.network.extend(to.into_iter().map(|to| Packet::Request { from: client, to, request: request.clone() }));
+    }
+
+    fn deliver(&mut self, packet: Packet) {
+        match packet {
+            Packet::Request { from, to, request } => {
+                if let Some(answer) = self.servers[server(to)].handle(request) {
+                    self.network.insert(Packet::Answer { from: to, to: from, answer });
+                }
+            }
+            Packet::Answer { from, to, answer } => {
+                let step = self.clients[client(to)].handle(from, answer);
+                self.follow(to, step);
+            }
+        }
+        // What nobody listens to any more is forgotten: announcements where one has come, answers to who has done.
+        let State { servers, clients, network, .. } = self;
+        network.retain(|packet| match packet {
+            Packet::Request { to, request: Request::Execute { command }, .. } => {
+                servers[server(*to)].chosen() != Some(command)
+            }
+            Packet::Request { .. } => true,
+            Packet::Answer { to, answer: Answer::Ignore { chosen }, .. } => {
+                clients[client(*to)].chosen() != Some(chosen)
+            }
+            Packet::Answer { to, .. } => clients[client(*to)].chosen().is_none(),
+        });
     }
 
     fn executed(&self) -> impl Iterator<Item = Command> + '_ {
@@ -105,7 +135,8 @@ impl Model for Decree {
             servers: SERVERS.map(|_| Acceptor::new()),
             clients: CLIENTS.map(|name| Client::new(name, SERVERS.to_vec(), name.0)),
             tries: [0; 2],
-            sent: BTreeSet::new(),
+            duplicated: 0,
+            network: BTreeSet::new(),
         }]
     }
 
@@ -115,7 +146,10 @@ impl Model for Decree {
         }
         let may_start = CLIENTS.into_iter().filter(|name| state.tries[client(*name)] < self.tickets[client(*name)]);
         actions.extend(may_start.map(Action::Start));
-        actions.extend(state.sent.iter().cloned().map(Action::Deliver));
+        actions.extend(state.network.iter().cloned().map(Action::Deliver));
+        if state.duplicated < self.duplicates {
+            actions.extend(state.network.iter().cloned().map(Action::Duplicate));
+        }
     }
 
     fn next_state(&self, last: &State, action: Action) -> Option<State> {
@@ -126,17 +160,16 @@ impl Model for Decree {
                 let step = state.clients[client(name)].start();
                 state.follow(name, step);
             }
-            Action::Deliver(Packet::Request { from, to, request }) => {
-                if let Some(answer) = state.servers[server(to)].handle(request) {
-                    state.sent.insert(Packet::Answer { from: to, to: from, answer });
-                }
+            Action::Deliver(packet) => {
+                state.network.remove(&packet);
+                state.deliver(packet);
             }
-            Action::Deliver(Packet::Answer { from, to, answer }) => {
-                let step = state.clients[client(to)].handle(from, answer);
-                state.follow(to, step);
+            Action::Duplicate(packet) => {
+                state.duplicated += 1;
+                state.deliver(packet);
             }
         }
-        (state != *last).then_some(state)
+        Some(state)
     }
 
     fn properties(&self) -> Vec<Property<Decree>> {
@@ -169,10 +202,15 @@ impl Checked for Decree {
     fn tell(&self, _before: &State, action: &Action, _after: &State) -> String {
         match action {
             Action::Start(name) => format!("client {name} takes a new ticket"),
-            Action::Deliver(Packet::Request { from, to, request }) => {
-                format!("client {from} -> server {to}: {request:?}")
-            }
-            Action::Deliver(Packet::Answer { from, to, answer }) => format!("server {from} -> client {to}: {answer:?}"),
+            Action::Deliver(packet) => tell_packet(packet),
+            Action::Duplicate(packet) => format!("{} (and will arrive again)", tell_packet(packet)),
         }
+    }
+}
+
+fn tell_packet(packet: &Packet) -> String {
+    match packet {
+        Packet::Request { from, to, request } => format!("client {from} -> server {to}: {request:?}"),
+        Packet::Answer { from, to, answer } => format!("server {from} -> client {to}: {answer:?}"),
     }
 }

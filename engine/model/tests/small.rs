@@ -66,7 +66,7 @@ fn a_bound_of_depth_is_kept() {
 
 #[test]
 fn single_decree_paxos_agrees() {
-    let report = check(Decree::new([1, 1]), &Bounds { search: Search::Depth, ..Bounds::default() });
+    let report = check(Decree::new([1, 1], 0), &Bounds { search: Search::Depth, ..Bounds::default() });
     expect_clean(&report, &["a command is chosen", "a client gets another's command chosen", "every server executes"]);
     assert!(report.exhausted, "{report}");
 }
