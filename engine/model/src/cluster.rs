@@ -1,5 +1,18 @@
 //! The model of the replicated log: three real replicas, a network without order, disks, and a bounded number of
 //! elections, crashes, duplicates and so on ([`Setup`]).
+//!
+//! What is explored is the core as it is: every call that a driver may make, in every order. What is left out, and why
+//! that hides nothing of what the laws are about:
+//! - **Time.** Retransmissions and elections happen whenever the checker likes, bounded in number.
+//! - **Loss.** A message may stay under way for ever, so any number is lost in every model. Dropping one by name only
+//!   shows that a set of messages without it makes no difference.
+//! - **Pre-votes** are welcome at once. A refused one is an election that doesn't happen.
+//! - **Bytes.** Bodies have none; the bytes of a revealed body come to hand in one step, if they come.
+//! - **Chatter**, in the quiet models: refusals, answers to heartbeats, heartbeats without news are lost. They stop a
+//!   proposer early, but choose nothing.
+//! - **Messages that are ignored for ever** leave the network: states that differ only by them are the same. In debug
+//!   builds each is handed to its receiver to see that it is.
+//! - **A down node.** It starts again at once: until somebody hears of it, that is the same.
 
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -70,7 +70,7 @@ fn main() -> ExitCode {
             for setup in Setup::ALL {
                 println!("{:18} {}", setup.name, setup.about);
             }
-            println!("{:18} single-decree Paxos, two clients, one of which starts over once", "decree");
+            println!("{:18} single-decree Paxos, two clients with a ticket each, a message that comes twice", "decree");
             println!("{:18} the naive ticket protocol, which must fail", "naive");
             println!("\nbugs to plant in the first {}:", Setup::ALL.len());
             for plant in Plant::ALL {
@@ -91,7 +91,7 @@ fn check_named(model: &str, bounds: &Bounds, plant: Option<Plant>, only: Option<
         return Some(check(only.map_or(cluster.clone(), |law| cluster.only(law)), bounds));
     }
     match (model, plant, only) {
-        ("decree", None, None) => Some(check(Decree::new([2, 1], 0), bounds)),
+        ("decree", None, None) => Some(check(Decree::new([1, 1], 1), bounds)),
         ("naive", None, None) => Some(check(Naive::default(), bounds)),
         _ => None,
     }

@@ -94,6 +94,25 @@ impl Setup {
             ..QUIET
         },
         Setup {
+            name: "overlap-crash",
+            about: "two ballots, bodies 1..2 and 2..4 against 1..3, a slow disk, and a crash of any node",
+            bodies: [&[(1, 2), (2, 4)], &[(1, 3)], &[]],
+            campaigns: [1, 1, 0],
+            crashes: 1,
+            crashing: [true; 3],
+            disk: Disk::Queued,
+            ..QUIET
+        },
+        Setup {
+            name: "twice",
+            about: "two ballots, bodies 1..2 and 2..4 against 1..3, two messages that arrive twice, timers",
+            bodies: [&[(1, 2), (2, 4)], &[(1, 3)], &[]],
+            campaigns: [1, 1, 0],
+            duplicates: 2,
+            ticks: 1,
+            ..QUIET
+        },
+        Setup {
             name: "full",
             about: "four ballots, three slots of overlapping bodies, slow disks, a crash, loss, duplication, timers",
             bodies: [&[(1, 2), (2, 4)], &[(1, 3), (3, 4)], &[]],
