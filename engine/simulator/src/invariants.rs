@@ -217,12 +217,13 @@ impl Invariants {
     }
 
     /// A node writes a record.
-    pub fn record_written(&mut self, node: usize, record: &Record) {
+    pub fn record_written(&mut self, node: usize, record: &Record, oracle: &Oracle) {
         let verdict = self.promise_monotonic.check_written(node, record);
         self.judge(verdict);
         if let Some(body) = record.body.filter(|_| record.meta.kind == RecordKind::Accepted) {
             let verdict = self.one_value_per_ballot.note(record.meta.ballot, &body);
             self.judge(verdict);
+            self.accepted_is_reported.note_written(node, &record.meta, &body, oracle);
         }
     }
 

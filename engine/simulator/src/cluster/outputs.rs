@@ -57,7 +57,7 @@ impl Cluster {
                 {
                     self.stats.coverage.note("wrote a rival body");
                 }
-                self.invariants.record_written(index, &record);
+                self.invariants.record_written(index, &record, &self.oracle);
                 self.stats.coverage.note_written(record.meta.kind);
                 let now = self.now();
                 self.trace.note(now, "write", &[index as u64, u64::from(file.0), offset, bytes.len() as u64], || {

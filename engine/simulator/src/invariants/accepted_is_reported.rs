@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use synod_protocol::{AcceptedBody, Ballot, BodyId, Message, Slot};
-use synod_wal::RecoveredLog;
+use synod_protocol::{AcceptedBody, Ballot, BodyHandle, BodyId, Message, Slot};
+use synod_wal::{RecordMeta, RecoveredLog};
 
 use super::{Property, Verdict, Violation};
 use crate::network::node_id;
@@ -32,6 +32,21 @@ pub(super) struct AcceptedIsReported {
 impl AcceptedIsReported {
     pub(super) fn new(nodes: usize) -> AcceptedIsReported {
         AcceptedIsReported { acceptors: (0..nodes).map(|_| Acceptor::default()).collect(), asked: Asked::new() }
+    }
+
+    /// A node writes an accept. Bodies of lower ballots that share a slot with it are dead (the body rule), and the node
+    /// may forget them, even if this one is displaced in turn by a body that shares no slot with them.
+    pub(super) fn note_written(&mut self, node: usize, meta: &RecordMeta, body: &BodyHandle, oracle: &Oracle) {
+        let acknowledged = &mut self.acceptors[node].acknowledged;
+        let is_dead = |at: Ballot, id: BodyId| {
+            at < meta.ballot && id != body.id && oracle.body(id).is_some_and(|other| other.overlaps(body))
+        };
+        // What lies below the mark is chosen, and reported no more.
+        let open = acknowledged.range(meta.mark.slot.min(body.end())..body.end());
+        let dead: Vec<Slot> = open.filter(|(_, (at, id))| is_dead(*at, *id)).map(|(first, _)| *first).collect();
+        for first in dead {
+            acknowledged.remove(&first);
+        }
     }
 
     pub(super) fn check_sent(&mut self, node: usize, message: &Message, oracle: &Oracle) -> Verdict {
