@@ -312,7 +312,7 @@ impl Cluster {
         let node = &mut self.nodes[index];
         while let Some(record) = node.durability.next_durable(&node.disk) {
             if let Some(body) = record.body.filter(|_| record.meta.kind == synod_wal::RecordKind::Accepted) {
-                self.invariants.accept_durable(index, body.id, record.meta.ballot);
+                self.invariants.accept_durable(index, body.id, record.meta.ballot, &self.oracle);
             }
         }
     }

@@ -190,13 +190,23 @@ pub struct Disk {
     /// Claims that syncs and `O_DSYNC` writes reached the medium, which they don't: a planted bug.
     lies: bool,
     damage: Damage,
+    /// Where the last write that is complete began: the tail of the log, most of the time.
+    last_written: Option<(FileId, usize)>,
 }
 
 impl Disk {
     /// An empty disk.
     pub fn new(mode: SyncMode) -> Disk {
-        let damage = Damage::default();
-        Disk { mode, files: BTreeMap::new(), in_flight: BTreeMap::new(), operations: 0, writes: 0, lies: false, damage }
+        Disk {
+            mode,
+            files: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            operations: 0,
+            writes: 0,
+            lies: false,
+            damage: Damage::default(),
+            last_written: None,
+        }
     }
 
     /// Whether there is no file at all.
@@ -275,6 +285,7 @@ impl Disk {
             Operation::Write { file, write } => {
                 let content = self.files.get_mut(&file).expect("files aren't removed");
                 self.damage.written(file, &write.range());
+                self.last_written = Some((file, write.offset / BLOCK_BYTES));
                 write.apply(&mut content.live);
                 match self.mode {
                     SyncMode::Dsync if hardens => {
@@ -369,6 +380,7 @@ impl Disk {
         self.files.clear();
         self.in_flight.clear();
         self.damage = Damage::default();
+        self.last_written = None;
     }
 
     /// Whether every byte of the range would survive a power failure as the process sees it.

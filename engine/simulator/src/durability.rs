@@ -184,8 +184,9 @@ impl Durability {
         self.proof
     }
 
-    /// An old copy was put back, and this is what it holds: whatever came later was never claimed.
-    pub fn roll_back(&mut self, recovered: &RecoveredLog) {
+    /// The log goes on from this, without what came later, which was never claimed: an old copy was put back, or writes
+    /// were lost and nobody could notice.
+    pub fn go_back_to(&mut self, recovered: &RecoveredLog) {
         self.crash();
         self.promised = self.promised.min(recovered.promised);
         self.proof = self.proof.min(recovered.proven);

@@ -217,18 +217,18 @@ impl Invariants {
     }
 
     /// A node writes a record.
-    pub fn record_written(&mut self, node: usize, record: &Record, oracle: &Oracle) {
+    pub fn record_written(&mut self, node: usize, record: &Record) {
         let verdict = self.promise_monotonic.check_written(node, record);
         self.judge(verdict);
         if let Some(body) = record.body.filter(|_| record.meta.kind == RecordKind::Accepted) {
             let verdict = self.one_value_per_ballot.note(record.meta.ballot, &body);
             self.judge(verdict);
-            self.accepted_is_reported.note_written(node, &record.meta, &body, oracle);
         }
     }
 
     /// A node's accept became durable.
-    pub fn accept_durable(&mut self, node: usize, id: BodyId, ballot: Ballot) {
+    pub fn accept_durable(&mut self, node: usize, id: BodyId, ballot: Ballot, oracle: &Oracle) {
+        self.accepted_is_reported.note_durable(node, id, ballot, oracle);
         self.chosen_by_quorum.note_accepted(node, id, ballot);
     }
 

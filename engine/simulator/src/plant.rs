@@ -115,6 +115,8 @@ plants! {
     RetriesSync "retries-sync" => Fencing | PersistBeforeSpeak,
     /// A node whose log is damaged begins with an empty one.
     RebuildsDamaged "rebuilds-damaged" => AcceptedIsReported | NoAmnesicVote,
+    /// A node takes damage at the end of its log for an interrupted write, and goes on without what was there.
+    CutsDoubtful "cuts-doubtful" => AcceptedIsReported | PersistBeforeSpeak,
     /// A node that can't start blames a file that is sound.
     BlamesAnother "blames-another" => CleanStop,
     /// Part of what an acceptor has accepted is left out of its promise.

@@ -76,6 +76,7 @@ planted! {
     words_after_a_failure SpeaksAfterFailure,
     a_sync_tried_again RetriesSync,
     a_damaged_log_begun_anew RebuildsDamaged,
+    damage_taken_for_a_torn_write CutsDoubtful,
     a_sound_file_blamed BlamesAnother,
     an_accept_left_out OmitsAccept,
     a_forged_chain ForgesChain,

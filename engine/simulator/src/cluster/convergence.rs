@@ -115,12 +115,14 @@ impl Cluster {
 
     /// Leaves some nodes down for ever that the cluster can do without.
     fn choose_core(&mut self) {
-        let core = self.core();
-        if self.options.mild || core.len() <= self.plan.needed() || !self.core_random.chance(Chance::of(1, 4)) {
+        // Those whose disk is damaged may still find out that they can't go on.
+        let sound = self.core().into_iter().filter(|index| self.nodes[*index].disk.damage().is_empty()).count();
+        let spare = sound.saturating_sub(self.plan.needed()) as u64;
+        if self.options.mild || spare == 0 || !self.core_random.chance(Chance::of(1, 4)) {
             return;
         }
         self.stats.coverage.note("left a node down for ever");
-        for _ in 0..self.core_random.within(1..=(core.len() - self.plan.needed()) as u64) {
+        for _ in 0..self.core_random.within(1..=spare) {
             let core = self.core();
             let index = self.core_random.pick(&core);
             self.nodes[index].left_out = true;
@@ -309,6 +311,7 @@ impl Cluster {
         let complete = |node: &Node| {
             let Some((status, running)) = node.status().zip(node.running.as_ref()) else { return false };
             status.stable == end
+                && !node.alarmed
                 && running.delivered == status.mark
                 && status.mark.slot == end
                 && status.open_bodies == 0

@@ -128,7 +128,7 @@ impl Cluster {
 
     pub(super) fn restart(&mut self, index: usize, life: u32) {
         let node = &self.nodes[index];
-        let Some(running) = node.running.as_ref().filter(|_| node.life == life) else { return };
+        let Some(running) = node.running.as_ref().filter(|_| node.life == life && !self.is_ending()) else { return };
         let fenced = running.replica.status().fenced;
         self.stats.coverage.note(if fenced { "restarted a fenced node" } else { "restarted an alarmed node" });
         self.crash(index, Ending::Kill);
@@ -251,11 +251,21 @@ impl Cluster {
             node.disk.surface_lost();
             recovered = node.recover(&node.disk.seen(), &self.plan);
         }
+        if self.options.plant == Some(Plant::CutsDoubtful)
+            && let Err(RecoverError::Doubtful { damage, .. }) = &recovered
+        {
+            let node = &mut self.nodes[index];
+            node.disk.cut(damage.file, damage.offset);
+            recovered = node.recover(&node.disk.seen(), &self.plan);
+        }
+        let node = &mut self.nodes[index];
         match recovered {
             Ok(recovered) => {
                 if damaged {
                     self.stats.coverage.note("started on a damaged disk");
-                    node.disk.settle_lost();
+                    if node.disk.settle_lost() {
+                        node.durability.go_back_to(&recovered);
+                    }
                 }
                 node.refused = None;
                 Some(recovered)

@@ -151,7 +151,7 @@ impl Cluster {
         self.stats.coverage.note("an old copy was put back");
         self.trace.note(now, "roll back", &[index as u64], || node_id(index).to_string());
         node.restore(copy);
-        node.durability.roll_back(&recovered);
+        node.durability.go_back_to(&recovered);
     }
 }
 

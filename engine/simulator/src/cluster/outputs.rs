@@ -57,7 +57,7 @@ impl Cluster {
                 {
                     self.stats.coverage.note("wrote a rival body");
                 }
-                self.invariants.record_written(index, &record, &self.oracle);
+                self.invariants.record_written(index, &record);
                 self.stats.coverage.note_written(record.meta.kind);
                 let now = self.now();
                 self.trace.note(now, "write", &[index as u64, u64::from(file.0), offset, bytes.len() as u64], || {
@@ -351,7 +351,7 @@ impl Cluster {
         match node.recover(&node.disk.durable(), &self.plan) {
             Ok(recovered) => {
                 for (id, ballot) in node.durability.verify(&recovered) {
-                    self.invariants.accept_durable(index, id, ballot);
+                    self.invariants.accept_durable(index, id, ballot, &self.oracle);
                 }
             }
             Err(error) => self

@@ -166,8 +166,15 @@ impl Disk {
         Some(self.name_block(file, block, &bytes))
     }
 
-    /// Draws a block; those that hold something, and the first and last of a file, more often than others.
+    /// Draws a block; those that hold something, the first and last of a file, and the tail of the log, more often than
+    /// others.
     fn draw_block(&self, random: &mut Random) -> Option<(FileId, usize)> {
+        if random.chance(Chance::of(1, 4))
+            && let Some((file, block)) = self.last_written
+            && self.files.get(&file).is_some_and(|content| content.live.len() >= block_range(block).end)
+        {
+            return Some((file, block));
+        }
         let files: Vec<FileId> = self.files.keys().copied().filter(|file| !self.damage.is_removed(*file)).collect();
         let file = (!files.is_empty()).then(|| random.pick(&files))?;
         let length = self.files[&file].live.len() / BLOCK_BYTES;
@@ -260,9 +267,21 @@ impl Disk {
     }
 
     fn draw_file(&self, except: Option<FileId>, random: &mut Random) -> Option<FileId> {
-        let whole = |file: &FileId| !self.damage.is_removed(*file) && Some(*file) != except;
-        let files: Vec<FileId> = self.files.keys().copied().filter(whole).collect();
+        let whole = |(file, content): &(&FileId, &super::File)| {
+            !self.damage.is_removed(**file) && Some(**file) != except && !content.live.is_empty()
+        };
+        let files: Vec<FileId> = self.files.iter().filter(whole).map(|(file, _)| *file).collect();
         (files.len() > 1).then(|| random.pick(&files))
+    }
+
+    /// Everything from here to the end of a file is zeroed: what a recovery does that takes damage for a torn write.
+    pub fn cut(&mut self, file: FileId, offset: u64) {
+        let Some(content) = self.files.get_mut(&file) else { return };
+        let range = offset as usize..content.live.len();
+        content.harden(|_| true);
+        content.live[range.clone()].fill(0);
+        content.durable[range.clone()].fill(0);
+        self.damage.written(file, &range);
     }
 
     /// Writes that were lost come true after all.
@@ -270,9 +289,11 @@ impl Disk {
         self.damage.take_lost();
     }
 
-    /// Writes that were lost count as never made: the log has gone on without them.
-    pub fn settle_lost(&mut self) {
-        for (file, block, bytes) in self.damage.take_lost() {
+    /// Writes that were lost count as never made: the log has gone on without them. Whether there were any.
+    pub fn settle_lost(&mut self) -> bool {
+        let lost = self.damage.take_lost();
+        let any = !lost.is_empty();
+        for (file, block, bytes) in lost {
             let Some(content) = self.files.get_mut(&file) else { continue };
             let range = block_range(block);
             if content.live.len() < range.end {
@@ -282,6 +303,7 @@ impl Disk {
             content.live[range.clone()].copy_from_slice(&bytes);
             content.durable[range].copy_from_slice(&bytes);
         }
+        any
     }
 
     /// Errors that go away by themselves do.
@@ -310,4 +332,133 @@ fn block_bytes(write: &Write, block: usize) -> Vec<u8> {
     let mut bytes = vec![0; BLOCK_BYTES];
     write.data.copy_to(block_range(block), &mut bytes);
     bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::disk::damage::SECTOR_BYTES;
+    use crate::disk::{Data, Ending};
+    use synod_wal::{SegmentStore, SyncMode};
+
+    const FILE: FileId = FileId(1);
+    const OTHER: FileId = FileId(2);
+    const BLOCK: u64 = BLOCK_BYTES as u64;
+
+    fn disk() -> Disk {
+        let mut disk = Disk::new(SyncMode::Dsync);
+        for file in [FILE, OTHER] {
+            let create = disk.begin_create(file, 4 * BLOCK);
+            disk.complete(create);
+        }
+        disk
+    }
+
+    fn write(disk: &mut Disk, block: u64, byte: u8) -> OperationId {
+        disk.begin_write(FILE, block * BLOCK, Data::Bytes(Rc::new(vec![byte; BLOCK_BYTES])))
+    }
+
+    fn seen(disk: &Disk, file: FileId) -> Vec<u8> {
+        let mut bytes = vec![0; 4 * BLOCK_BYTES];
+        disk.seen().read_at(file, 0, &mut bytes).unwrap();
+        bytes.iter().step_by(BLOCK_BYTES).copied().collect()
+    }
+
+    fn random(seed: u64) -> Random {
+        Random::stream(seed, "test")
+    }
+
+    #[test]
+    fn a_lost_write_counts_as_durable_and_shows_the_old_content() {
+        let mut disk = disk();
+        let lost = write(&mut disk, 1, 7);
+        let (_, astray) = disk.complete_astray(lost, Astray::Nowhere, Lsn(BLOCK), &mut random(1));
+        assert!(astray && disk.is_durable(FILE, BLOCK..2 * BLOCK));
+        assert_eq!(seen(&disk, FILE), [0, 0, 0, 0]);
+        assert!(disk.damage().unprovable_lost(Lsn(BLOCK)) && !disk.damage().unprovable_lost(Lsn(BLOCK + 1)));
+        let mut late = disk.clone();
+        late.surface_lost();
+        assert_eq!(seen(&late, FILE), [0, 7, 0, 0]);
+        assert!(disk.settle_lost() && disk.damage().is_empty());
+        assert_eq!(seen(&disk, FILE), [0, 0, 0, 0]);
+        let mut bytes = vec![1; BLOCK_BYTES];
+        disk.durable().read_at(FILE, BLOCK, &mut bytes).unwrap();
+        assert_eq!(bytes[0], 0);
+    }
+
+    #[test]
+    fn a_misdirected_write_damages_two_places() {
+        for seed in 0..20 {
+            let mut disk = disk();
+            let astray = write(&mut disk, 1, 7);
+            disk.complete_astray(astray, Astray::OtherFile, Lsn(BLOCK), &mut random(seed));
+            assert_eq!(seen(&disk, FILE), [0, 0, 0, 0]);
+            assert_eq!(seen(&disk, OTHER).iter().filter(|byte| **byte == 7).count(), 1);
+            assert_eq!(disk.damage().files().len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_write_mends_what_it_covers() {
+        let mut disk = disk();
+        for _ in 0..100 {
+            disk.rot(Grain::Bit, &mut random(3));
+            disk.make_unreadable(None, &mut random(4));
+        }
+        assert!(!disk.damage().is_empty());
+        for file in [FILE, OTHER] {
+            let zero = disk.begin_zero(file, 0..4 * BLOCK);
+            disk.complete(zero);
+        }
+        assert!(disk.damage().is_empty());
+    }
+
+    #[test]
+    fn an_error_that_passes_is_there_for_so_many_reads() {
+        let mut disk = disk();
+        disk.make_unreadable(Some(2), &mut random(1));
+        let (file, _) = disk.damage.unreadable().next().unwrap();
+        let mut read = || {
+            let read = disk.begin_read(file, 0, 4 * BLOCK_BYTES as u32);
+            matches!(disk.complete(read), Completion::Failed)
+        };
+        assert_eq!([read(), read(), read()], [true, true, false]);
+    }
+
+    #[test]
+    fn a_torn_block_is_of_two_contents() {
+        let mut torn = 0;
+        for seed in 0..50 {
+            let mut disk = disk();
+            write(&mut disk, 1, 7);
+            let tear = disk.draw_tear(&mut random(seed));
+            disk.crash(Ending::PowerFailure, &mut random(seed));
+            torn += u32::from(tear.is_some_and(|tear| disk.tear(tear)));
+            let mut bytes = vec![1; BLOCK_BYTES];
+            disk.seen().read_at(FILE, BLOCK, &mut bytes).unwrap();
+            assert!(bytes.chunks(SECTOR_BYTES).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
+        }
+        assert!(torn > 40, "{torn}");
+    }
+
+    #[test]
+    fn a_failed_sync_makes_nothing_durable_and_may_lose_what_it_should_have_covered() {
+        let mut lost = 0;
+        for seed in 0..50 {
+            let mut disk = Disk::new(SyncMode::Fdatasync);
+            let create = disk.begin_create(FILE, 4 * BLOCK);
+            disk.complete(create);
+            let written = write(&mut disk, 1, 7);
+            disk.complete(written);
+            let sync = disk.begin_sync(FILE);
+            assert!(matches!(disk.fail(sync, &mut random(seed)), Completion::Failed));
+            match seen(&disk, FILE)[1] {
+                0 => lost += 1,
+                _ => assert!(!disk.is_durable(FILE, BLOCK..2 * BLOCK)),
+            }
+        }
+        assert!((1..50).contains(&lost), "{lost}");
+    }
 }

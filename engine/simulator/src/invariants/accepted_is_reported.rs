@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use synod_protocol::{AcceptedBody, Ballot, BodyHandle, BodyId, Message, Slot};
-use synod_wal::{RecordMeta, RecoveredLog};
+use synod_protocol::{AcceptedBody, Ballot, BodyId, Message, Slot};
+use synod_wal::RecoveredLog;
 
 use super::{Property, Verdict, Violation};
 use crate::network::node_id;
@@ -13,7 +13,8 @@ use crate::oracle::Oracle;
 
 #[derive(Debug, Default)]
 struct Acceptor {
-    /// The highest accept acknowledged for bodies that begin at a slot.
+    /// The accepts that were acknowledged, by the first slot of their body, without those that died: a body that is
+    /// accepted at a higher ballot proves that no other body which shares a slot with it was ever chosen.
     acknowledged: BTreeMap<Slot, (Ballot, BodyId)>,
     /// The parts of the promise that is being sent.
     parts: Vec<AcceptedBody>,
@@ -34,18 +35,16 @@ impl AcceptedIsReported {
         AcceptedIsReported { acceptors: (0..nodes).map(|_| Acceptor::default()).collect(), asked: Asked::new() }
     }
 
-    /// A node writes an accept. Bodies of lower ballots that share a slot with it are dead (the body rule), and the node
-    /// may forget them, even if this one is displaced in turn by a body that shares no slot with them.
-    pub(super) fn note_written(&mut self, node: usize, meta: &RecordMeta, body: &BodyHandle, oracle: &Oracle) {
+    /// A node's accept became durable: what it kills needn't be reported any more, but in its place it must be.
+    pub(super) fn note_durable(&mut self, node: usize, id: BodyId, ballot: Ballot, oracle: &Oracle) {
+        let Some(body) = oracle.body(id) else { return };
         let acknowledged = &mut self.acceptors[node].acknowledged;
-        let is_dead = |at: Ballot, id: BodyId| {
-            at < meta.ballot && id != body.id && oracle.body(id).is_some_and(|other| other.overlaps(body))
+        let dies = |(highest, other): &(Ballot, BodyId)| {
+            *highest < ballot && oracle.body(*other).is_some_and(|other| other.overlaps(&body))
         };
-        // What lies below the mark is chosen, and reported no more.
-        let open = acknowledged.range(meta.mark.slot.min(body.end())..body.end());
-        let dead: Vec<Slot> = open.filter(|(_, (at, id))| is_dead(*at, *id)).map(|(first, _)| *first).collect();
-        for first in dead {
-            acknowledged.remove(&first);
+        let killed = acknowledged.extract_if(..body.end(), |_, accept| dies(accept)).count();
+        if killed > 0 {
+            acknowledged.insert(body.first, (ballot, id));
         }
     }
 
@@ -71,19 +70,28 @@ impl AcceptedIsReported {
                 }
                 let parts = std::mem::take(&mut acceptor.parts);
                 let asked = self.asked.get(ballot).copied().unwrap_or(Slot::FIRST);
-                self.check_shown(node, mark.slot.max(asked), &parts, oracle, "promises")
+                self.check_shown(node, Some(*ballot), mark.slot.max(asked), &parts, oracle, "promises")
             }
             _ => Ok(()),
         }
     }
 
     pub(super) fn check_recovered(&self, node: usize, recovered: &RecoveredLog, oracle: &Oracle) -> Verdict {
-        self.check_shown(node, recovered.mark.slot, &open_bodies(recovered), oracle, "recovers")
+        self.check_shown(node, None, recovered.mark.slot, &open_bodies(recovered), oracle, "recovers")
     }
 
-    fn check_shown(&self, node: usize, start: Slot, shown: &[AcceptedBody], oracle: &Oracle, does: &str) -> Verdict {
+    /// What was accepted from `start` on, below that ballot if one is given, and isn't chosen must be among what is shown.
+    fn check_shown(
+        &self,
+        node: usize,
+        below: Option<Ballot>,
+        start: Slot,
+        shown: &[AcceptedBody],
+        oracle: &Oracle,
+        does: &str,
+    ) -> Verdict {
         for (first, (ballot, id)) in self.acceptors[node].acknowledged.range(start..) {
-            let Some(body) = oracle.body(*id) else { continue };
+            let Some(body) = oracle.body(*id).filter(|_| below.is_none_or(|below| *ballot < below)) else { continue };
             let overlapping = shown.iter().filter(|report| report.body.overlaps(&body));
             // A body at a higher ballot kills every lower one that shares a slot with it.
             let covered = overlapping
