@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use synod_protocol::{Ballot, BodyId, Mark, Message, Recovered, Slot};
 
+use crate::faults::atlas::Atlas;
 use crate::faults::operators::{Mistake, OperatorFaults};
 use crate::invariants::Property;
 use crate::plan::Plan;
@@ -153,6 +154,10 @@ impl Plant {
                     lasts: pace / 2..=pace * 2,
                     always: Some(if self == Plant::RollsBack { Mistake::RollBack } else { Mistake::Swap }),
                 };
+            }
+            Plant::CutsDoubtful => {
+                plan.faults.damage.atlas = Atlas::EVERYBODY;
+                plan.faults.damage.rot_every = Some(pace / 4..=pace);
             }
             Plant::SpeaksAfterFailure => plan.faults.damage.write_error = Chance::of(1, 100),
             Plant::RetriesSync => plan.faults.damage.sync_error = Chance::of(1, 20),

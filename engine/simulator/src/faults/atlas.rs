@@ -22,10 +22,13 @@ impl Atlas {
     /// Nobody's disk is damaged.
     pub const SOUND: Atlas = Atlas { exposed: 0, beyond: false };
 
+    /// Everybody's may be.
+    pub const EVERYBODY: Atlas = Atlas { exposed: u32::MAX, beyond: true };
+
     /// Draws who is exposed, of so many nodes, `needed` of which make a cluster that works.
     pub(super) fn draw(random: &mut Random, nodes: usize, needed: usize) -> Atlas {
         if random.chance(Chance::of(1, 6)) {
-            return Atlas { exposed: (1 << nodes) - 1, beyond: true };
+            return Atlas::EVERYBODY;
         }
         let mut atlas = Atlas::SOUND;
         for _ in 0..nodes - needed {
