@@ -323,8 +323,10 @@ pub enum DamageCause {
 impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} at {} (position {})", self.file, self.offset, self.lsn)?;
-        if let Some(slots) = &self.slots {
-            write!(f, ", slots {}..{}", slots.start, slots.end)?;
+        match &self.slots {
+            Some(slots) if slots.end == Slot(u64::MAX) => write!(f, ", slots from {} on", slots.start)?,
+            Some(slots) => write!(f, ", slots {}..{}", slots.start, slots.end)?,
+            None => {}
         }
         match &self.cause {
             DamageCause::Hole(HoleCause::Head(error)) => write!(f, ": {error}"),
