@@ -134,6 +134,8 @@ pub struct Seal {
     pub footer: Option<Footer>,
     /// Whether every block of the seal is valid: nothing after this segment could be durable before.
     pub complete: bool,
+    /// Whether some block is neither valid nor as the pool may have left it: no interrupted write explains that.
+    pub damaged: bool,
 }
 
 /// Reads the header of a segment.
@@ -189,12 +191,16 @@ pub fn read_seal(
     let mut reader = Reader::new(store, file, READ_AHEAD_BYTES);
     let salt = header.identity.expected().salt();
     let mut seal = Seal::default();
+    let mut unexplained = Vec::new();
     let mut valid = 0;
     let mut offset = records_end;
     while offset < geometry.segment_bytes() {
         let block = reader.block(offset)?;
-        let found = SealBlock::decode(block, salt, offset, geometry.segment_bytes());
-        if let Ok(found) = found.filter_epoch(header.epoch) {
+        let found = SealBlock::decode(block, salt, offset, geometry.segment_bytes()).ok();
+        if found.is_none_or(|found| found.epoch != header.epoch && found.epoch != header.previous_epoch) {
+            unexplained.push(offset);
+        }
+        if let Some(found) = found.filter(|found| found.epoch == header.epoch) {
             let same = seal.witness.is_none_or(|witness: SealBlock| {
                 witness.records_end == found.records_end && witness.last_checksum == found.last_checksum
             });
@@ -209,6 +215,12 @@ pub fn read_seal(
     let end = Lsn::new(header.epoch, geometry.segment_bytes(), records_end);
     let named = seal.witness.is_some_and(|witness| witness.records_end == end);
     seal.complete = named && seal.footer.is_some() && valid == (geometry.segment_bytes() - records_end) / BLOCK;
+    if seal.witness.is_some() && !unexplained.is_empty() {
+        let old = OldTable::read(&mut reader, geometry, salt, header.previous_epoch)?;
+        for offset in unexplained {
+            seal.damaged |= old.rules_out(geometry, offset, reader.block(offset)?);
+        }
+    }
     Ok(seal)
 }
 
@@ -545,6 +557,20 @@ impl OldTable {
             checksums.extend(entries);
         }
         Ok(OldTable::Checksums(checksums))
+    }
+
+    /// Whether the pool can't have left this block of a seal's region, which isn't part of the seal before.
+    fn rules_out(&self, geometry: Geometry, offset: u64, block: &Block) -> bool {
+        match self {
+            OldTable::Zeros => first_nonzero(block).is_some(),
+            // Where the seal before had its table and footer, nothing else can be old.
+            OldTable::Checksums(_) if offset >= geometry.table_offset() => true,
+            // What that table said of the others is gone where the new one has overwritten it.
+            OldTable::Checksums(checksums) => {
+                let entry = checksums.get((offset / BLOCK) as usize).copied().flatten();
+                entry.is_some_and(|entry| entry != crc32fast::hash(block))
+            }
+        }
     }
 
     fn matches(&self, offset: u64, block: &Block) -> bool {

@@ -257,6 +257,18 @@ fn incomplete_seal_cuts_off_the_next_segment_whole() {
 }
 
 #[test]
+fn damaged_seal_under_records_without_proof_is_doubtful() {
+    // The seal was complete and the records behind it may have been acknowledged, but nothing behind them says so.
+    let machine = rotating(true);
+    for block in [13, 14, 15] {
+        let mut store = machine.disk.durable.clone();
+        flip(&mut store, FIRST, block * BLOCK + 70);
+        let RecoverError::Doubtful { damage, .. } = refused(&store) else { panic!("not doubtful") };
+        assert_eq!((damage.file, damage.cause), (FIRST, DamageCause::Seal), "block {block}");
+    }
+}
+
+#[test]
 fn damaged_seal_under_durable_records_is_corrupt() {
     let mut machine = rotating(true);
     machine.append_now(&accepted(1, Mark::START), Some(&noop(50, 1, 1)));

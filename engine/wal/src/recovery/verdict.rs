@@ -5,7 +5,8 @@
 //! | at the end that the next segment names | the last record is the one that it names | go on with the next |
 //! | elsewhere than at the named end | | corrupt |
 //! | at a seal block that names this end | the seal is complete | go on with the next, which must exist |
-//! | at a seal block that names this end | the seal isn't, and nothing later was durable | cut here |
+//! | at a seal block that names this end | the seal isn't, what it lacks is old, and nothing later was durable | cut here |
+//! | at a seal block that names this end | the seal isn't, what it lacks isn't old, and nothing later was durable | doubtful |
 //! | at a seal block that names this end | the seal isn't, and something later was durable | corrupt |
 //! | anywhere else | something behind was durable | corrupt |
 //! | at an old block | nothing proven behind | clean end, or the first block didn't arrive: cut here |
@@ -140,6 +141,8 @@ fn is_end(
             true if newest => Err(RecoverError::SuccessorMissing { epoch: scan.header.epoch, file: scan.file }),
             true => Ok(false),
             false if proof > end => Err(RecoverError::Corrupt { damage: damage(scan, DamageCause::Seal), proof }),
+            // The seal may have been complete, and what follows acknowledged.
+            false if scan.seal.damaged && !options.live => Err(classify(damage(scan, DamageCause::Seal), proof)),
             false => Ok(true),
         };
     }
