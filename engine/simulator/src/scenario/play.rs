@@ -22,7 +22,7 @@ impl Played {
         &self.text
     }
 
-    /// The longest waits of each `until`, in election timeouts: not part of what is expected.
+    /// The longest waits of each `until`, in election timeouts, and violations in detail: not part of what is expected.
     pub fn figures(&self) -> &str {
         &self.figures
     }
@@ -34,6 +34,8 @@ struct Outputs {
     blocks: Vec<String>,
     /// Thousandths of election timeouts that each `until` took, by its line.
     waits: BTreeMap<usize, u64>,
+    /// What was violated, if anything was.
+    violation: Option<String>,
 }
 
 pub(super) fn play(scenario: &Scenario, trace: bool) -> Played {
@@ -51,6 +53,11 @@ pub(super) fn play(scenario: &Scenario, trace: bool) -> Played {
         let (median, longest) = (at(waits.len() / 2), at(waits.len()));
         writeln!(figures, "line {line}: waited {median:.2} election timeouts in the median, {longest:.2} at most")
             .expect("strings take everything");
+    }
+    for (seed, outputs) in seeds.iter().zip(&outputs) {
+        if let Some(violation) = &outputs.violation {
+            writeln!(figures, "seed {seed} violates {violation}").expect("strings take everything");
+        }
     }
     Played { text, figures }
 }
@@ -86,7 +93,7 @@ fn play_seed(scenario: &Scenario, seed: u64, trace: bool) -> Outputs {
             // The panic itself was printed; what is left of this cluster can't be trusted.
             blocks.push(stage.take_output() + "panicked\n");
             blocks.resize(scenario.blocks.len(), String::new());
-            return Outputs { blocks, waits: BTreeMap::new() };
+            return Outputs { blocks, waits: BTreeMap::new(), violation: None };
         }
         blocks.push(stage.take_output());
     }
@@ -94,5 +101,6 @@ fn play_seed(scenario: &Scenario, seed: u64, trace: bool) -> Outputs {
     if let Some(last) = blocks.last_mut() {
         last.push_str(&stage.take_output());
     }
-    Outputs { blocks, waits: stage.into_waits() }
+    let violation = stage.violation();
+    Outputs { blocks, waits: stage.into_waits(), violation }
 }

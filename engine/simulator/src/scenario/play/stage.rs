@@ -83,6 +83,10 @@ impl Stage {
         std::mem::take(&mut self.output)
     }
 
+    pub(super) fn violation(&self) -> Option<String> {
+        self.cluster.violation().map(ToString::to_string)
+    }
+
     pub(super) fn into_waits(self) -> BTreeMap<usize, u64> {
         self.waits
     }
