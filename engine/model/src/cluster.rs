@@ -306,7 +306,7 @@ impl Model for Cluster {
             properties.retain(|property| property.name == only.name());
         }
         properties.extend(sometimes![
-            Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend
+            Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend Copied
         ]);
         properties
     }

@@ -96,6 +96,8 @@ sights! {
     CrashAfterAccept "a crash after accepting",
     /// A crash loses an append that isn't durable.
     LostAppend "a crash loses an append",
+    /// A replica that missed a chosen body gets it from a peer's log.
+    Copied "a chosen body is fetched",
 }
 
 /// Everything proposed, voted for and delivered so far.

@@ -264,8 +264,10 @@ impl Node {
                 outcome.sent.push((to, message));
             }
             Effect::Append(append) => {
-                if let LogEntry::Accepted { ballot, body } = append.entry {
-                    outcome.events.push(Event::Proposed(ballot, body));
+                match append.entry {
+                    LogEntry::Promise => {}
+                    LogEntry::Accepted { ballot, body } => outcome.events.push(Event::Proposed(ballot, body)),
+                    LogEntry::Copied { .. } => outcome.events.push(Event::Seen(Sight::Copied)),
                 }
                 self.pending.push_back(append);
                 if rules.has(Plant::VotesEarly) {

@@ -94,6 +94,16 @@ impl Setup {
             ..QUIET
         },
         Setup {
+            name: "fetch",
+            about: "one ballot, timers, and whoever misses a body fetches it; a crash of an acceptor",
+            bodies: [&[(1, 3)], &[], &[]],
+            campaigns: [1, 0, 0],
+            crashes: 1,
+            crashing: [false, false, true],
+            ticks: 1,
+            ..QUIET
+        },
+        Setup {
             name: "overlap-crash",
             about: "two ballots, bodies 1..2 and 2..4 against 1..3, a slow disk, and a crash of any node",
             bodies: [&[(1, 2), (2, 4)], &[(1, 3)], &[]],

@@ -38,6 +38,13 @@ fn a_proposer_that_crashes_agrees_with_itself() {
 }
 
 #[test]
+fn a_follower_that_missed_a_body_fetches_it() {
+    let report = explore("fetch", &Bounds { search: Search::Depth, ..Bounds::default() });
+    expect_clean(&report, &["every slot is decided", "a chosen body is fetched"]);
+    assert!(report.exhausted, "{report}");
+}
+
+#[test]
 fn bodies_that_overlap_die_whole() {
     let bounds = Bounds { search: Search::Depth, states: Some(200_000), ..Bounds::default() };
     expect_clean(&explore("overlap", &bounds), &["a dead body is filled by no-ops"]);
