@@ -8,8 +8,8 @@
 //!   shows that a set of messages without it makes no difference.
 //! - **Pre-votes** are welcome at once. A refused one is an election that doesn't happen.
 //! - **Bytes.** Bodies have none; the bytes of a revealed body come to hand in one step, if they come.
-//! - **Chatter**, in the quiet models: refusals, answers to heartbeats, heartbeats without news are lost. They stop a
-//!   proposer early, but choose nothing.
+//! - **Chatter**, in the quiet models: refusals, resignations, answers to heartbeats, heartbeats without news are lost.
+//!   They stop a proposer early, but choose nothing.
 //! - **Messages that are ignored for ever** leave the network: states that differ only by them are the same. In debug
 //!   builds each is handed to its receiver to see that it is.
 //! - **A down node.** It starts again at once: until somebody hears of it, that is the same.
@@ -167,7 +167,7 @@ impl Cluster {
         self.setup().chatter
             || match message {
                 Message::Heartbeat { mark, .. } => *mark != Mark::START,
-                Message::HeartbeatReply { .. } | Message::Reject { .. } => false,
+                Message::HeartbeatReply { .. } | Message::Reject { .. } | Message::Resigned { .. } => false,
                 _ => true,
             }
     }
@@ -230,7 +230,7 @@ impl Model for Cluster {
             if setup.disk == Disk::Queued && node.has_pending() {
                 actions.push(Action::Durable(id));
             }
-            if spent.campaigns[index] < setup.campaigns[index] {
+            if spent.campaigns[index] < setup.campaigns[index] && node.may_campaign() {
                 actions.push(Action::Campaign(id));
             }
             if spent.ticks < setup.ticks && node.has_timer() {

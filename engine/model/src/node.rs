@@ -1,8 +1,9 @@
 //! A node of the model: the real replica, and the only place that carries out its effects.
 //!
 //! There is no time. Every call is made at [`NOW`], where retransmissions, heartbeats and fetches are always due and
-//! elections never; only [`Node::campaign`] is made at [`FAR`], where everybody has long been silent. The settings
-//! make all spans so short that nothing is drawn, so states don't differ by times.
+//! elections hardly ever; only [`Node::campaign`] is made later: at [`SOON`], where a follower has waited long enough,
+//! and no disk is taken for stalled, or at [`FAR`], where everybody has long been silent, so that leaders and
+//! candidates give up. The settings make all spans so short that nothing is drawn, so states don't differ by times.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
@@ -20,6 +21,12 @@ use crate::story::{show_ballot, show_message};
 
 /// When everything happens.
 const NOW: Instant = Instant(0);
+
+/// When a follower runs for leader. Less than [`ELECTION_TIMEOUT`] after [`NOW`].
+const SOON: Instant = Instant(1);
+
+/// Waits of this length end at [`SOON`], for instants are whole microseconds, and a stalled disk shows after it.
+const ELECTION_TIMEOUT: Duration = Duration::from_nanos(1500);
 
 /// When nobody has been heard for longer than anybody waits.
 const FAR: Instant = Instant(u64::MAX);
@@ -86,13 +93,13 @@ impl Rules {
         }
         let settings = Settings {
             heartbeat_interval: Duration::ZERO,
-            election_timeout: Duration::from_micros(1),
+            election_timeout: ELECTION_TIMEOUT,
             retransmit_interval: Duration::ZERO,
             fetch_delay: Duration::ZERO,
             ..Settings::default()
         };
-        // One tick after `NOW`, so that a fresh replica too runs for leader only when told.
-        Replica::new(node, boot, 0, settings, Configurations::new(genesis), recovered, Instant(1))
+        // A fresh replica hardly waits, but it too shall run for leader only when told.
+        Replica::new(node, boot, 0, settings, Configurations::new(genesis), recovered, SOON)
     }
 }
 
@@ -130,6 +137,12 @@ impl Node {
         self.carry_out(rules)
     }
 
+    /// Whether it may run for leader. Whoever has to give up something else first has waited so long that an append
+    /// on its way would mean a stalled disk, with which nobody runs.
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.role() == Role::Follower || self.pending.is_empty()
+    }
+
     /// Timers go off, but no election: heartbeats, retransmissions, fetches.
     pub(crate) fn tick(&mut self, rules: &Rules) -> Outcome {
         self.replica.handle_timeout(NOW);
@@ -140,9 +153,10 @@ impl Node {
     /// nothing else can come of it than a candidacy or none.
     pub(crate) fn campaign(&mut self, rules: &Rules) -> Outcome {
         let mut outcome = Outcome::default();
-        // A leader gives up first, then a candidate does, then it asks around.
+        let when = if self.role() == Role::Follower { SOON } else { FAR };
+        // A leader or candidate gives up first, then it asks around.
         for _ in 0..4 {
-            self.replica.handle_timeout(FAR);
+            self.replica.handle_timeout(when);
             let mut step = self.carry_out(rules);
             let asks = step.sent.iter().filter_map(|(peer, message)| match message {
                 Message::PreVote { ballot, .. } => Some((*peer, *ballot)),
@@ -355,14 +369,18 @@ impl Node {
 
     /// Whether the replica is the same after a message, and says nothing but a refusal.
     pub(crate) fn is_deaf_to(&self, from: NodeId, message: &Message) -> bool {
-        let mut replica = self.replica.clone();
-        replica.handle_message(NOW, from, message.clone());
-        while let Some(effect) = replica.poll_effect() {
+        // Any event at all is a look at the disk's progress: let there be one before, that means nothing else.
+        let stray = make_body(Ballot::ZERO, Slot::FIRST, 1, BodyKind::Commands);
+        let mut before = self.replica.clone();
+        before.handle_message(NOW, from, Message::Supply { body: stray });
+        let mut after = before.clone();
+        after.handle_message(NOW, from, message.clone());
+        while let Some(effect) = after.poll_effect() {
             if !matches!(effect, Effect::Send { message: Message::Reject { .. }, .. }) {
                 return false;
             }
         }
-        replica == self.replica
+        after == before
     }
 
     fn role(&self) -> Role {

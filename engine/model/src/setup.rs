@@ -32,7 +32,8 @@ pub struct Setup {
     pub drops: u8,
     /// How many times a node's timers may go off other than for an election: heartbeats, retransmissions, fetches.
     pub ticks: u8,
-    /// Whether refusals, answers to heartbeats, and heartbeats without news are sent at all. They cause no choice.
+    /// Whether refusals, resignations, answers to heartbeats, and heartbeats without news are sent at all. They cause
+    /// no choice.
     pub chatter: bool,
     /// When appends become durable.
     pub disk: Disk,
