@@ -328,7 +328,7 @@ impl Checked for Cluster {
             Action::Deliver(packet) => travels(packet),
             Action::Duplicate(packet) => format!("{} (and will arrive again)", travels(packet)),
             Action::Drop(packet) => format!("{} is lost", travels(packet)),
-            Action::Durable(id) => format!("{id}: the next append is durable"),
+            Action::Durable(id) => format!("{id}: {} is durable", before.nodes[id.0 as usize - 1].next_append()),
             Action::Campaign(id) => format!("{id} runs for leader"),
             Action::Tick(id) => format!("{id}: timers go off"),
             Action::Propose(id, count) => format!("{id} proposes a body of {count}"),

@@ -17,7 +17,7 @@ use crate::history::{Law, Sight};
 use crate::log::Log;
 use crate::plant::Plant;
 use crate::setup::{Disk, Setup};
-use crate::story::{show_ballot, show_message};
+use crate::story::{show_ballot, show_body, show_message};
 
 /// When everything happens.
 const NOW: Instant = Instant(0);
@@ -395,6 +395,18 @@ impl Node {
     /// Whether an append isn't durable.
     pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// The append that is durable next, in words.
+    pub(crate) fn next_append(&self) -> String {
+        match self.pending.front() {
+            None => "nothing".into(),
+            Some(append) => match append.entry {
+                LogEntry::Promise => format!("promise {}", show_ballot(append.promised)),
+                LogEntry::Accepted { ballot, body } => format!("{} at {}", show_body(&body), show_ballot(ballot)),
+                LogEntry::Copied { body, .. } => format!("copy of {}", show_body(&body)),
+            },
+        }
     }
 
     /// The slot at which it may propose, and how many slots there are.
