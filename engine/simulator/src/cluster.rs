@@ -121,6 +121,8 @@ pub struct Cluster {
     stats: Stats,
     convergence: Option<Convergence>,
     over: bool,
+    /// The node whose next write or sync a scenario lets fail.
+    failing: Option<usize>,
     /// Too much was damaged for the cluster to go on, and that is proven.
     stopped: bool,
     /// A mistake that nobody has put right yet.
@@ -178,6 +180,7 @@ impl Cluster {
             stats: Stats { runs: 1, ..Stats::default() },
             convergence: None,
             over: false,
+            failing: None,
             stopped: false,
             mistake: None,
             full_until: vec![START; nodes.len()],

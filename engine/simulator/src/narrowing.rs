@@ -59,8 +59,20 @@ kinds! {
     Pauses "pauses",
     /// Disks that stall, or are slower than the others.
     SlowDisks "slow-disks",
-    /// Wall clocks that differ.
+    /// Clocks that differ.
     Clocks "clocks",
+    /// One node that crashes at every start.
+    CrashStorm "crash-storm",
+    /// Writes that go astray, torn blocks, and stored bytes that change.
+    Damage "damage",
+    /// Writes and syncs that fail.
+    DiskErrors "disk-errors",
+    /// Disks without room.
+    FullDisks "full-disks",
+    /// Operators who get something wrong.
+    Mistakes "mistakes",
+    /// Quorums of different sizes.
+    Quorums "quorums",
     /// Clients that ask for trims.
     Trims "trims",
     /// Clients that read.
@@ -105,6 +117,26 @@ impl FaultKind {
             FaultKind::Pauses => faults.pauses.every = None,
             FaultKind::SlowDisks => faults.disks = DiskFaults::HEALTHY,
             FaultKind::Clocks => faults.clocks = ClockFaults::EQUAL,
+            FaultKind::CrashStorm => faults.crashes.storm = None,
+            FaultKind::Damage => {
+                faults.damage.astray = Chance::NEVER;
+                faults.damage.torn = Chance::NEVER;
+                faults.damage.rot_every = None;
+            }
+            FaultKind::DiskErrors => {
+                faults.damage.write_error = Chance::NEVER;
+                faults.damage.sync_error = Chance::NEVER;
+            }
+            FaultKind::FullDisks => {
+                faults.damage.full = Chance::NEVER;
+                faults.damage.files_max = None;
+                plan.log.pool_files_max = crate::plan::POOL_FILES_MAX;
+            }
+            FaultKind::Mistakes => faults.operators.every = None,
+            FaultKind::Quorums => {
+                let majority = plan.nodes() as u32 / 2 + 1;
+                (plan.configuration.prepare_quorum, plan.configuration.accept_quorum) = (majority, majority);
+            }
             FaultKind::Trims => plan.workload.trim = Chance::NEVER,
             FaultKind::Reads => plan.workload.read = Chance::NEVER,
         }

@@ -56,18 +56,21 @@ impl Cluster {
         let damage = &self.plan.faults.damage;
         let random = &mut self.damage_random;
         let node = &mut self.nodes[index];
-        let fails = match finish {
-            Finish::Written(_) => random.chance(damage.write_error),
-            Finish::Synced(_) => random.chance(damage.sync_error),
-            Finish::FileReady(_) if !node.disk.is_creating(operation) => random.chance(damage.write_error),
-            Finish::FileReady(_) => {
-                if now >= self.full_until[index] && random.chance(damage.full) {
-                    self.full_until[index] = now.plus(random.spread_time(damage.full_for.clone()));
+        let is_meant = self.failing == Some(index) && matches!(finish, Finish::Written(_) | Finish::Synced(_));
+        self.failing = self.failing.filter(|_| !is_meant);
+        let fails = is_meant
+            || match finish {
+                Finish::Written(_) => random.chance(damage.write_error),
+                Finish::Synced(_) => random.chance(damage.sync_error),
+                Finish::FileReady(_) if !node.disk.is_creating(operation) => random.chance(damage.write_error),
+                Finish::FileReady(_) => {
+                    if now >= self.full_until[index] && random.chance(damage.full) {
+                        self.full_until[index] = now.plus(random.spread_time(damage.full_for.clone()));
+                    }
+                    damage.full > Chance::NEVER && now < self.full_until[index]
                 }
-                damage.full > Chance::NEVER && now < self.full_until[index]
-            }
-            Finish::Read(_) => false,
-        };
+                Finish::Read(_) => false,
+            };
         if fails {
             if !matches!(finish, Finish::FileReady(_)) {
                 node.durability.fail();

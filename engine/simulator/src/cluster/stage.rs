@@ -4,6 +4,7 @@
 use synod_protocol::{Ballot, Instant, Message, Slot};
 
 use crate::disk::Ending;
+use crate::disk::damage::Grain;
 use crate::faults::partitions::Cut;
 use crate::network::node_id;
 use crate::node::{Node, Reader};
@@ -184,6 +185,35 @@ impl Cluster {
     /// Empties the disk of a node that is down.
     pub fn wipe(&mut self, index: usize) {
         self.nodes[index].disk.wipe();
+    }
+
+    /// Something on a node's disk changes by itself.
+    pub fn rot_at(&mut self, index: usize, grain: Grain) {
+        self.nodes[index].disk.rot(grain, &mut self.damage_random);
+    }
+
+    /// A block of a node's disk can't be read any more.
+    pub fn make_unreadable(&mut self, index: usize) {
+        self.nodes[index].disk.make_unreadable(None, &mut self.damage_random);
+    }
+
+    /// A file of a node's directory is deleted.
+    pub fn remove_file(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let newest = node.newest_file();
+        node.disk.remove_file(newest, &mut self.damage_random);
+    }
+
+    /// A file of a node's directory is cut off.
+    pub fn shorten_file(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let newest = node.newest_file();
+        node.disk.shorten_file(newest, &mut self.damage_random);
+    }
+
+    /// The next write or sync of a node fails.
+    pub fn fail_next(&mut self, index: usize) {
+        self.failing = Some(index);
     }
 
     /// Exchanges the disks of two nodes that are down.

@@ -4,10 +4,15 @@
 //! | command | what happens |
 //! |---|---|
 //! | `start n1 n2`, `start all` | nodes start; one that can't says why |
+//! | `try W` | the node starts, or doesn't and stays down |
 //! | `kill W`, `power W` | processes end; machines lose power |
 //! | `pause W`, `resume W` | processes stand still, and go on |
 //! | `storm W every D` | the node, or whoever leads then, is killed and started again in turn; until `calm` |
 //! | `wipe W`, `swap W W` | the disk of a node that is down is emptied; two are exchanged |
+//! | `rot W bit`, `rot W sector`, `rot W block` | something on the node's disk changes |
+//! | `unreadable W` | a block of its disk can't be read any more |
+//! | `remove W`, `shorten W` | a file of its directory is deleted, or cut off |
+//! | `fail W` | the next write or sync of the node fails |
 //! | `cut A B`, `cut A -> B` | the link is cut, in both directions or one |
 //! | `isolate W`, `deaf W`, `mute W`, `hub W` | all its links; what it would hear; what it says; all other links |
 //! | `groups A B \| C`, `chain A B C` | links between groups; links of all but neighbours |
@@ -33,6 +38,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::disk::Ending;
+use crate::disk::damage::Grain;
 
 /// A node, or some, as scenarios name them.
 pub type Name = String;
@@ -81,12 +87,18 @@ pub enum Fact {
 #[expect(missing_docs, reason = "the module documentation describes them")]
 pub enum Command {
     Start(Vec<Name>),
+    Try(Name),
     End(Ending, Vec<Name>),
     Pause(Vec<Name>),
     Resume(Vec<Name>),
     Storm(Name, Span),
     Wipe(Name),
     Swap(Name, Name),
+    Rot(Name, Grain),
+    Unreadable(Name),
+    Remove(Name),
+    Shorten(Name),
+    Fail(Name),
     Cut(Link),
     Isolate(Name),
     Deaf(Name),
@@ -124,6 +136,7 @@ impl FromStr for Command {
         let name = |word: &str| word.to_string();
         Ok(match words[..] {
             ["start", ref rest @ ..] => Command::Start(names(rest)),
+            ["try", node] => Command::Try(name(node)),
             ["kill", ref rest @ ..] => Command::End(Ending::Kill, names(rest)),
             ["power", ref rest @ ..] => Command::End(Ending::PowerFailure, names(rest)),
             ["pause", ref rest @ ..] => Command::Pause(names(rest)),
@@ -131,6 +144,13 @@ impl FromStr for Command {
             ["storm", node, "every", span] => Command::Storm(name(node), span.parse()?),
             ["wipe", node] => Command::Wipe(name(node)),
             ["swap", one, other] => Command::Swap(name(one), name(other)),
+            ["rot", node, "bit"] => Command::Rot(name(node), Grain::Bit),
+            ["rot", node, "sector"] => Command::Rot(name(node), Grain::Sector),
+            ["rot", node, "block"] => Command::Rot(name(node), Grain::Block),
+            ["unreadable", node] => Command::Unreadable(name(node)),
+            ["remove", node] => Command::Remove(name(node)),
+            ["shorten", node] => Command::Shorten(name(node)),
+            ["fail", node] => Command::Fail(name(node)),
             ["cut", ref link @ ..] => Command::Cut(parse_link(link)?),
             ["isolate", node] => Command::Isolate(name(node)),
             ["deaf", node] => Command::Deaf(name(node)),

@@ -130,6 +130,11 @@ impl Stage {
                     }
                 }
             }
+            Command::Try(name) => {
+                let node = self.node(name)?;
+                // Why it doesn't start is held against what was done to its disk.
+                let _ = self.cluster.boot(node);
+            }
             Command::End(ending, names) => {
                 self.nodes(names)?.into_iter().for_each(|node| self.cluster.end(node, *ending));
             }
@@ -147,6 +152,26 @@ impl Stage {
             Command::Swap(one, other) => {
                 let (one, other) = (self.node(one)?, self.node(other)?);
                 self.cluster.swap_disks(one, other);
+            }
+            Command::Rot(name, grain) => {
+                let node = self.node(name)?;
+                self.cluster.rot_at(node, *grain);
+            }
+            Command::Unreadable(name) => {
+                let node = self.node(name)?;
+                self.cluster.make_unreadable(node);
+            }
+            Command::Remove(name) => {
+                let node = self.node(name)?;
+                self.cluster.remove_file(node);
+            }
+            Command::Shorten(name) => {
+                let node = self.node(name)?;
+                self.cluster.shorten_file(node);
+            }
+            Command::Fail(name) => {
+                let node = self.node(name)?;
+                self.cluster.fail_next(node);
             }
             Command::Calm => {
                 self.flaps.clear();
