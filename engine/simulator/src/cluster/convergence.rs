@@ -303,7 +303,10 @@ impl Cluster {
 
     /// Whether a command made after the faults is acknowledged, and everybody durably has all that was ever chosen.
     fn has_converged(&self, convergence: Convergence) -> bool {
-        self.commands_acked() > convergence.acked_before && self.is_complete()
+        // Who reads what its disk can't give any more is restarted first, as long as there is time for it: in the calm it
+        // may come to read such a place too, and goes on.
+        let calm = self.all_of_core(|node| !node.alarmed);
+        self.commands_acked() > convergence.acked_before && calm && self.is_complete()
     }
 
     /// Whether everybody follows one leader and durably has all that was ever chosen.
@@ -312,7 +315,6 @@ impl Cluster {
         let complete = |node: &Node| {
             let Some((status, running)) = node.status().zip(node.running.as_ref()) else { return false };
             status.stable == end
-                && !node.alarmed
                 && running.delivered == status.mark
                 && status.mark.slot == end
                 && status.open_bodies == 0
