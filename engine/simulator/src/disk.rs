@@ -499,8 +499,9 @@ impl SegmentStore for Image<'_> {
     }
 
     fn lend(&self, file: FileId, offset: u64, bytes: usize) -> Option<&[u8]> {
+        // What can't be read says so where it is read.
         let start = offset as usize;
-        self.files.get(&file)?.get(start..start + bytes)
+        self.files.get(&file).filter(|_| self.unreadable.is_empty())?.get(start..start + bytes)
     }
 }
 
