@@ -202,8 +202,13 @@ impl Replica {
     }
 
     /// The node that was asked leads no longer in the ballot in which it was asked.
-    pub(super) fn on_not_leader(&mut self, from: NodeId, ballot: Ballot) {
-        if ballot.node == from && self.barriers.asked.is_some_and(|asked| asked.of == ballot) {
+    pub(super) fn on_not_leader(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
+        if ballot.node != from || self.barriers.asked.is_none_or(|asked| asked.of != ballot) {
+            return;
+        }
+        if self.leader.is_some_and(|leader| leader != ballot) {
+            self.ask_read_point(now);
+        } else {
             self.lose_barriers();
         }
     }

@@ -322,7 +322,7 @@ impl Replica {
                     self.back_off(now);
                 }
             }
-            RejectReason::NotLeader => self.on_not_leader(from, ballot),
+            RejectReason::NotLeader => self.on_not_leader(now, from, ballot),
             RejectReason::AlreadyChosen { mark } => self.note_ahead(now, from, mark),
             RejectReason::BallotConflict { first } if concerns_us => {
                 self.halt(crate::effect::HaltReason::BallotConflict { slot: first, ballot });

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use synod_protocol::{BodyHandle, Instant};
+use synod_protocol::{BodyHandle, Instant, Role};
 use synod_wal::Location;
 
 use crate::disk::Ending;
@@ -330,7 +330,11 @@ impl Cluster {
                 status.leader == leader && Some(status.promised) == leader && status.transfer.is_none()
             })
         };
-        leader.is_some() && self.all_of_core(follows)
+        // Whoever lies down for ever was the leader of some, who don't know that yet.
+        let leads = |node: &Node| {
+            node.status().is_some_and(|status| status.role == Role::Leader && Some(status.promised) == leader)
+        };
+        leader.is_some() && self.all_of_core(follows) && self.nodes.iter().any(leads)
     }
 
     fn commands_acked(&self) -> u64 {

@@ -1,9 +1,10 @@
 //! The log's own time: a leader gives no new body an earlier time than that of the body before it, whatever clocks say.
 //!
-//! That holds along a ballot and from earlier ballots to later ones. It doesn't hold for all of a log: a body that is
-//! proposed again keeps its time and its origin, and may come to stand behind one that a later leader made, and no-op
-//! ranges are made before their leader has seen all that it closes the gaps of. So the time of a log at some slot is
-//! the highest of all bodies up to there.
+//! That holds for the bodies that one leadership made. It doesn't hold from one to the next: a body that is proposed
+//! again keeps its time and its origin, and may come to stand behind one that a later leader made, or (if an earlier one
+//! rises again that no quorum had shown meanwhile) before one whose leader never saw it; and no-op ranges are made
+//! before their leader has seen all that it closes the gaps of. So the time of a log at some slot is the highest of all
+//! bodies up to there.
 
 use synod_frame::BodyHeader;
 use synod_protocol::{BodyKind, Slot};
@@ -16,7 +17,7 @@ use crate::oracle::Oracle;
 pub(super) fn check_bytes(oracle: &Oracle, node: usize, header: &BodyHeader) -> Verdict {
     let before = header.first.0.checked_sub(1).and_then(|slot| oracle.chosen_containing(Slot(slot)));
     let before = before.and_then(|chosen| BodyHeader::parse(chosen.bytes.as_ref()?).ok());
-    let Some(before) = before.filter(|before| before.origin <= header.origin) else { return Ok(()) };
+    let Some(before) = before.filter(|before| before.origin == header.origin) else { return Ok(()) };
     if header.kind == BodyKind::NoOp || before.leader_time_us <= header.leader_time_us {
         return Ok(());
     }
