@@ -5,6 +5,7 @@
 //! drops what follows. Nothing here asks the log what it believes to be durable.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 use synod_frame::{BLOCK_BYTES, BodyHeader};
 use synod_protocol::{Ballot, BodyHandle, BodyId};
@@ -12,6 +13,9 @@ use synod_wal::format::{Block, RecordHeader, SegmentHeader};
 use synod_wal::{FileId, Geometry, LogSalt, Lsn, RecordKind, RecordMeta, RecoveredLog};
 
 use crate::disk::Disk;
+
+/// Durable records that are remembered for what they prove; none but the last ones matter.
+const PROOFS_MAX: usize = 64;
 
 /// A record of some log, with its body.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +53,8 @@ pub struct Durability {
     promised: Ballot,
     accepted: BTreeSet<(BodyId, Ballot)>,
     held: BTreeSet<BodyId>,
-    /// Everything before this position was durable, as intact durable records say.
-    proof: Lsn,
+    /// The last durable records, and what each says was durable before it.
+    proofs: VecDeque<(FileId, Range<usize>, Lsn)>,
     /// A write or a sync of this life failed: from here on nothing is known.
     failed: bool,
     /// Whether what this life recovered was looked up on the disk since.
@@ -70,7 +74,7 @@ impl Durability {
             promised: Ballot::ZERO,
             accepted: BTreeSet::new(),
             held: BTreeSet::new(),
-            proof: Lsn::ZERO,
+            proofs: VecDeque::new(),
             failed: false,
             verified: false,
         }
@@ -124,9 +128,10 @@ impl Durability {
         self.reached = Some(here);
         let pending = self.pending.pop_front().expect("seen just now");
         let range = pending.offset as usize..(pending.offset + pending.bytes) as usize;
-        if disk.damage().spares(pending.file, &range) {
-            self.proof = self.proof.max(pending.says_durable);
+        if self.proofs.len() == PROOFS_MAX {
+            self.proofs.pop_front();
         }
+        self.proofs.push_back((pending.file, range, pending.says_durable));
         let record = pending.record;
         self.promised = self.promised.max(record.meta.promised);
         if let Some(body) = record.body.filter(|_| record.meta.kind.fills_slots()) {
@@ -179,9 +184,10 @@ impl Durability {
         Some(Lsn::new(epoch, self.geometry.segment_bytes(), offset))
     }
 
-    /// Everything before this position is proven to have been durable, by what is intact on the disk.
-    pub fn proof(&self) -> Lsn {
-        self.proof
+    /// Everything before this position is proven to have been durable, by records that are intact on the disk.
+    pub fn proof(&self, disk: &Disk) -> Lsn {
+        let intact = self.proofs.iter().filter(|(file, range, _)| disk.damage().spares(*file, range));
+        intact.map(|(.., says_durable)| *says_durable).max().unwrap_or(Lsn::ZERO)
     }
 
     /// The log goes on from this, without what came later, which was never claimed: an old copy was put back, or writes
@@ -189,7 +195,7 @@ impl Durability {
     pub fn go_back_to(&mut self, recovered: &RecoveredLog) {
         self.crash();
         self.promised = self.promised.min(recovered.promised);
-        self.proof = self.proof.min(recovered.proven);
+        self.proofs.retain(|(.., says_durable)| *says_durable <= recovered.proven);
         let entries = || recovered.index.iter_from(recovered.index.base().slot);
         let accepted: BTreeSet<_> = entries().map(|entry| (entry.body.id, entry.ballot)).collect();
         let held: BTreeSet<_> = entries().map(|entry| entry.body.id).collect();

@@ -247,7 +247,7 @@ impl Cluster {
         if damaged
             && let Ok(log) = &recovered
             && self.invariants.forgotten(index, &node.durability, log, &self.oracle).is_some()
-            && node.disk.damage().unprovable_lost(node.durability.proof())
+            && node.disk.damage().unprovable_lost(node.durability.proof(&node.disk))
         {
             // Nobody could tell this from a crash before the write.
             self.stats.coverage.note("a lost write that nobody could notice came true");
