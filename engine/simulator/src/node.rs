@@ -98,6 +98,8 @@ pub struct Node {
     pub refused: Option<RecoverError>,
     /// It stays down for ever, although it could start.
     pub left_out: bool,
+    /// Lost writes count as never made on its disk: blocks of files that are used again may be neither old nor new.
+    pub scarred: bool,
     /// It couldn't read something of its log in this life.
     pub alarmed: bool,
     identity: LogIdentity,
@@ -134,6 +136,7 @@ impl Node {
             home: index,
             refused: None,
             left_out: false,
+            scarred: false,
             alarmed: false,
             identity,
             segment_bytes: plan.log.segment_bytes,

@@ -73,12 +73,7 @@ impl Cluster {
         let (nodes, quorum) = (self.nodes.len(), self.plan.needed());
         let leader = self.any_leader();
         let partitions = &self.plan.faults.partitions;
-        let mut cut = partitions.draw_lasting(&mut self.partition_random, nodes, leader, quorum);
-        let configuration = &self.plan.configuration;
-        if configuration.prepare_quorum < configuration.accept_quorum {
-            // A candidate asks for the leave of a prepare quorum only, and may be one that no accept quorum hears.
-            cut = Cut::Nothing;
-        }
+        let cut = partitions.draw_lasting(&mut self.partition_random, nodes, leader, quorum);
         self.network.set_cut(cut);
         self.trace.note(now, "cut", &[], || story::cut(cut, nodes));
         self.enter(if cut == Cut::Nothing { Stage::Healing } else { Stage::Partial { cut } });
@@ -349,6 +344,7 @@ impl Cluster {
                     self.invariants.recovered(index, &node.durability, &recovered, &self.oracle);
                     self.invariants.held_at_end(index, &recovered, &self.oracle);
                 }
+                Err(_) if node.scarred => {}
                 Err(error) => self.invariants.report(
                     Property::Recovers,
                     format!("{} could not start if power failed in the end: {error}", node_id(index)),

@@ -267,6 +267,7 @@ impl Cluster {
                 if damaged {
                     self.stats.coverage.note("started on a damaged disk");
                     if node.disk.settle_lost() {
+                        node.scarred = true;
                         node.durability.go_back_to(&recovered);
                     }
                 }
@@ -307,8 +308,9 @@ impl Cluster {
             RecoverError::Duplicate { first, second, .. } => {
                 copied || damaged.contains(first) || damaged.contains(second)
             }
-            RecoverError::Corrupt { damage, .. } | RecoverError::Doubtful { damage, .. } => {
-                damaged.contains(&damage.file)
+            // Without a trim that was lost, a log needs segments that have been given up meanwhile.
+            RecoverError::Corrupt { damage: found, .. } | RecoverError::Doubtful { damage: found, .. } => {
+                damaged.contains(&found.file) || (node.scarred || damage.has_lost()) && found.file.0 < 1000
             }
             RecoverError::Header { file, .. }
             | RecoverError::HeaderLost { file, .. }
@@ -322,7 +324,7 @@ impl Cluster {
             | RecoverError::OtherGroup { .. } => false,
         };
         if !excused {
-            let sound = damaged.is_empty() && !swapped && !copied && !node.disk.is_empty();
+            let sound = damaged.is_empty() && !node.scarred && !swapped && !copied && !node.disk.is_empty();
             let property = if sound { Property::Recovers } else { Property::CleanStop };
             let detail = format!("{} can't start: {error}; damaged are {damaged:?}", node_id(index));
             return self.invariants.report(property, detail);

@@ -354,6 +354,7 @@ impl Cluster {
                     self.invariants.accept_durable(index, id, ballot, &self.oracle);
                 }
             }
+            Err(_) if self.nodes[index].scarred => {}
             Err(error) => self
                 .invariants
                 .report(Property::Recovers, format!("{} could not start if power failed now: {error}", node_id(index))),
@@ -372,6 +373,7 @@ impl Cluster {
         };
         match recovered {
             Ok(recovered) => self.invariants.recovered(index, &node.durability, &recovered, &self.oracle),
+            Err(_) if self.nodes[index].scarred => {}
             Err(error) => self
                 .invariants
                 .report(Property::Recovers, format!("{} could not start if power failed now: {error}", node_id(index))),

@@ -188,6 +188,11 @@ impl Damage {
         lost.any(|lsn| lsn >= proof)
     }
 
+    /// Whether any write was lost.
+    pub fn has_lost(&self) -> bool {
+        self.blocks.values().any(|harmed| matches!(harmed.harm, Harm::Lost { .. }))
+    }
+
     /// Takes out the blocks whose write was lost.
     pub(super) fn take_lost(&mut self) -> Vec<(FileId, usize, Vec<u8>)> {
         let lost = self.blocks.extract_if(.., |_, harmed| matches!(harmed.harm, Harm::Lost { .. }));
