@@ -213,6 +213,11 @@ impl Durability {
         self.accepted.contains(&(id, ballot))
     }
 
+    /// Every durable accept there ever was.
+    pub fn accepts(&self) -> impl Iterator<Item = (BodyId, Ballot)> {
+        self.accepted.iter().copied()
+    }
+
     /// Whether the body is durable, accepted or copied.
     pub fn holds(&self, id: BodyId) -> bool {
         self.held.contains(&id)

@@ -117,14 +117,14 @@ impl Replica {
     /// are lost.
     pub(super) fn confirm(&mut self, now: Instant) {
         let confirmed = self.confirmed_beat();
-        let mark = self.mark.slot;
+        let slot = self.mark.slot;
         let Some(leadership) = self.leadership() else { return };
-        // Before the plan is made nobody knows how far the chosen bodies of earlier ballots reach.
-        if let Some(recovered) = leadership.recovered() {
+        // Until everything that earlier ballots may have chosen is delivered, something acknowledged may lie beyond the
+        // mark. A read point beyond the mark is no answer: what the plan adopts may yet be chosen nowhere.
+        if leadership.recovered().is_some_and(|recovered| recovered <= slot) {
             let (answered, open) = leadership.questions.drain(..).partition(|question| question.beat <= confirmed);
             leadership.questions = open;
             let answered: Vec<Question> = answered;
-            let slot = mark.max(recovered);
             for Question { from, boot, number, .. } in answered {
                 if from == self.node {
                     self.on_read_point(now, boot, number, slot);

@@ -286,9 +286,9 @@ impl Replica {
                 }
                 Err((slot, ballot)) => return self.halt(HaltReason::BallotConflict { slot, ballot }),
             }
-            self.confirm(now);
         }
         self.follow_plan(now);
+        self.confirm(now);
     }
 
     /// Proposes what phase 1 revealed, as far as window and alpha allow.
@@ -510,6 +510,7 @@ impl Replica {
         }
         self.catch_up.forget_reached(self.mark.slot);
         self.follow_plan(now);
+        self.confirm(now);
         // While the pipeline is full, news of the choice rides on the next accepts; an idle one says so at once.
         if self.leadership().is_some_and(|leadership| leadership.open.is_empty()) {
             self.heartbeat(now);

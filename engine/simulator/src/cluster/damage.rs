@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 
 use synod_frame::BLOCK_BYTES;
 use synod_protocol::BodyHandle;
-use synod_wal::{FileId, RecoverError, RecoveredLog};
+use synod_wal::scan::HoleCause;
+use synod_wal::{DamageCause, FileId, RecoverError, RecoveredLog};
 
 use crate::disk::damage::Grain;
 use crate::disk::{Completion, Ending, OperationId, Struck, Tear};
@@ -309,6 +310,13 @@ impl Cluster {
                 copied || damaged.contains(first) || damaged.contains(second)
             }
             // Without a trim that was lost, a log needs segments that have been given up meanwhile.
+            // What follows a hole of old blocks lies in a segment that may be the damaged one: then the log seems to end
+            // where that one's predecessor does.
+            RecoverError::Corrupt { damage: found, .. } | RecoverError::Doubtful { damage: found, .. }
+                if found.cause == DamageCause::Hole(HoleCause::Old) && found.file.0 < 1000 =>
+            {
+                !damaged.is_empty() || node.scarred
+            }
             RecoverError::Corrupt { damage: found, .. } | RecoverError::Doubtful { damage: found, .. } => {
                 damaged.contains(&found.file) || (node.scarred || damage.has_lost()) && found.file.0 < 1000
             }

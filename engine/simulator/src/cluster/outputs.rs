@@ -135,7 +135,8 @@ impl Cluster {
     fn check_sent(&mut self, index: usize, message: &Message) {
         let is_claim = Invariants::is_claim(message);
         let mut unbacked = None;
-        if is_claim {
+        // What a scarred disk holds can't be told by recovering it again, for it may no longer let itself be recovered.
+        if is_claim && !self.nodes[index].scarred {
             unbacked = self.unbacked_claim(index, message);
             if unbacked.is_some() && !self.nodes[index].durability.is_verified() {
                 self.verify_disk(index);

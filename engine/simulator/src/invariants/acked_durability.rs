@@ -1,7 +1,7 @@
 //! I11, what is acknowledged is durable: a command stays at the slot that its client was told. After any restart a node
 //! still has every chosen body that was durable on its disk, and in the end every node gives every command out there.
 
-use synod_protocol::BodyKind;
+use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind};
 use synod_wal::RecoveredLog;
 
 use super::{Property, Verdict, Violation};
@@ -14,7 +14,7 @@ pub(super) fn check_recovered(node: usize, held: &Durability, recovered: &Recove
     let base = recovered.index.base();
     let lost = oracle.chosen_from(base.slot).find(|chosen| {
         let found = recovered.index.get(chosen.body.first).is_some_and(|entry| entry.body == chosen.body);
-        held.holds(chosen.body.id) && !found
+        held.holds(chosen.body.id) && !found && !is_displaced(held, &chosen.body, oracle)
     });
     match lost {
         None => Ok(()),
@@ -23,6 +23,16 @@ pub(super) fn check_recovered(node: usize, held: &Durability, recovered: &Recove
             format!("{} lost {:?}, which is chosen and was durable there", node_id(node), chosen.body),
         )),
     }
+}
+
+/// Whether the node accepted another body over this one: that was chosen at a ballot that the node never accepted it at,
+/// after a quorum had shown it alone.
+fn is_displaced(held: &Durability, body: &BodyHandle, oracle: &Oracle) -> bool {
+    let highest = held.accepts().filter(|(id, _)| *id == body.id).map(|(_, ballot)| ballot).max();
+    let displaces = |(id, ballot): (BodyId, Ballot)| {
+        Some(ballot) > highest && id != body.id && oracle.body(id).is_some_and(|other| other.overlaps(body))
+    };
+    highest.is_some() && held.accepts().any(displaces)
 }
 
 /// In the end, every chosen body that isn't trimmed is durable on every node.

@@ -206,3 +206,43 @@ fn barriers_are_bounded_and_a_node_without_a_leader_begins_none() {
     assert_ne!(cluster.role(n(1)), Role::Leader);
     assert_eq!(cluster.node(n(1)).barriers.len(), BARRIERS_MAX, "every one of them has ended");
 }
+
+#[test]
+fn a_read_point_is_chosen() {
+    let mut cluster = settled();
+    // Node 2 leads, adopts a body that only node 1 had accepted, and asks itself for a read point while it is open.
+    cluster.isolate(n(1));
+    let body = cluster.propose(n(1), 1);
+    cluster.crash(n(1), 0);
+    cluster.restart(n(1));
+    cluster.heal();
+    cluster.isolate(n(3));
+    for _ in 0..30 {
+        cluster.now = cluster.now.max(cluster.replica(n(2)).poll_deadline());
+        cluster.time_out(n(2));
+        while let Some(packet) = cluster.network.pop_front() {
+            if !is("Accept")(&packet) {
+                cluster.deliver(packet);
+            }
+        }
+        if cluster.replica(n(2)).accepted().any(|report| report.body == body) {
+            break;
+        }
+    }
+    cluster.barrier(n(2)).expect("it leads");
+    while let Some(packet) = cluster.network.pop_front() {
+        if !is("Accept")(&packet) {
+            cluster.deliver(packet);
+        }
+    }
+    assert_eq!(cluster.node(n(2)).barriers, [], "nobody knows yet whether the body is chosen");
+    // The others go on without it, and nothing new comes: the barrier must end all the same.
+    cluster.heal();
+    cluster.crash(n(1), 0);
+    cluster.isolate(n(2));
+    cluster.run(Duration::from_secs(3));
+    cluster.heal();
+    cluster.restart(n(1));
+    cluster.run(Duration::from_secs(3));
+    assert!(cluster.node(n(2)).reading.is_empty(), "{:?}", cluster.node(n(2)).barriers);
+}

@@ -76,6 +76,7 @@ fn a_candidate_that_is_its_own_quorum_waits_for_its_own_promise() {
     cluster.inject(n(2), n(1), Message::Accept { ballot: ballot(1, 2), body: body(1, 1, 1), mark: Mark::START });
     cluster.now = cluster.replica(n(1)).poll_deadline();
     cluster.time_out(n(1));
+    cluster.deliver_all();
     cluster.sync_to(n(1), 1);
     assert_eq!(cluster.role(n(1)), Role::Candidate, "the accept before it is durable, the promise isn't");
     cluster.sync(n(1));
