@@ -205,16 +205,19 @@ impl Node {
         self.durability = Durability::new(self.identity.expected().salt(), geometry);
     }
 
-    /// The file of the segment that was begun last, as far as headers can be read.
-    pub fn newest_file(&self) -> Option<FileId> {
+    /// The files of the two segments that were begun last, the last one first, as far as headers can be read. The last
+    /// one may have been prepared without having been written to yet.
+    pub fn newest_files(&self) -> Vec<FileId> {
         let image = self.disk.seen();
         let geometry = Geometry::new(self.segment_bytes).expect("plans are valid");
-        let files = image.files().ok()?.into_iter();
+        let mut files = image.files().unwrap_or_default();
         let epoch = |file: &FileId| {
             let header = read_segment_header(&image, *file, geometry).ok()?.ok()?;
             Some(header.epoch)
         };
-        files.max_by_key(epoch)
+        files.sort_by_key(|file| std::cmp::Reverse(epoch(file)));
+        files.truncate(2);
+        files
     }
 
     /// Starts the process on what was recovered.

@@ -94,6 +94,8 @@ pub(super) struct Peer {
     /// Bodies sent and not acknowledged, by first slot.
     outstanding: BTreeMap<Slot, u32>,
     outstanding_bytes: u64,
+    /// Something open wasn't sent, for want of room among what is outstanding.
+    held_back: bool,
 }
 
 impl Peer {
@@ -226,6 +228,7 @@ impl Replica {
             keeps_pace: false,
             outstanding: BTreeMap::new(),
             outstanding_bytes: 0,
+            held_back: false,
         };
         let peers = self.peers().into_iter().map(|node| (node, peer(node))).collect();
         self.leader = Some(ballot);
@@ -447,12 +450,26 @@ impl Replica {
         let known = peer.outstanding.contains_key(&body.first);
         if !known {
             if !peer.outstanding.is_empty() && peer.outstanding_bytes + u64::from(body.bytes) > budget {
+                peer.held_back = true;
                 return;
             }
             peer.outstanding.insert(body.first, body.bytes);
             peer.outstanding_bytes += u64::from(body.bytes);
         }
         self.send(to, Message::Accept { ballot, body, mark });
+    }
+
+    /// Sends what was held back from a peer, as far as there is room now.
+    fn send_held_back(&mut self, to: NodeId) {
+        let Some(leadership) = self.leadership() else { return };
+        let Some(peer) = leadership.peers.get_mut(&to).filter(|peer| peer.held_back) else { return };
+        peer.held_back = false;
+        let peer = &leadership.peers[&to];
+        let open = leadership.open.values().filter(|proposal| !proposal.acks.contains(&to));
+        let unsent = open.map(|proposal| proposal.body).filter(|body| !peer.outstanding.contains_key(&body.first));
+        for body in unsent.collect::<Vec<_>>() {
+            self.send_accept(to, body);
+        }
     }
 
     pub(super) fn on_accepted(&mut self, now: Instant, from: NodeId, ballot: Ballot, first: Slot, id: BodyId) {
@@ -464,6 +481,7 @@ impl Replica {
         peer.acknowledged(first);
         self.count_vote(from, first, id);
         self.settle(now);
+        self.send_held_back(from);
     }
 
     /// Counts the own votes that became durable.
@@ -554,6 +572,7 @@ impl Replica {
             peer.keeps_pace = told.is_some_and(|slot| peer.mark >= slot);
         }
         peer.reached(mark.slot);
+        self.send_held_back(from);
         self.note_ahead(now, from, mark);
         self.confirm(now);
         self.hand_over();

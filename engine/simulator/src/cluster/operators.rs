@@ -35,14 +35,16 @@ impl Cluster {
         let (now, nodes, atlas) = (self.now(), self.nodes.len(), self.plan.faults.damage.atlas);
         let mistake = self.plan.faults.operators.draw_mistake(&mut self.operator_random);
         let index = self.operator_random.index(nodes);
-        if mistake.destroys() && !atlas.exposes(index) || mistake == Mistake::Swap && nodes == 1 {
+        // What a disk lost in silence may lie in the very file that somebody destroys: then nothing tells of it any more.
+        let can_tell = atlas.exposes(index) && !self.nodes[index].disk.damage().has_lost();
+        if mistake.destroys() && !can_tell || mistake == Mistake::Swap && nodes == 1 {
             return self.schedule_mistake();
         }
         self.trace.note(now, "mistake", &[index as u64], || format!("{} {mistake:?}", node_id(index)));
         self.stop(index);
         let random = &mut self.operator_random;
         let node = &mut self.nodes[index];
-        let newest = node.newest_file();
+        let newest = node.newest_files();
         match mistake {
             Mistake::Swap => {
                 let other = (index + 1 + random.index(nodes - 1)) % nodes;
@@ -56,7 +58,7 @@ impl Cluster {
                 }
             }
             Mistake::CopyFile => {
-                if let Some(copy) = newest.and_then(|file| node.disk.copy_file(file)) {
+                if let Some(copy) = newest.first().and_then(|file| node.disk.copy_file(*file)) {
                     self.stats.coverage.note("copied a segment");
                     self.mistake = Some(Made { copied: Some(index), what: What::Copied(index, copy) });
                     let life = node.life;
@@ -73,12 +75,12 @@ impl Cluster {
                 node.disk.wipe();
             }
             Mistake::RemoveFile => {
-                if node.disk.remove_file(newest, random).is_some() {
+                if node.disk.remove_file(&newest, random).is_some() {
                     self.stats.coverage.note("removed a segment");
                 }
             }
             Mistake::ShortenFile => {
-                if node.disk.shorten_file(newest, random).is_some() {
+                if node.disk.shorten_file(&newest, random).is_some() {
                     self.stats.coverage.note("cut a segment short");
                 }
             }

@@ -135,13 +135,14 @@ impl Cluster {
     fn check_sent(&mut self, index: usize, message: &Message) {
         let is_claim = Invariants::is_claim(message);
         let mut unbacked = None;
-        // What a scarred disk holds can't be told by recovering it again, for it may no longer let itself be recovered.
-        if is_claim && !self.nodes[index].scarred {
+        if is_claim {
             unbacked = self.unbacked_claim(index, message);
             if unbacked.is_some() && !self.nodes[index].durability.is_verified() {
                 self.verify_disk(index);
                 unbacked = self.unbacked_claim(index, message);
             }
+            // What a scarred disk holds can't be told by recovering it again: it may no longer let itself be recovered.
+            unbacked = unbacked.filter(|_| !self.nodes[index].scarred);
         }
         self.stats.coverage.note_sent(message);
         self.note_leader(index, message);

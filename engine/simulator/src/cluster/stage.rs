@@ -200,15 +200,15 @@ impl Cluster {
     /// A file of a node's directory is deleted.
     pub fn remove_file(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        let newest = node.newest_file();
-        node.disk.remove_file(newest, &mut self.damage_random);
+        let newest = node.newest_files();
+        node.disk.remove_file(&newest, &mut self.damage_random);
     }
 
     /// A file of a node's directory is cut off.
     pub fn shorten_file(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        let newest = node.newest_file();
-        node.disk.shorten_file(newest, &mut self.damage_random);
+        let newest = node.newest_files();
+        node.disk.shorten_file(&newest, &mut self.damage_random);
     }
 
     /// The next write or sync of a node fails.

@@ -238,14 +238,14 @@ impl Disk {
     }
 
     /// Somebody removes a file; which, if there is another one left. `newest` is never it.
-    pub fn remove_file(&mut self, newest: Option<FileId>, random: &mut Random) -> Option<FileId> {
+    pub fn remove_file(&mut self, newest: &[FileId], random: &mut Random) -> Option<FileId> {
         let file = self.draw_file(newest, random)?;
         self.damage.remove(file);
         Some(file)
     }
 
     /// Somebody cuts a file off in the middle; not the `newest`.
-    pub fn shorten_file(&mut self, newest: Option<FileId>, random: &mut Random) -> Option<FileId> {
+    pub fn shorten_file(&mut self, newest: &[FileId], random: &mut Random) -> Option<FileId> {
         let file = self.draw_file(newest, random)?;
         let blocks = self.files[&file].live.len() / BLOCK_BYTES;
         self.damage.shorten(file, random.index(blocks) * BLOCK_BYTES + random.index(BLOCK_BYTES));
@@ -266,9 +266,9 @@ impl Disk {
         self.files.remove(&copy);
     }
 
-    fn draw_file(&self, except: Option<FileId>, random: &mut Random) -> Option<FileId> {
+    fn draw_file(&self, except: &[FileId], random: &mut Random) -> Option<FileId> {
         let whole = |(file, content): &(&FileId, &super::File)| {
-            !self.damage.is_removed(**file) && Some(**file) != except && !content.live.is_empty()
+            !self.damage.is_removed(**file) && !except.contains(file) && !content.live.is_empty()
         };
         let files: Vec<FileId> = self.files.iter().filter(whole).map(|(file, _)| *file).collect();
         (files.len() > 1).then(|| random.pick(&files))
