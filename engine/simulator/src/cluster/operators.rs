@@ -76,6 +76,8 @@ impl Cluster {
             }
             Mistake::RemoveFile => {
                 if node.disk.remove_file(&newest, random).is_some() {
+                    // If nothing was in it, the node starts without it; what recovery would make of the file is no matter.
+                    node.scarred = true;
                     self.stats.coverage.note("removed a segment");
                 }
             }
