@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use synod_frame::{BLOCK_BYTES, encode_configuration};
 use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer};
 use synod_protocol::{
-    AcceptedBody, Ballot, BarrierId, Configurations, Instant, Mark, Recovered, Replica, Slot, Status,
+    AcceptedBody, Ballot, BarrierId, BarrierOutcome, Configurations, Instant, Mark, Recovered, Replica, Slot, Status,
 };
 use synod_wal::scan::read_segment_header;
 use synod_wal::{
@@ -72,6 +72,8 @@ pub struct Running {
     pub delivered: Mark,
     /// The barriers under way, and the end of what anybody had delivered when each began.
     pub barriers: BTreeMap<BarrierId, Slot>,
+    /// How the last barrier ended.
+    pub barrier_ended: Option<BarrierOutcome>,
     /// When the next wake-up is scheduled.
     pub wake_at: Instant,
     /// The process ends after so many more outputs.
@@ -246,6 +248,7 @@ impl Node {
             readers: BTreeMap::new(),
             delivered,
             barriers: BTreeMap::new(),
+            barrier_ended: None,
             wake_at: Instant(u64::MAX),
             crash_in: None,
         });

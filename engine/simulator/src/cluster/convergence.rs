@@ -358,7 +358,10 @@ impl Cluster {
                     self.read(index, first, Reader::Final);
                 }
             }
-            self.begin_barrier(index);
+            if let Err(error) = self.begin_barrier(index) {
+                let detail = format!("{} refuses a barrier while nothing goes wrong: {error}", node_id(index));
+                self.invariants.report(Property::Liveness, detail);
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Clients that want reads which are never stale, and operators who move the leadership.
 
-use synod_protocol::{BarrierId, BarrierOutcome, NodeId, TransferError, TransferOutcome};
+use synod_protocol::{BarrierError, BarrierId, BarrierOutcome, NodeId, TransferError, TransferOutcome};
 
 use super::Cluster;
 use crate::invariants::Property;
@@ -13,7 +13,7 @@ impl Cluster {
         if self.read_random.chance(reads.barrier) {
             let index = self.read_random.index(self.nodes.len());
             if self.nodes[index].paused_until.is_none() {
-                self.begin_barrier(index);
+                let _ = self.begin_barrier(index);
             }
         }
         // Once faults stop, nobody has a reason for another leader.
@@ -21,22 +21,28 @@ impl Cluster {
             let leaders: Vec<usize> = (0..self.nodes.len()).filter(|index| self.leads(*index)).collect();
             if !leaders.is_empty() {
                 let (leader, target) = (self.read_random.pick(&leaders), self.read_random.index(self.nodes.len()));
-                self.begin_transfer(leader, node_id(target));
+                let _ = self.begin_transfer(leader, node_id(target));
             }
         }
     }
 
-    pub(super) fn begin_barrier(&mut self, index: usize) {
+    /// Somebody begins a barrier at a node.
+    ///
+    /// # Errors
+    /// If the node doesn't, with the reason; one that is down gives none.
+    pub fn begin_barrier(&mut self, index: usize) -> Result<(), BarrierError> {
         let (now, timer, needed) = (self.now(), self.timer(index), self.oracle.chosen_end());
-        let Some(running) = &mut self.nodes[index].running else { return };
-        match running.replica.barrier(timer) {
+        let Some(running) = &mut self.nodes[index].running else { return Ok(()) };
+        let begun = running.replica.barrier(timer);
+        match &begun {
             Ok(id) => {
-                running.barriers.insert(id, needed);
+                running.barriers.insert(*id, needed);
                 self.trace.note(now, "barrier", &[index as u64, id.0], || format!("{} {id:?}", node_id(index)));
             }
             Err(_) => self.stats.coverage.note("refused a barrier"),
         }
         self.drain(index);
+        begun.map(drop)
     }
 
     pub(super) fn barrier_ended(&mut self, index: usize, id: BarrierId, outcome: BarrierOutcome) {
@@ -48,6 +54,7 @@ impl Cluster {
             let detail = format!("{} ends {id:?}, which isn't under way", node_id(index));
             return self.invariants.report(Property::LinearizableReads, detail);
         };
+        running.barrier_ended = Some(outcome);
         match outcome {
             BarrierOutcome::Reached(slot) => {
                 self.stats.coverage.note("a barrier was reached");
@@ -62,9 +69,13 @@ impl Cluster {
         }
     }
 
-    fn begin_transfer(&mut self, index: usize, target: NodeId) {
+    /// Somebody asks a node to hand its leadership over.
+    ///
+    /// # Errors
+    /// If the node doesn't, with the reason; one that is down gives none.
+    pub fn begin_transfer(&mut self, index: usize, target: NodeId) -> Result<(), TransferError> {
         let (now, timer) = (self.now(), self.timer(index));
-        let Some(running) = &mut self.nodes[index].running else { return };
+        let Some(running) = &mut self.nodes[index].running else { return Ok(()) };
         let begun = running.replica.transfer(timer, target);
         self.stats.coverage.note(match &begun {
             Ok(()) => "began a transfer",
@@ -76,6 +87,7 @@ impl Cluster {
             format!("{} to {target}: {begun:?}", node_id(index))
         });
         self.drain(index);
+        begun
     }
 
     pub(super) fn transfer_ended(&mut self, index: usize, target: NodeId, outcome: TransferOutcome) {

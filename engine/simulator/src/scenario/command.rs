@@ -25,6 +25,8 @@
 //! | `load every D` | clients hand in commands all the time; until `idle` |
 //! | `measure NAME D` | under load for this long; the commands acknowledged are remembered |
 //! | `trim N at W`, `read N at W` | asks for a trim below slot N, or for slot N |
+//! | `barrier W` | a client wants to read nothing stale at W |
+//! | `transfer W` | whoever leads is asked to hand over to W |
 //! | `count` | `expect` counts leaders and messages from here on |
 //! | `until CONDITION within D` | time goes on until it is so; says it, or that it isn't |
 //! | `expect FACT` | says it if it isn't so |
@@ -32,7 +34,7 @@
 //!
 //! Conditions and facts: `usable` (a command handed in from now on is acknowledged), `leader`, `no leader`,
 //! `leader is W`, `chosen N` (commands in all), `complete W` (it has delivered all that is chosen), `complete all`,
-//! `leaders <= N` (new ones since `count`), `sent accept <= N` (messages since `count`), `A >= 50% of B` (measured).
+//! `reached W`, `lost W` (the last barrier there), `leaders <= N` (new ones since `count`), `sent accept <= N` (messages since `count`), `A >= 50% of B` (measured).
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -77,6 +79,8 @@ pub enum Fact {
     LeaderIs(Name),
     Chosen(u64),
     Complete(Name),
+    Reached(Name),
+    Lost(Name),
     LeadersAtMost(u64),
     SentAtMost { kind: String, most: u64 },
     Share { measured: String, percent: u64, of: String },
@@ -119,6 +123,8 @@ pub enum Command {
     Measure(String, Span),
     Trim(u64, Name),
     Read(u64, Name),
+    Barrier(Name),
+    Transfer(Name),
     Count,
     Until(Fact, Span),
     Expect(Fact),
@@ -182,6 +188,8 @@ impl FromStr for Command {
             ["measure", measured, span] => Command::Measure(name(measured), span.parse()?),
             ["trim", slot, "at", node] => Command::Trim(parse_number(slot)?, name(node)),
             ["read", slot, "at", node] => Command::Read(parse_number(slot)?, name(node)),
+            ["barrier", node] => Command::Barrier(name(node)),
+            ["transfer", node] => Command::Transfer(name(node)),
             ["count"] => Command::Count,
             ["until", ref fact @ .., "within", span] => Command::Until(parse_fact(fact)?, span.parse()?),
             ["expect", ref fact @ ..] => Command::Expect(parse_fact(fact)?),
@@ -238,6 +246,8 @@ fn parse_fact(words: &[&str]) -> Result<Fact, String> {
         ["leader", "is", node] => Fact::LeaderIs(node.to_string()),
         ["chosen", count] => Fact::Chosen(parse_number(count)?),
         ["complete", node] => Fact::Complete(node.to_string()),
+        ["reached", node] => Fact::Reached(node.to_string()),
+        ["lost", node] => Fact::Lost(node.to_string()),
         ["leaders", "<=", count] => Fact::LeadersAtMost(parse_number(count)?),
         ["sent", kind, "<=", most] => Fact::SentAtMost { kind: kind.to_string(), most: parse_number(most)? },
         [measured, ">=", share, "of", of] => {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use synod_protocol::{BodyKind, Instant, Role, Slot};
+use synod_protocol::{BarrierOutcome, BodyKind, Instant, Role, Slot};
 
 use crate::cluster::{Cluster, Losing};
 use crate::disk::Ending;
@@ -228,6 +228,19 @@ impl Stage {
                 let node = self.node(name)?;
                 self.cluster.ask(node, Slot(*slot));
             }
+            Command::Barrier(name) => {
+                let node = self.node(name)?;
+                if let Err(error) = self.cluster.begin_barrier(node) {
+                    self.say(format!("{} refuses: {error}", self.name(node)));
+                }
+            }
+            Command::Transfer(name) => {
+                let (leader, target) = (self.node("leader")?, self.node(name)?);
+                if let Err(error) = self.cluster.begin_transfer(leader, node_id(target)) {
+                    let error = error.to_string().replace(&node_id(target).to_string(), &self.name(target));
+                    self.say(format!("{} refuses: {error}", self.name(leader)));
+                }
+            }
             Command::Count => self.count(),
             Command::Until(fact, span) => self.wait(line, fact, *span)?,
             Command::Expect(fact) => {
@@ -375,6 +388,12 @@ impl Stage {
         }
     }
 
+    /// How the last barrier of a node ended, unless one is under way.
+    fn last_barrier(&self, name: &str) -> Result<Option<BarrierOutcome>, String> {
+        let running = self.cluster.nodes()[self.node(name)?].running.as_ref();
+        Ok(running.filter(|running| running.barriers.is_empty()).and_then(|running| running.barrier_ended))
+    }
+
     fn wait(&mut self, line: usize, fact: &Fact, span: Span) -> Result<(), String> {
         let (started, patience) = (self.cluster.time(), self.draw(span));
         let commands_before = self.cluster.oracle().commands_count();
@@ -428,6 +447,15 @@ impl Stage {
                     .into_iter()
                     .find(|node| self.cluster.nodes()[*node].status().is_none_or(|status| status.mark.slot < end));
                 unless(lagging.is_none(), format!("{} lacks chosen slots", self.name(lagging.unwrap_or(0))))
+            }
+            Fact::Reached(name) => {
+                let ended = self.last_barrier(name)?;
+                let reached = matches!(ended, Some(BarrierOutcome::Reached(_)));
+                unless(reached, format!("the last barrier at {name}: {ended:?}"))
+            }
+            Fact::Lost(name) => {
+                let ended = self.last_barrier(name)?;
+                unless(ended == Some(BarrierOutcome::Lost), format!("the last barrier at {name}: {ended:?}"))
             }
             Fact::LeadersAtMost(most) => {
                 let leaders = (self.cluster.led().len() - self.leaders_before) as u64;
