@@ -104,18 +104,24 @@ impl Replica {
             return self.send(from, Message::Reject { ballot, reason: RejectReason::NotLeader });
         };
         let beat = leadership.beat + 1;
-        // One question a node: whoever asks again means the same barriers and more.
-        match leadership.questions.iter_mut().find(|question| question.from == from) {
-            Some(question) if question.boot == boot && question.number >= number => return,
-            Some(question) => *question = Question { from, boot, number, beat },
-            None => leadership.questions.push(Question { from, boot, number, beat }),
+        leadership.questions.retain(|question| question.from != from || question.boot == boot);
+        let mut theirs = leadership.questions.iter().filter(|question| question.from == from);
+        if theirs.any(|question| question.number >= number) {
+            return;
         }
+        // Whoever asks again means the same barriers and more. What a heartbeat is under way for keeps its place: where
+        // answers take longer than askers wait, nothing would ever be confirmed.
+        leadership.questions.retain(|question| question.from != from || question.beat < beat);
+        leadership.questions.push(Question { from, boot, number, beat });
         self.confirm(now);
     }
 
     /// Answers what a quorum has confirmed, and has the rest confirmed: by one heartbeat at a time, unless its answers
     /// are lost.
     pub(super) fn confirm(&mut self, now: Instant) {
+        if self.leadership().is_none_or(|leadership| leadership.questions.is_empty()) {
+            return;
+        }
         let confirmed = self.confirmed_beat();
         let slot = self.mark.slot;
         let Some(leadership) = self.leadership() else { return };

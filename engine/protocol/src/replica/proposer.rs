@@ -42,7 +42,7 @@ pub(super) struct Leadership {
     pub(super) beat: u64,
     /// The marks that the last heartbeats told of.
     beats: VecDeque<(u64, Slot)>,
-    /// Read points asked for and not confirmed yet, at most one of each member.
+    /// Read points asked for and not confirmed yet, at most one of each member a heartbeat.
     pub(super) questions: Vec<Question>,
     pub(super) transfer: Option<Transfer>,
     /// Where recovery stood when it last came a step further, and when that was.

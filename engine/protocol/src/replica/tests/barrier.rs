@@ -246,3 +246,21 @@ fn a_read_point_is_chosen() {
     cluster.run(Duration::from_secs(3));
     assert!(cluster.node(n(2)).reading.is_empty(), "{:?}", cluster.node(n(2)).barriers);
 }
+
+#[test]
+fn asking_again_takes_nothing_from_what_is_being_confirmed() {
+    let mut cluster = settled();
+    let (ballot, boot) = (cluster.replica(n(1)).promised(), cluster.replica(n(3)).boot);
+    cluster.inject(n(3), n(1), Message::AskReadPoint { ballot, boot, number: 1 });
+    let heartbeat = cluster.take(is_to("Heartbeat", n(2))).remove(0);
+    // Its answer takes longer than node 3 waits: were the first question forgotten, none would ever be answered.
+    cluster.inject(n(3), n(1), Message::AskReadPoint { ballot, boot, number: 2 });
+    cluster.network.clear();
+    cluster.deliver(heartbeat);
+    for reply in cluster.take(is_to("HeartbeatReply", n(1))) {
+        cluster.deliver(reply);
+    }
+    let answers = cluster.take(is_to("ReadPoint", n(3))).into_iter().map(|packet| packet.message);
+    assert_eq!(answers.collect::<Vec<_>>(), [Message::ReadPoint { boot, number: 1, slot: s(4) }]);
+    cluster.deliver_all();
+}
