@@ -38,6 +38,7 @@ use accepted_is_reported::AcceptedIsReported;
 use chain_equal::ChainEqual;
 use chosen_by_quorum::ChosenByQuorum;
 use fencing::Fencing;
+use log_time::LogTime;
 use no_amnesic_vote::NoAmnesicVote;
 use one_leader_per_ballot::OneLeaderPerBallot;
 use one_value_per_ballot::OneValuePerBallot;
@@ -168,6 +169,7 @@ pub struct Invariants {
     quorum_intersection: QuorumIntersection,
     no_amnesic_vote: NoAmnesicVote,
     fencing: Fencing,
+    log_time: LogTime,
     alpha: u32,
     /// The highest slot that each node has called stable.
     stable: Vec<Slot>,
@@ -181,6 +183,7 @@ impl Invariants {
             quorum_intersection: QuorumIntersection::new(&configuration),
             no_amnesic_vote: NoAmnesicVote::new(nodes),
             fencing: Fencing::new(nodes),
+            log_time: LogTime::new(nodes),
             alpha: configuration.alpha,
             only,
             violation: None,
@@ -357,9 +360,16 @@ impl Invariants {
     /// A node gives out the bytes of a chosen body.
     pub fn gave_bytes(&mut self, node: usize, body: &BodyHandle, bytes: &[u8], oracle: &mut Oracle) {
         if let Ok(header) = synod_frame::BodyHeader::parse(bytes) {
-            self.judge(log_time::check_bytes(oracle, node, &header));
+            let verdict = self.log_time.check_bytes(oracle, node, &header);
+            self.judge(verdict);
         }
         let verdict = validity::check_bytes(oracle, node, body, bytes);
+        self.judge(verdict);
+    }
+
+    /// A leader makes a new body of this time.
+    pub fn makes_body(&mut self, node: usize, time_us: u64) {
+        let verdict = self.log_time.check_new(node, time_us);
         self.judge(verdict);
     }
 

@@ -122,6 +122,10 @@ impl Cluster {
         let Some((body, record)) = running.desk.compose(&opening, &self.plan.workload, time) else {
             return false;
         };
+        // Where everything that a quorum held may be lost, a leader need not know what was given out.
+        if !self.plan.faults.damage.atlas.is_beyond() {
+            self.invariants.makes_body(index, time);
+        }
         running.replica.propose(timer, body, record).expect("the body is made for the opening");
         self.stats.bodies_proposed += 1;
         self.trace.note(now, "propose", &[index as u64, body.first.0, body.id.0 as u64], || {
