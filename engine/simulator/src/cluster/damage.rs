@@ -310,10 +310,11 @@ impl Cluster {
                 copied || damaged.contains(first) || damaged.contains(second)
             }
             // Without a trim that was lost, a log needs segments that have been given up meanwhile.
-            // What follows a hole of old blocks lies in a segment that may be the damaged one: then the log seems to end
+            // What follows a hole of old blocks or zeros lies in a segment that may be the damaged one: then the log seems to end
             // where that one's predecessor does.
             RecoverError::Corrupt { damage: found, .. } | RecoverError::Doubtful { damage: found, .. }
-                if found.cause == DamageCause::Hole(HoleCause::Old) && found.file.0 < 1000 =>
+                if matches!(found.cause, DamageCause::Hole(HoleCause::Old | HoleCause::Head(_)))
+                    && found.file.0 < 1000 =>
             {
                 !damaged.is_empty() || node.scarred
             }
