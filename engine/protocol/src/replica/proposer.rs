@@ -403,9 +403,8 @@ impl Replica {
     pub fn trim(&mut self, upto: Slot) -> Result<Slot, TrimError> {
         let (own, trimmed) = (self.proved, self.trimmed.max(Slot::FIRST));
         let limit = self.mark.slot.plus(self.alpha());
-        let halted = self.halted;
         let is_free = |leadership: &&mut Leadership| !leadership.is_recovering() && leadership.transfer.is_none();
-        let leadership = self.leadership().filter(|leadership| is_free(leadership) && !halted);
+        let leadership = self.leadership().filter(is_free);
         let leadership = leadership.filter(|leadership| leadership.next_slot < limit).ok_or(TrimError::NotLeader)?;
         // A member below the trim could only be brought back by a snapshot, so the slowest one holds the log. Having
         // the bodies isn't enough: a member that restarts without a record of their choice must fetch them again.

@@ -4,7 +4,7 @@
 
 use thiserror::Error;
 
-use super::{Message, NodeId, Replica, RoleState};
+use super::{Ballot, Message, NodeId, Replica, RoleState};
 use crate::effect::{Effect, TransferOutcome};
 use crate::time::Instant;
 
@@ -101,7 +101,7 @@ impl Replica {
     }
 
     /// The leader wants this replica to lead: no need to ask around.
-    pub(super) fn on_hand_over(&mut self, now: Instant, from: NodeId, ballot: super::Ballot, beat: u64) {
+    pub(super) fn on_hand_over(&mut self, now: Instant, from: NodeId, ballot: Ballot, beat: u64) {
         let is_newest = self.leader == Some(ballot) && self.leader_beat == beat;
         if ballot.node == from && is_newest && matches!(self.role, RoleState::Follower { .. }) && !self.disk_stalls(now)
         {

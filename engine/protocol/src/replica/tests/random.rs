@@ -332,9 +332,10 @@ fn random_schedules_keep_agreement_and_end_with_progress() {
     let Coverage { promises, delivered, noops, trims, copies, adopted, lost_appends, refusals, supplies, .. } =
         coverage;
     let Coverage { reads, reads_lost, moves, rollbacks, .. } = coverage;
-    let seen = [promises, delivered, noops, trims, copies, adopted, lost_appends, refusals, supplies];
+    let seen = [promises, delivered, trims, copies, adopted, lost_appends, refusals, supplies];
     let seen = seen.into_iter().chain([reads, reads_lost, moves, rollbacks]);
-    assert!(seen.min() >= Some(10), "the schedules are too tame: {coverage:?}");
+    // Gaps are rare: it takes bodies that overlap, and a leader lost among them.
+    assert!(seen.min() >= Some(20) && noops >= 10, "the schedules are too tame: {coverage:?}");
 }
 
 #[test]
