@@ -4,13 +4,13 @@
 //! or an archive whose checksum the envelope carries. A message uses some of the fields; all others are zero, and a
 //! receiver insists on that ([`crate::decode_message`]), so that every message has one encoding.
 
-use synod_protocol::limits::{BODY_BYTES_MAX, PROMISE_PART_MAX};
+use synod_protocol::limits::{BODY_BYTES_MAX, DOUBTS_MAX, PROMISE_PART_MAX};
 use synod_protocol::{Ballot, BodyId, Chain, Mark, NodeId, Slot};
 use thiserror::Error;
 
 use crate::encode::EMPTY_BODY;
 use crate::layout::{ENVELOPE_BYTES, FORMAT_VERSION, GroupId, magic};
-use crate::message::{ACCEPTED_ROOT_BYTES, ACCEPTED_ROW_BYTES};
+use crate::message::{ACCEPTED_ROW_BYTES, DOUBT_ROW_BYTES, PROMISE_ROOT_BYTES};
 
 /// First bytes of every envelope.
 const MAGIC: u32 = magic(b"SYNE");
@@ -216,7 +216,10 @@ impl Envelope {
             EnvelopeKind::Accept | EnvelopeKind::Chosen | EnvelopeKind::Supply => {
                 (EMPTY_BODY.body_bytes, BODY_BYTES_MAX)
             }
-            EnvelopeKind::Promise => (0, (PROMISE_PART_MAX * ACCEPTED_ROW_BYTES + ACCEPTED_ROOT_BYTES) as u32),
+            EnvelopeKind::Promise => {
+                let rows = PROMISE_PART_MAX * ACCEPTED_ROW_BYTES + DOUBTS_MAX * DOUBT_ROW_BYTES;
+                (0, (rows + PROMISE_ROOT_BYTES) as u32)
+            }
             _ => (0, 0),
         }
     }

@@ -23,9 +23,9 @@
 use std::time::Duration;
 
 use rkyv::{Archive, Serialize};
-use synod_protocol::limits::{BODY_BYTES_MAX, PROMISE_PART_MAX};
+use synod_protocol::limits::{BODY_BYTES_MAX, DOUBTS_MAX, PROMISE_PART_MAX};
 use synod_protocol::{
-    AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Mark, Message, NodeId, RejectReason, Slot,
+    AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Doubt, Mark, Message, NodeId, RejectReason, Slot,
 };
 use thiserror::Error;
 
@@ -38,11 +38,14 @@ use crate::layout::{ENVELOPE_BYTES, GroupId};
 /// Length of an accepted body in the payload of a promise.
 pub(crate) const ACCEPTED_ROW_BYTES: usize = size_of::<ArchivedAcceptedRow>();
 
+/// Length of a doubt in it.
+pub(crate) const DOUBT_ROW_BYTES: usize = size_of::<ArchivedDoubtRow>();
+
 /// Length of the root of that payload.
-pub(crate) const ACCEPTED_ROOT_BYTES: usize = size_of::<ArchivedAcceptedArchive>();
+pub(crate) const PROMISE_ROOT_BYTES: usize = size_of::<ArchivedPromiseArchive>();
 
 // The byte map of engine/docs/wal-format.md.
-const _: () = assert!(ACCEPTED_ROW_BYTES == 64 && ACCEPTED_ROOT_BYTES == 8);
+const _: () = assert!(ACCEPTED_ROW_BYTES == 64 && DOUBT_ROW_BYTES == 40 && PROMISE_ROOT_BYTES == 16);
 
 const FLAG_LAST: u8 = 1;
 
@@ -57,11 +60,13 @@ mod reason {
     pub(super) const UNKNOWN_IDENTITY: u8 = 8;
     pub(super) const OVERLOADED: u8 = 9;
     pub(super) const NOT_LEADER: u8 = 10;
+    pub(super) const DOUBTFUL: u8 = 11;
 }
 
 #[derive(Archive, Serialize)]
-struct AcceptedArchive {
+struct PromiseArchive {
     accepted: Vec<AcceptedRow>,
+    doubts: Vec<DoubtRow>,
 }
 
 /// The ballot of the accept, and the body's handle.
@@ -77,6 +82,17 @@ struct AcceptedRow {
     count: u32,
     bytes: u32,
     kind: u32,
+}
+
+/// Slots in doubt, and the bound of what was lost.
+#[derive(Archive, Serialize)]
+struct DoubtRow {
+    round: u64,
+    boot: u64,
+    first: u64,
+    end: u64,
+    node: u32,
+    reserved: u32,
 }
 
 /// Why an envelope and its payload aren't a message. Both were undamaged, so the sender is at fault: drop the message,
@@ -133,6 +149,12 @@ pub enum MessageError {
         /// Its place in the payload.
         index: usize,
     },
+    /// A doubt in a promise that can't be.
+    #[error("doubt {index} of the promise isn't valid")]
+    Doubt {
+        /// Its place in the payload.
+        index: usize,
+    },
     /// A refusal for a reason that this build doesn't know.
     #[error("refusal for unknown reason {found}")]
     Reason {
@@ -157,7 +179,7 @@ pub enum MessageError {
 /// ([`Message::body`]) isn't in it: its exact bytes are to be sent right behind the envelope.
 ///
 /// # Panics
-/// If a promise has more than [`PROMISE_PART_MAX`] accepted bodies, which is a bug of the core.
+/// If a promise has more than [`PROMISE_PART_MAX`] accepted bodies, or [`DOUBTS_MAX`] doubts: a bug of the core.
 pub fn encode_message(
     group: GroupId,
     from: NodeId,
@@ -166,7 +188,7 @@ pub fn encode_message(
     message: &Message,
 ) -> ([u8; ENVELOPE_BYTES], Vec<u8>) {
     let payload = match message {
-        Message::Promise { accepted, .. } => accepted_payload(accepted),
+        Message::Promise { accepted, doubts, .. } => promise_payload(accepted, doubts),
         _ => Vec::new(),
     };
     let base = Envelope {
@@ -279,13 +301,15 @@ fn fill(base: Envelope, message: &Message) -> Envelope {
             Envelope { ballot, ..base }
         }
         Message::Prepare { ballot, from } => Envelope { ballot, first: from, ..base },
-        Message::Promise { ballot, mark, part, parts, accepted: _ } => {
+        Message::Promise { ballot, mark, part, parts, accepted: _, doubts: _ } => {
             with_mark(Envelope { ballot, part, parts, ..base }, mark)
         }
         Message::Accept { ballot, body, mark } => with_mark(with_body(Envelope { ballot, ..base }, &body), mark),
         Message::Accepted { ballot, first, id } => Envelope { ballot, first, identity: id, ..base },
         Message::Reject { ballot, reason } => with_reason(Envelope { ballot, ..base }, reason),
-        Message::Heartbeat { ballot, mark, beat } => with_mark(Envelope { ballot, argument: beat, ..base }, mark),
+        Message::Heartbeat { ballot, mark, beat, recovered } => {
+            with_mark(Envelope { ballot, first: recovered, argument: beat, ..base }, mark)
+        }
         Message::HeartbeatReply { ballot, mark, stable, beat } => {
             with_mark(Envelope { ballot, first: stable, argument: beat, ..base }, mark)
         }
@@ -345,6 +369,7 @@ fn with_reason(base: Envelope, why: RejectReason) -> Envelope {
         }
         RejectReason::UnknownIdentity => Envelope { reason: reason::UNKNOWN_IDENTITY, ..base },
         RejectReason::NotLeader => Envelope { reason: reason::NOT_LEADER, ..base },
+        RejectReason::Doubtful => Envelope { reason: reason::DOUBTFUL, ..base },
         RejectReason::Overloaded { retry_after } => {
             let microseconds = u64::try_from(retry_after.as_micros()).unwrap_or(u64::MAX);
             Envelope { reason: reason::OVERLOADED, argument: microseconds, ..base }
@@ -361,7 +386,9 @@ fn parse(envelope: &Envelope, payload: &[u8]) -> Result<Message, MessageError> {
         EnvelopeKind::Promise => parse_promise(envelope, payload)?,
         EnvelopeKind::Accepted => Message::Accepted { ballot, first: first_slot(envelope)?, id: envelope.identity },
         EnvelopeKind::Reject => Message::Reject { ballot, reason: parse_reason(envelope)? },
-        EnvelopeKind::Heartbeat => Message::Heartbeat { ballot, mark: mark(envelope)?, beat: envelope.argument },
+        EnvelopeKind::Heartbeat => {
+            Message::Heartbeat { ballot, mark: mark(envelope)?, beat: envelope.argument, recovered: envelope.first }
+        }
         EnvelopeKind::HeartbeatReply => {
             Message::HeartbeatReply { ballot, mark: mark(envelope)?, stable: envelope.first, beat: envelope.argument }
         }
@@ -427,6 +454,7 @@ fn parse_reason(envelope: &Envelope) -> Result<RejectReason, MessageError> {
         reason::WRONG_CONFIGURATION => RejectReason::WrongConfiguration { slot: first_slot(envelope)? },
         reason::UNKNOWN_IDENTITY => RejectReason::UnknownIdentity,
         reason::NOT_LEADER => RejectReason::NotLeader,
+        reason::DOUBTFUL => RejectReason::Doubtful,
         reason::OVERLOADED => RejectReason::Overloaded { retry_after: Duration::from_micros(envelope.argument) },
         found => return Err(MessageError::Reason { found }),
     })
@@ -437,18 +465,27 @@ fn parse_promise(envelope: &Envelope, payload: &[u8]) -> Result<Message, Message
     if part >= parts {
         return Err(MessageError::Field { kind: envelope.kind });
     }
-    let accepted = match payload.is_empty() {
-        true => Vec::new(),
-        false => archive::with_aligned(payload, parse_accepted)?,
+    let (accepted, doubts) = match payload.is_empty() {
+        true => (Vec::new(), Vec::new()),
+        false => archive::with_aligned(payload, parse_promise_payload)?,
     };
-    Ok(Message::Promise { ballot: envelope.ballot, mark: mark(envelope)?, part, parts, accepted })
+    Ok(Message::Promise { ballot: envelope.ballot, mark: mark(envelope)?, part, parts, accepted, doubts })
 }
 
-fn accepted_payload(accepted: &[AcceptedBody]) -> Vec<u8> {
+fn promise_payload(accepted: &[AcceptedBody], doubts: &[Doubt]) -> Vec<u8> {
     assert!(accepted.len() <= PROMISE_PART_MAX, "{} accepted bodies in one part", accepted.len());
-    if accepted.is_empty() {
+    assert!(doubts.len() <= DOUBTS_MAX, "{} doubts in one promise", doubts.len());
+    if accepted.is_empty() && doubts.is_empty() {
         return Vec::new();
     }
+    let doubt_row = |doubt: &Doubt| DoubtRow {
+        round: doubt.bound.round,
+        boot: doubt.bound.boot,
+        first: doubt.first.0,
+        end: doubt.end.0,
+        node: doubt.bound.node.0,
+        reserved: 0,
+    };
     let row = |entry: &AcceptedBody| AcceptedRow {
         round: entry.ballot.round,
         boot: entry.ballot.boot,
@@ -464,15 +501,19 @@ fn accepted_payload(accepted: &[AcceptedBody]) -> Vec<u8> {
         bytes: entry.body.bytes,
         kind: u32::from(kind_number(entry.body.kind)),
     };
-    archive::to_vec(&AcceptedArchive { accepted: accepted.iter().map(row).collect() })
+    archive::to_vec(&PromiseArchive {
+        accepted: accepted.iter().map(row).collect(),
+        doubts: doubts.iter().map(doubt_row).collect(),
+    })
 }
 
-fn parse_accepted(payload: &[u8]) -> Result<Vec<AcceptedBody>, MessageError> {
+fn parse_promise_payload(payload: &[u8]) -> Result<(Vec<AcceptedBody>, Vec<Doubt>), MessageError> {
     let kind = EnvelopeKind::Promise;
-    let archive = archive::access::<ArchivedAcceptedArchive>(payload).ok_or(MessageError::PayloadArchive { kind })?;
-    let rows = archive.accepted.as_slice();
-    // No accepted bodies have no payload at all: one encoding for every message.
-    if rows.is_empty() || payload.len() != rows.len() * ACCEPTED_ROW_BYTES + ACCEPTED_ROOT_BYTES {
+    let archive = archive::access::<ArchivedPromiseArchive>(payload).ok_or(MessageError::PayloadArchive { kind })?;
+    let (rows, doubt_rows) = (archive.accepted.as_slice(), archive.doubts.as_slice());
+    let bytes = rows.len() * ACCEPTED_ROW_BYTES + doubt_rows.len() * DOUBT_ROW_BYTES + PROMISE_ROOT_BYTES;
+    // What has nothing to say has no payload at all: one encoding for every message.
+    if rows.is_empty() && doubt_rows.is_empty() || payload.len() != bytes || doubt_rows.len() > DOUBTS_MAX {
         return Err(MessageError::PayloadArchive { kind });
     }
     let mut accepted = Vec::with_capacity(rows.len());
@@ -485,7 +526,15 @@ fn parse_accepted(payload: &[u8]) -> Result<Vec<AcceptedBody>, MessageError> {
         before = entry.body.first;
         accepted.push(entry);
     }
-    Ok(accepted)
+    let doubts = doubt_rows.iter().enumerate();
+    let doubts = doubts.map(|(index, row)| parse_doubt_row(row).ok_or(MessageError::Doubt { index }));
+    Ok((accepted, doubts.collect::<Result<_, _>>()?))
+}
+
+fn parse_doubt_row(row: &ArchivedDoubtRow) -> Option<Doubt> {
+    let bound = Ballot { round: row.round.to_native(), node: NodeId(row.node.to_native()), boot: row.boot.to_native() };
+    let doubt = Doubt { first: Slot(row.first.to_native()), end: Slot(row.end.to_native()), bound };
+    (doubt.first >= Slot::FIRST && doubt.first < doubt.end && row.reserved == 0).then_some(doubt)
 }
 
 fn parse_accepted_row(row: &ArchivedAcceptedRow) -> Option<AcceptedBody> {

@@ -59,6 +59,7 @@ impl Log {
             mark: self.mark,
             trimmed: Slot(0),
             accepted: self.accepted.values().copied().collect(),
+            ..Recovered::default()
         }
     }
 

@@ -41,6 +41,8 @@ pub struct Append {
     pub promised: Ballot,
     /// The chosen prefix at this moment.
     pub mark: Mark,
+    /// Whether the highest promise isn't known at this moment: the disk may have lost a higher one.
+    pub unsure: bool,
 }
 
 /// The number of a barrier within one life of a replica.

@@ -26,7 +26,7 @@ pub use config::{
     ALPHA_RANGE, Configuration, ConfigurationError, Configurations, MEMBERS_MAX, Settings, SettingsError,
 };
 pub use effect::{Append, AppendId, BarrierId, BarrierOutcome, Effect, HaltReason, LogEntry, TransferOutcome};
-pub use message::{AcceptedBody, Message, RejectReason};
+pub use message::{AcceptedBody, Doubt, Message, RejectReason};
 pub use replica::{
     BarrierError, Opening, PeerStatus, ProposeError, Recovered, Replica, Role, Status, TransferError, TrimError,
 };

@@ -16,6 +16,9 @@ pub const SLOT_MAX: u64 = 1 << 62;
 /// See [`SLOT_MAX`].
 pub const ROUND_MAX: u64 = 1 << 62;
 
+/// Doubts in a promise. An acceptor with more widens them until they are so few: doubting too much is safe.
+pub const DOUBTS_MAX: usize = 64;
+
 /// Largest body, header included, in bytes.
 pub const BODY_BYTES_MAX: u32 = 1 << 20;
 

@@ -17,6 +17,30 @@ pub struct AcceptedBody {
     pub body: BodyHandle,
 }
 
+/// Slots at which an acceptor may have accepted something that its disk has lost.
+///
+/// There its promise is no answer, unless somebody reports an accept at `bound` or above: whatever was lost is then
+/// known, or dead (`engine/docs/protocol.md`, the doubt rule).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Doubt {
+    /// The first slot in doubt.
+    pub first: Slot,
+    /// The slot after the last one in doubt; [`Doubt::OPEN`] if there is no telling.
+    pub end: Slot,
+    /// No ballot of anything lost is higher.
+    pub bound: Ballot,
+}
+
+impl Doubt {
+    /// The end of a doubt whose last slot can't be told.
+    pub const OPEN: Slot = Slot(u64::MAX);
+
+    /// Whether `slot` is in doubt.
+    pub fn covers(&self, slot: Slot) -> bool {
+        (self.first..self.end).contains(&slot)
+    }
+}
+
 /// One message of the protocol; see the message table in `engine/docs/protocol.md`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Message {
@@ -50,6 +74,8 @@ pub enum Message {
         parts: u32,
         /// At most [`crate::limits::PROMISE_PART_MAX`] accepted bodies, ascending by slot.
         accepted: Vec<AcceptedBody>,
+        /// At most [`crate::limits::DOUBTS_MAX`] ranges for which this promise is no answer; the same in every part.
+        doubts: Vec<Doubt>,
     },
     /// Phase 2a for one body. The body's bytes travel with it.
     Accept {
@@ -84,6 +110,8 @@ pub enum Message {
         mark: Mark,
         /// Number of this heartbeat within the ballot, ascending: its answers confirm what was asked before it was sent.
         beat: u64,
+        /// The end of what earlier ballots may have chosen, as phase 1 found out; zero while that isn't known.
+        recovered: Slot,
     },
     /// A follower's answer to a heartbeat.
     HeartbeatReply {
@@ -183,10 +211,14 @@ impl Message {
         match self {
             Message::PreVote { ballot } | Message::PreVoteGranted { ballot } => round(*ballot),
             Message::Prepare { ballot, from } => round(*ballot) && slot(*from),
-            Message::Promise { ballot, mark: prefix, part, parts, accepted } => {
+            Message::Promise { ballot, mark: prefix, part, parts, accepted, doubts } => {
                 let report = |report: &AcceptedBody| round(report.ballot) && handle(&report.body);
-                let sized = *parts <= limits::PROMISE_PARTS_MAX && accepted.len() <= limits::PROMISE_PART_MAX;
-                round(*ballot) && mark(*prefix) && part < parts && sized && accepted.iter().all(report)
+                let doubt = |doubt: &Doubt| doubt.first < doubt.end && slot(doubt.first) && round(doubt.bound);
+                let sized = *parts <= limits::PROMISE_PARTS_MAX
+                    && accepted.len() <= limits::PROMISE_PART_MAX
+                    && doubts.len() <= limits::DOUBTS_MAX;
+                let sound = accepted.iter().all(report) && doubts.iter().all(doubt);
+                round(*ballot) && mark(*prefix) && part < parts && sized && sound
             }
             Message::Accept { ballot, body, mark: prefix } => round(*ballot) && handle(body) && mark(*prefix),
             Message::Accepted { ballot, first, id: _ } => round(*ballot) && slot(*first),
@@ -198,7 +230,9 @@ impl Message {
                         _ => true,
                     }
             }
-            Message::Heartbeat { ballot, mark: prefix, beat: _ } => round(*ballot) && mark(*prefix),
+            Message::Heartbeat { ballot, mark: prefix, beat: _, recovered } => {
+                round(*ballot) && mark(*prefix) && slot(*recovered)
+            }
             Message::HeartbeatReply { ballot, mark: prefix, stable, beat: _ } => {
                 round(*ballot) && mark(*prefix) && slot(*stable)
             }
@@ -254,6 +288,8 @@ pub enum RejectReason {
     UnknownIdentity,
     /// A read point can only be had from a leader.
     NotLeader,
+    /// The acceptor's disk may have lost a promise: it votes again once every other member has told it theirs.
+    Doubtful,
     /// The acceptor has too much unwritten; try again after the given time.
     Overloaded {
         /// When to try again.

@@ -10,6 +10,7 @@ mod acceptor;
 mod barrier;
 mod catch_up;
 mod disk_watch;
+mod doubt;
 mod election;
 mod learner;
 mod proposer;
@@ -27,7 +28,7 @@ use crate::body::{BodyHandle, BodyId, Mark};
 use crate::config::{Configurations, Settings};
 use crate::effect::{Append, AppendId, Effect, HaltReason, LogEntry};
 use crate::limits;
-use crate::message::{AcceptedBody, Message, RejectReason};
+use crate::message::{AcceptedBody, Doubt, Message, RejectReason};
 use crate::slot::Slot;
 use crate::time::Instant;
 
@@ -35,6 +36,7 @@ pub use barrier::BarrierError;
 use barrier::Barriers;
 use catch_up::CatchUp;
 use disk_watch::DiskWatch;
+use doubt::Inquiry;
 use election::{Candidacy, Canvass};
 use proposer::Leadership;
 pub use transfer::TransferError;
@@ -50,6 +52,10 @@ pub struct Recovered {
     pub trimmed: Slot,
     /// Bodies accepted from the mark on, ascending: the highest ballot per slot, none overlapping.
     pub accepted: Vec<AcceptedBody>,
+    /// Slots at which damage to the log may hide an accept. While the replica is unsure, their bounds mean nothing.
+    pub doubts: Vec<Doubt>,
+    /// Damage may hide a promise higher than `promised`.
+    pub unsure: bool,
 }
 
 /// One node's part in one group, as a value that its driver drains.
@@ -71,6 +77,10 @@ pub struct Replica {
     /// The append that made `promised` durable.
     promise_append: AppendId,
     accepted: BTreeMap<Slot, Accepted>,
+    /// Where this acceptor may have accepted what it doesn't know any more.
+    doubts: Vec<Doubt>,
+    /// Set while a higher promise may have been lost: no vote until it is known to be below `promised`.
+    unsure: Option<Inquiry>,
 
     mark: Mark,
     trimmed: Slot,
@@ -224,6 +234,10 @@ pub struct Status {
     pub trimmed: Slot,
     /// Bodies proposed and not yet chosen.
     pub open_bodies: u32,
+    /// Slots for which this acceptor's promise is no answer, because damage may hide an accept.
+    pub doubts: Vec<Doubt>,
+    /// Whether damage may hide a promise, so that this acceptor doesn't vote at all.
+    pub unsure: bool,
     /// To whom the leadership is being transferred.
     pub transfer: Option<NodeId>,
     /// What the leader knows of its peers; empty elsewhere.
@@ -270,6 +284,8 @@ impl Replica {
             promised: recovered.promised,
             promise_append: AppendId(0),
             accepted,
+            doubts: doubt::bounded(recovered.doubts),
+            unsure: recovered.unsure.then(Inquiry::default),
             mark: recovered.mark,
             trimmed: recovered.trimmed,
             recent: VecDeque::from([recovered.mark]),
@@ -313,13 +329,15 @@ impl Replica {
             Message::PreVote { ballot } => self.on_pre_vote(now, from, ballot),
             Message::PreVoteGranted { ballot } => self.on_pre_vote_granted(now, from, ballot),
             Message::Prepare { ballot, from: slot } => self.on_prepare(now, from, ballot, slot),
-            Message::Promise { ballot, mark, part, parts, accepted } => {
-                self.on_promise(now, from, ballot, mark, (part, parts), accepted);
+            Message::Promise { ballot, mark, part, parts, accepted, doubts } => {
+                self.on_promise(now, from, ballot, mark, (part, parts), (accepted, doubts));
             }
             Message::Accept { ballot, body, mark } => self.on_accept(now, from, ballot, body, mark),
             Message::Accepted { ballot, first, id } => self.on_accepted(now, from, ballot, first, id),
             Message::Reject { ballot, reason } => self.on_reject(now, from, ballot, reason),
-            Message::Heartbeat { ballot, mark, beat } => self.on_heartbeat(now, from, ballot, mark, beat),
+            Message::Heartbeat { ballot, mark, beat, recovered } => {
+                self.on_heartbeat(now, from, ballot, mark, (beat, recovered));
+            }
             Message::HeartbeatReply { ballot, mark, stable, beat } => {
                 self.on_heartbeat_reply(now, from, ballot, mark, (stable, beat));
             }
@@ -373,6 +391,7 @@ impl Replica {
         self.disk.look(now, self.appended, self.durable);
         match &self.role {
             RoleState::Leader(_) => self.leader_timeout(now),
+            _ if self.unsure.is_some() => self.inquire(now),
             _ => self.election_timeout(now),
         }
         self.catch_up_timeout(now);
@@ -405,7 +424,7 @@ impl Replica {
             return Instant(u64::MAX);
         }
         let role = match &self.role {
-            RoleState::Follower { deadline } => *deadline,
+            RoleState::Follower { deadline } => self.unsure.as_ref().map_or(*deadline, Inquiry::deadline),
             RoleState::Canvassing(canvass) => canvass.deadline.min(canvass.resend_at),
             RoleState::Candidate(candidacy) => candidacy.deadline.min(candidacy.resend_at),
             RoleState::Leader(leadership) => leadership.deadline(),
@@ -433,10 +452,17 @@ impl Replica {
             stable: self.stable,
             trimmed: self.trimmed,
             open_bodies,
+            doubts: self.doubts.clone(),
+            unsure: self.unsure.is_some(),
             transfer,
             peers,
             halted: self.halted,
         }
+    }
+
+    /// Whether a promise may have been lost, so that this acceptor doesn't vote.
+    pub fn is_unsure(&self) -> bool {
+        self.unsure.is_some()
     }
 
     /// The chosen prefix.
@@ -511,7 +537,8 @@ impl Replica {
 
     fn append(&mut self, entry: LogEntry) -> AppendId {
         self.appended = AppendId(self.appended.0 + 1);
-        let append = Append { id: self.appended, entry, promised: self.promised, mark: self.mark };
+        let unsure = self.unsure.is_some();
+        let append = Append { id: self.appended, entry, promised: self.promised, mark: self.mark, unsure };
         let proves = match entry {
             LogEntry::Copied { body, .. } => body.end(),
             LogEntry::Promise | LogEntry::Accepted { .. } => self.mark.slot,

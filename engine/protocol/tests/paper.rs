@@ -627,7 +627,7 @@ fn an_acceptor_answers_agree_abort_ignore_or_alarm() {
     let leader = ballot(2, 3);
     accept(&mut cluster, 1, leader, chosen);
     accept(&mut cluster, 2, leader, chosen);
-    cluster.inject(n(3), n(2), Message::Heartbeat { ballot: leader, mark, beat: 1 });
+    cluster.inject(n(3), n(2), Message::Heartbeat { ballot: leader, mark, beat: 1, recovered: s(0) });
     cluster.network.clear();
     accept(&mut cluster, 2, ballot(3, 1), body(1, 1, 9));
     assert_eq!(refusals(&cluster.take(is("Reject"))), [RejectReason::AlreadyChosen { mark }], "ignore");

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use synod_frame::{BodyBounds, BodyHeader, Channel, ConfigurationBody, GroupId};
 use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX};
-use synod_protocol::{AcceptedBody, Ballot, Configurations, Instant, NodeId, Recovered, Replica, Slot};
+use synod_protocol::{Ballot, Configurations, Instant, NodeId, Replica, Slot};
 use synod_wal::directory::{self, DirectoryStore, Expected, OpenDirectory};
 use synod_wal::{
     FileId, Geometry, LogIdentity, LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, SegmentStore as _,
@@ -323,7 +323,7 @@ fn open_replica(
         seed,
         config.settings.clone(),
         Configurations::new(configuration),
-        recovered_state(&recovered),
+        recovered.protocol_state(),
         now,
     );
     let log = LogSettings {
@@ -338,17 +338,6 @@ fn open_replica(
         backlog_bytes: config.wal_backlog_bytes,
     };
     LoggedReplica::new(group, settings, core, wal, Slab, now)
-}
-
-/// What the core must not have forgotten.
-fn recovered_state(recovered: &RecoveredLog) -> Recovered {
-    let accepted = recovered.index.iter_from(recovered.mark.slot);
-    Recovered {
-        promised: recovered.promised,
-        mark: recovered.mark,
-        trimmed: recovered.index.base().slot,
-        accepted: accepted.map(|entry| AcceptedBody { ballot: entry.ballot, body: entry.body }).collect(),
-    }
 }
 
 fn first_status(node: NodeId, boot: u64, replica: &LoggedReplica<Slab>) -> Status {

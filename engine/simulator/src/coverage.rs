@@ -193,6 +193,7 @@ impl Coverage {
                 RejectReason::DiskFull => "refused: disk full",
                 RejectReason::WrongConfiguration { .. } => "refused: wrong configuration",
                 RejectReason::NotLeader => "refused: not leader",
+                RejectReason::Doubtful => "refused: doubtful",
                 RejectReason::UnknownIdentity => "refused: unknown identity",
                 RejectReason::Overloaded { .. } => "refused: overloaded",
             },

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use synod_frame::{BLOCK_BYTES, encode_configuration};
 use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer};
-use synod_protocol::{
-    AcceptedBody, Ballot, BarrierId, BarrierOutcome, Configurations, Instant, Mark, Recovered, Replica, Slot, Status,
-};
+use synod_protocol::{Ballot, BarrierId, BarrierOutcome, Configurations, Instant, Mark, Replica, Slot, Status};
 use synod_wal::scan::read_segment_header;
 use synod_wal::{
     Action, Buffers, ExpectedIdentity, FileId, Geometry, LogIdentity, LoggedReplica, ReadId, RecoverError,
@@ -231,7 +229,7 @@ impl Node {
             Some(Plant::ReusesBallots) => 1,
             _ => self.random.number(),
         };
-        let mut state = protocol_state(&recovered);
+        let mut state = recovered.protocol_state();
         if let Some(plant) = plant {
             plant.alter_recovered(&mut state);
         }
@@ -285,22 +283,6 @@ impl Running {
             (Finish::Read(read), Completion::Done | Completion::Failed) => self.replica.handle_read(now, read, None),
         }
     }
-}
-
-/// The acceptor's state as the log proves it.
-pub fn protocol_state(recovered: &RecoveredLog) -> Recovered {
-    Recovered {
-        promised: recovered.promised,
-        mark: recovered.mark,
-        trimmed: recovered.index.base().slot,
-        accepted: open_bodies(recovered),
-    }
-}
-
-/// The bodies that a recovered log has accepted above its mark.
-pub fn open_bodies(recovered: &RecoveredLog) -> Vec<AcceptedBody> {
-    let entries = recovered.index.iter_from(recovered.mark.slot);
-    entries.map(|entry| AcceptedBody { ballot: entry.ballot, body: entry.body }).collect()
 }
 
 fn incarnation(index: usize) -> [u8; 16] {

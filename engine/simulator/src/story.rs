@@ -1,6 +1,6 @@
 //! What happens, in words: for traces that somebody reads. Nothing here goes into the hash of a trace.
 
-use synod_protocol::{AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Mark, Message, RejectReason};
+use synod_protocol::{AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Doubt, Mark, Message, RejectReason};
 use synod_wal::{RecordKind, ReplicaStatus};
 
 use crate::durability::Record;
@@ -37,11 +37,12 @@ pub fn message(message: &Message) -> String {
         Message::PreVote { ballot } => format!("pre-vote: would {} be welcome?", short(*ballot)),
         Message::PreVoteGranted { ballot } => format!("pre-vote granted: {} would be welcome", short(*ballot)),
         Message::Prepare { ballot, from } => format!("prepare {} for slots from {from} on", short(*ballot)),
-        Message::Promise { ballot, mark, part, parts, accepted } => {
+        Message::Promise { ballot, mark, part, parts, accepted, doubts } => {
             let reports: Vec<String> = accepted.iter().map(accepted_body).collect();
             let reports = if reports.is_empty() { "nothing".into() } else { reports.join(", ") };
             let part = if *parts > 1 { format!(", part {} of {parts}", part + 1) } else { String::new() };
-            format!("promise {}, {}; accepted: {reports}{part}", short(*ballot), chosen_to(*mark))
+            let doubts: String = doubts.iter().map(doubt).collect();
+            format!("promise {}, {}; accepted: {reports}{doubts}{part}", short(*ballot), chosen_to(*mark))
         }
         Message::Accept { ballot, body: handle, mark } => {
             format!("accept {} at {}; {}", body(handle), short(*ballot), chosen_to(*mark))
@@ -88,8 +89,18 @@ fn refusal(reason: &RejectReason) -> String {
         RejectReason::WrongConfiguration { slot } => format!("the sender isn't a member at slot {slot}"),
         RejectReason::UnknownIdentity => "the sender's store is unknown".into(),
         RejectReason::NotLeader => "doesn't lead".into(),
+        RejectReason::Doubtful => "may have lost a promise".into(),
         RejectReason::Overloaded { retry_after } => format!("overloaded, again in {retry_after:?}"),
     }
+}
+
+/// A doubt in words.
+pub fn doubt(doubt: &Doubt) -> String {
+    let slots = match doubt.end {
+        Doubt::OPEN => format!("{} and later", doubt.first),
+        end => format!("{}..{end}", doubt.first),
+    };
+    format!(", in doubt: {slots}, up to {}", short(doubt.bound))
 }
 
 fn accepted_body(report: &AcceptedBody) -> String {

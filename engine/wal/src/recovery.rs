@@ -19,7 +19,7 @@ mod verdict;
 use std::ops::Range;
 
 use synod_frame::GroupId;
-use synod_protocol::{Ballot, BodyHandle, Mark, Slot};
+use synod_protocol::{AcceptedBody, Ballot, BodyHandle, Doubt, Mark, Recovered, Slot};
 use thiserror::Error;
 
 use crate::format::{SegmentHeaderError, StoredConfiguration};
@@ -120,6 +120,12 @@ pub struct RecoveredLog {
     pub cut: Option<Cut>,
     /// Valid records.
     pub records: u64,
+    /// What is damaged, in log order. The log can be opened nevertheless.
+    pub damages: Vec<Damage>,
+    /// Slots at which damage may hide an accept.
+    pub doubts: Vec<Doubt>,
+    /// Damage may hide a promise higher than [`RecoveredLog::promised`].
+    pub unsure: bool,
 }
 
 impl RecoveredLog {
@@ -128,6 +134,24 @@ impl RecoveredLog {
         let clean: Vec<CleanFile> = files.into_iter().map(|file| CleanFile { file, previous_epoch: 0 }).collect();
         let file_next = clean.iter().map(|clean| clean.file.0.saturating_add(1)).max().unwrap_or(1);
         RecoveredLog { segment_bytes, clean, file_next, epoch_next: 1, first_needed: 1, ..RecoveredLog::default() }
+    }
+
+    /// What the acceptor knows: what it must never have forgotten when it speaks again.
+    pub fn protocol_state(&self) -> Recovered {
+        Recovered {
+            promised: self.promised,
+            mark: self.mark,
+            trimmed: self.index.base().slot,
+            accepted: self.open_bodies(),
+            doubts: self.doubts.clone(),
+            unsure: self.unsure,
+        }
+    }
+
+    /// The bodies accepted above the mark, ascending.
+    pub fn open_bodies(&self) -> Vec<AcceptedBody> {
+        let entries = self.index.iter_from(self.mark.slot);
+        entries.map(|entry| AcceptedBody { ballot: entry.ballot, body: entry.body }).collect()
     }
 
     /// How many files there are.

@@ -130,7 +130,7 @@ fn messages() {
         ("message-accept", &[(80, &[1])], "BodyMismatch { kind: Accept, first: Slot(1)"),
         ("message-accept", &[(88, &[0; 16])], "BodyMismatch { kind: Accept, first: Slot(100)"),
         ("message-reject-disk-full", &[(120, &[0])], "Reason { found: 0 }"),
-        ("message-reject-disk-full", &[(120, &[11])], "Reason { found: 11 }"),
+        ("message-reject-disk-full", &[(120, &[12])], "Reason { found: 12 }"),
         ("message-reject-higher-ballot", &[(108, &[1])], "Field { kind: Reject }"),
         // Four rows of 64 bytes from 128 on: first (16), argument (24), count (52), bytes (56), kind (60).
         ("message-promise", &[(112, &[2])], "Field { kind: Promise }"),

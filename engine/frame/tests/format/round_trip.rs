@@ -11,9 +11,9 @@ use synod_frame::{
     Batch, Channel, Envelope, EnvelopeError, GroupId, Hello, HelloRefusal, HelloReply, MessageError, decode_message,
     encode_message,
 };
-use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX, PROMISE_PART_MAX};
+use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX, DOUBTS_MAX, PROMISE_PART_MAX};
 use synod_protocol::{
-    AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Mark, Message, NodeId, RejectReason, Slot,
+    AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Doubt, Mark, Message, NodeId, RejectReason, Slot,
 };
 
 fn node() -> impl Strategy<Value = NodeId> {
@@ -75,15 +75,31 @@ fn reason() -> impl Strategy<Value = RejectReason> {
         slot().prop_map(|slot| RejectReason::WrongConfiguration { slot }),
         Just(RejectReason::UnknownIdentity),
         Just(RejectReason::NotLeader),
+        Just(RejectReason::Doubtful),
         microseconds().prop_map(|retry_after| RejectReason::Overloaded { retry_after }),
     ]
 }
 
+fn doubts() -> impl Strategy<Value = Vec<Doubt>> {
+    let doubt = (slot(), 1..1u64 << 40, ballot()).prop_map(|(first, count, bound)| Doubt {
+        first,
+        end: Slot(first.0.saturating_add(count)),
+        bound,
+    });
+    prop::collection::vec(doubt.prop_filter("not empty", |doubt| doubt.first < doubt.end), 0..4)
+}
+
 fn message() -> impl Strategy<Value = Message> {
-    let promise =
-        (ballot(), mark(), 0..100u32, 1..100u32, accepted()).prop_map(|(ballot, mark, part, more, accepted)| {
-            Message::Promise { ballot, mark, part, parts: part + more, accepted }
-        });
+    let promise = (ballot(), mark(), 0..100u32, 1..100u32, accepted(), doubts()).prop_map(
+        |(ballot, mark, part, more, accepted, doubts)| Message::Promise {
+            ballot,
+            mark,
+            part,
+            parts: part + more,
+            accepted,
+            doubts,
+        },
+    );
     prop_oneof![
         ballot().prop_map(|ballot| Message::PreVote { ballot }),
         ballot().prop_map(|ballot| Message::PreVoteGranted { ballot }),
@@ -92,7 +108,9 @@ fn message() -> impl Strategy<Value = Message> {
         (ballot(), body(), mark()).prop_map(|(ballot, body, mark)| Message::Accept { ballot, body, mark }),
         (ballot(), slot(), id()).prop_map(|(ballot, first, id)| Message::Accepted { ballot, first, id }),
         (ballot(), reason()).prop_map(|(ballot, reason)| Message::Reject { ballot, reason }),
-        (ballot(), mark(), any::<u64>()).prop_map(|(ballot, mark, beat)| Message::Heartbeat { ballot, mark, beat }),
+        (ballot(), mark(), any::<u64>(), any::<u64>()).prop_map(|(ballot, mark, beat, recovered)| {
+            Message::Heartbeat { ballot, mark, beat, recovered: Slot(recovered) }
+        }),
         (ballot(), mark(), any::<u64>(), any::<u64>()).prop_map(|(ballot, mark, stable, beat)| {
             Message::HeartbeatReply { ballot, mark, stable: Slot(stable), beat }
         }),
@@ -147,7 +165,9 @@ fn a_full_promise_fits_and_no_more() {
         body: BodyHandle { first: Slot(slot), count: 1, bytes: 192, kind: BodyKind::NoOp, id: BodyId(1) },
     };
     let accepted: Vec<_> = (1..=PROMISE_PART_MAX as u64).map(entry).collect();
-    let message = Message::Promise { ballot: Ballot::ZERO, mark: Mark::START, part: 0, parts: 1, accepted };
+    let doubt = |slot| Doubt { first: Slot(slot), end: Doubt::OPEN, bound: Ballot::ZERO };
+    let doubts: Vec<_> = (1..=DOUBTS_MAX as u64).map(doubt).collect();
+    let message = Message::Promise { ballot: Ballot::ZERO, mark: Mark::START, part: 0, parts: 1, accepted, doubts };
     let (bytes, payload) = encode_message(GroupId(0), NodeId(1), NodeId(2), Slot(0), &message);
     let envelope = Envelope::decode(&bytes).unwrap();
     let (_, maximum) = Envelope::payload_limit(envelope.kind);
@@ -164,7 +184,8 @@ fn promises_in_disorder_are_refused() {
         body: BodyHandle { first: Slot(slot), count, bytes: 192, kind: BodyKind::NoOp, id: BodyId(1) },
     };
     for (accepted, index) in [(vec![entry(2, 1), entry(1, 1)], 1), (vec![entry(1, 0)], 0), (vec![entry(0, 1)], 0)] {
-        let message = Message::Promise { ballot: Ballot::ZERO, mark: Mark::START, part: 0, parts: 1, accepted };
+        let doubts = Vec::new();
+        let message = Message::Promise { ballot: Ballot::ZERO, mark: Mark::START, part: 0, parts: 1, accepted, doubts };
         let (bytes, payload) = encode_message(GroupId(0), NodeId(1), NodeId(2), Slot(0), &message);
         let envelope = Envelope::decode(&bytes).unwrap();
         assert_eq!(decode_message(&envelope, &payload, None), Err(MessageError::Accepted { index }));

@@ -8,7 +8,7 @@ use synod_frame::{
     Submission, encode_commands, encode_configuration, encode_message, encode_noop, encode_trim,
 };
 use synod_protocol::{
-    AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Mark, Message, NodeId, RejectReason, Slot,
+    AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Doubt, Mark, Message, NodeId, RejectReason, Slot,
 };
 
 use crate::recode::{Reader, body_bytes};
@@ -133,7 +133,10 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
         ("pre-vote", Message::PreVote { ballot }),
         ("pre-vote-granted", Message::PreVoteGranted { ballot }),
         ("prepare", Message::Prepare { ballot, from: first }),
-        ("promise-empty", Message::Promise { ballot, mark, part: 0, parts: 1, accepted: Vec::new() }),
+        (
+            "promise-empty",
+            Message::Promise { ballot, mark, part: 0, parts: 1, accepted: Vec::new(), doubts: Vec::new() },
+        ),
         (
             "promise",
             Message::Promise {
@@ -146,6 +149,10 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
                     accepted(BodyKind::NoOp, 103, 1 << 20),
                     accepted(BodyKind::Configuration, 2_000_000, 1),
                     accepted(BodyKind::Trim { upto: Slot(90) }, 2_000_001, 1),
+                ],
+                doubts: vec![
+                    Doubt { first: Slot(100), end: Slot(103), bound: ballot },
+                    Doubt { first: Slot(2_000_002), end: Doubt::OPEN, bound: higher },
                 ],
             },
         ),
@@ -161,7 +168,8 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
         ("reject-unknown-identity", reject(RejectReason::UnknownIdentity)),
         ("reject-overloaded", reject(RejectReason::Overloaded { retry_after: Duration::from_millis(20) })),
         ("reject-not-leader", reject(RejectReason::NotLeader)),
-        ("heartbeat", Message::Heartbeat { ballot, mark, beat: 77 }),
+        ("reject-doubtful", reject(RejectReason::Doubtful)),
+        ("heartbeat", Message::Heartbeat { ballot, mark, beat: 77, recovered: Slot(71_000) }),
         ("heartbeat-reply", Message::HeartbeatReply { ballot, mark, stable: Slot(99), beat: 77 }),
         ("fetch", Message::Fetch { from: first, bytes: 8 << 20 }),
         ("chosen", Message::Chosen { body: bodies[1], mark, last: false }),

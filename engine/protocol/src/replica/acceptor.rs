@@ -17,6 +17,10 @@ impl Replica {
             return self.send(from, Message::Reject { ballot, reason });
         }
         self.heard_leader(now, ballot);
+        if self.unsure.is_some() {
+            self.send(from, Message::Reject { ballot, reason: RejectReason::Doubtful });
+            return self.on_mark(now, from, ballot, mark);
+        }
         if let Err(reason) = self.accept(from, ballot, body, mark) {
             self.send(from, Message::Reject { ballot, reason });
             if let RejectReason::BallotConflict { first } = reason {

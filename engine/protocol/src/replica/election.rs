@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{AcceptedBody, Ballot, LogEntry, Mark, Message, NodeId, RejectReason, Replica, RoleState, Slot};
+use super::{AcceptedBody, Ballot, Doubt, LogEntry, Mark, Message, NodeId, RejectReason, Replica, RoleState, Slot};
 use crate::effect::{AppendId, Effect, TransferOutcome};
 use crate::limits;
 use crate::time::Instant;
@@ -35,15 +35,20 @@ pub(super) struct Promised {
     pub(super) mark: Mark,
     parts: BTreeMap<u32, Vec<AcceptedBody>>,
     parts_count: u32,
+    doubts: Vec<Doubt>,
 }
 
 impl Promised {
-    fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.parts.len() == self.parts_count as usize
     }
 
     pub(super) fn accepted(&self) -> impl Iterator<Item = &AcceptedBody> {
         self.parts.values().flatten()
+    }
+
+    pub(super) fn doubts(&self) -> &[Doubt] {
+        &self.doubts
     }
 }
 
@@ -91,7 +96,9 @@ impl Replica {
     }
 
     pub(super) fn on_pre_vote(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
-        let reason = if ballot <= self.promised {
+        let reason = if self.unsure.is_some() {
+            RejectReason::Doubtful
+        } else if ballot <= self.promised {
             RejectReason::HigherBallot { promised: self.promised }
         } else if let Some(leader) = self.live_leader(now).filter(|leader| *leader != from) {
             RejectReason::LeaderAlive { leader }
@@ -111,6 +118,10 @@ impl Replica {
     }
 
     pub(super) fn on_pre_vote_granted(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
+        // Granted to a question of the lowest ballot: whoever grants it has promised nothing.
+        if self.on_told_promise(from, ballot, Ballot::ZERO) {
+            return;
+        }
         if let RoleState::Canvassing(canvass) = &mut self.role
             && canvass.ballot == ballot
             && !canvass.granted.contains(&from)
@@ -180,6 +191,9 @@ impl Replica {
         if ballot.node != from {
             return;
         }
+        if self.unsure.is_some() {
+            return self.send(from, Message::Reject { ballot, reason: RejectReason::Doubtful });
+        }
         if ballot < self.promised {
             let reason = RejectReason::HigherBallot { promised: self.promised };
             return self.send(from, Message::Reject { ballot, reason });
@@ -195,8 +209,10 @@ impl Replica {
         let parts = accepted.chunks(limits::PROMISE_PART_MAX).map(<[_]>::to_vec).collect::<Vec<_>>();
         let parts = if parts.is_empty() { vec![Vec::new()] } else { parts };
         let parts_count = parts.len() as u32;
+        let doubts = self.doubts_from(lacks_from);
         for (part, accepted) in parts.into_iter().enumerate() {
-            let message = Message::Promise { ballot, mark: self.mark, part: part as u32, parts: parts_count, accepted };
+            let (mark, part, doubts) = (self.mark, part as u32, doubts.clone());
+            let message = Message::Promise { ballot, mark, part, parts: parts_count, accepted, doubts };
             // The newest append covers the promise and every accept reported above it.
             self.send_after(self.appended.max(self.promise_append), from, message);
         }
@@ -209,18 +225,18 @@ impl Replica {
         ballot: Ballot,
         mark: Mark,
         (part, parts_count): (u32, u32),
-        accepted: Vec<AcceptedBody>,
+        (accepted, doubts): (Vec<AcceptedBody>, Vec<Doubt>),
     ) {
         let RoleState::Candidate(candidacy) = &mut self.role else { return };
         if candidacy.ballot != ballot {
             return;
         }
-        let fresh = || Promised { mark, parts: BTreeMap::new(), parts_count };
+        let fresh = || Promised { mark, parts: BTreeMap::new(), parts_count, doubts: doubts.clone() };
         let promised = candidacy.promises.entry(from).or_insert_with(fresh);
         if promised.is_complete() {
             return;
         }
-        if (promised.mark, promised.parts_count) != (mark, parts_count) {
+        if (promised.mark, promised.parts_count) != (mark, parts_count) || promised.doubts != doubts {
             // The acceptor learned more between two answers, so that its parts don't fit together: begin anew.
             *promised = fresh();
         }
@@ -242,7 +258,7 @@ impl Replica {
         let mut votes: Vec<NodeId> =
             candidacy.promises.iter().filter(|(_, promised)| promised.is_complete()).map(|(node, _)| *node).collect();
         votes.push(self.node);
-        if !self.is_prepare_quorum(&votes) {
+        if !self.is_prepare_quorum(&votes) || !self.is_prepare_quorum_everywhere(&candidacy.promises, &votes) {
             return;
         }
         let ballot = candidacy.ballot;
@@ -317,11 +333,16 @@ impl Replica {
         match reason {
             RejectReason::HigherBallot { promised } => {
                 self.note_round(promised);
+                if self.on_told_promise(from, ballot, promised) {
+                    return;
+                }
                 // A late pre-vote of this very ballot is refused too, because it was granted and prepared since.
                 if concerns_us && promised > ballot {
                     self.back_off(now);
                 }
             }
+            // It hears a leader, but has promised nothing: the question is below any promise.
+            RejectReason::LeaderAlive { .. } if self.on_told_promise(from, ballot, Ballot::ZERO) => {}
             RejectReason::NotLeader => self.on_not_leader(now, from, ballot),
             RejectReason::AlreadyChosen { mark } => self.note_ahead(now, from, mark),
             RejectReason::BallotConflict { first } if concerns_us => {

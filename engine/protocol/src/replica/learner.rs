@@ -1,6 +1,6 @@
 //! Learning what is chosen: from the leader's mark, from a matching chain, or from a copy; and delivering it in order.
 
-use super::{Ballot, BodyHandle, Mark, Message, NodeId, RejectReason, Replica, RoleState};
+use super::{Ballot, BodyHandle, Mark, Message, NodeId, RejectReason, Replica, RoleState, Slot};
 use crate::body::BodyKind;
 use crate::effect::{AppendId, Effect, HaltReason};
 use crate::limits::MARKS_REMEMBERED;
@@ -9,7 +9,14 @@ use crate::time::Instant;
 use super::catch_up::News;
 
 impl Replica {
-    pub(super) fn on_heartbeat(&mut self, now: Instant, from: NodeId, ballot: Ballot, mark: Mark, beat: u64) {
+    pub(super) fn on_heartbeat(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        ballot: Ballot,
+        mark: Mark,
+        (beat, recovered): (u64, Slot),
+    ) {
         self.note_round(ballot);
         if ballot.node != from {
             return;
@@ -21,7 +28,12 @@ impl Replica {
         let newest = if self.leader == Some(ballot) { self.leader_beat } else { 0 };
         self.heard_leader(now, ballot);
         self.leader_beat = newest.max(beat);
+        self.confine_doubts(ballot, recovered);
         self.on_mark(now, from, ballot, mark);
+        if self.unsure.is_some() {
+            // An answer would confirm that no higher ballot was promised here: a vote like any other.
+            return self.send(from, Message::Reject { ballot, reason: RejectReason::Doubtful });
+        }
         if !self.halted {
             self.send(from, Message::HeartbeatReply { ballot, mark: self.mark, stable: self.proved, beat });
         }
@@ -88,6 +100,7 @@ impl Replica {
         self.mark = self.mark.after(&body);
         // Whatever is left below the mark is dead: the chosen body of its slots is another one.
         self.accepted = self.accepted.split_off(&self.mark.slot);
+        self.drop_doubts();
         if self.recent.len() == MARKS_REMEMBERED {
             self.recent.pop_front();
         }

@@ -544,7 +544,8 @@ impl Replica {
         }
         leadership.beats.push_back((leadership.beat, mark.slot));
         let (ballot, beat) = (leadership.ballot, leadership.beat);
-        self.broadcast(&Message::Heartbeat { ballot, mark, beat });
+        let recovered = leadership.recovered().unwrap_or(Slot(0));
+        self.broadcast(&Message::Heartbeat { ballot, mark, beat, recovered });
     }
 
     pub(super) fn on_heartbeat_reply(

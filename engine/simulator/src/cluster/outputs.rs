@@ -192,8 +192,14 @@ impl Cluster {
         match (plant, message) {
             (Plant::NeverServes, Message::Chosen { .. }) => true,
             (Plant::SkimpsPhaseOne, Message::Prepare { ballot, .. }) => {
-                let vote =
-                    Message::Promise { ballot: *ballot, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new() };
+                let vote = Message::Promise {
+                    ballot: *ballot,
+                    mark: Mark::START,
+                    part: 0,
+                    parts: 1,
+                    accepted: Vec::new(),
+                    doubts: Vec::new(),
+                };
                 let now = self.now();
                 self.schedule.at(now, Event::Arrive(Rc::new(Packet::encode(to, index, GROUP, &vote, None))));
                 true
@@ -243,8 +249,14 @@ impl Cluster {
                 self.send(index, node_id(from), answer, None);
             }
             (Plant::ClonedVoter, Message::Prepare { ballot, .. }) => {
-                let vote =
-                    Message::Promise { ballot: *ballot, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new() };
+                let vote = Message::Promise {
+                    ballot: *ballot,
+                    mark: Mark::START,
+                    part: 0,
+                    parts: 1,
+                    accepted: Vec::new(),
+                    doubts: Vec::new(),
+                };
                 self.send(index, node_id(from), vote, None);
             }
             (Plant::SpeaksForAnother, Message::Heartbeat { .. }) => {

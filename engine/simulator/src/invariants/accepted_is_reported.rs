@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use synod_protocol::{AcceptedBody, Ballot, BodyId, Message, Slot};
+use synod_protocol::{AcceptedBody, Ballot, BodyId, Doubt, Message, Slot};
 use synod_wal::RecoveredLog;
 
 use super::{Property, Verdict, Violation};
 use crate::network::node_id;
-use crate::node::open_bodies;
 use crate::oracle::Oracle;
 
 #[derive(Debug, Default)]
@@ -60,7 +59,7 @@ impl AcceptedIsReported {
                 self.asked.insert(*ballot, *from);
                 Ok(())
             }
-            Message::Promise { ballot, mark, part, parts, accepted } => {
+            Message::Promise { ballot, mark, part, parts, accepted, doubts } => {
                 if *part == 0 {
                     acceptor.parts.clear();
                 }
@@ -70,14 +69,19 @@ impl AcceptedIsReported {
                 }
                 let parts = std::mem::take(&mut acceptor.parts);
                 let asked = self.asked.get(ballot).copied().unwrap_or(Slot::FIRST);
-                self.check_shown(node, Some(*ballot), mark.slot.max(asked), &parts, oracle, "promises")
+                self.check_shown(node, Some(*ballot), mark.slot.max(asked), (&parts, doubts), oracle, "promises")
             }
             _ => Ok(()),
         }
     }
 
     pub(super) fn check_recovered(&self, node: usize, recovered: &RecoveredLog, oracle: &Oracle) -> Verdict {
-        self.check_shown(node, None, recovered.mark.slot, &open_bodies(recovered), oracle, "recovers")
+        if recovered.unsure {
+            // Until it is sure of its promise, it says nothing; and then what it says is looked at.
+            return Ok(());
+        }
+        let shown = (&*recovered.open_bodies(), &*recovered.doubts);
+        self.check_shown(node, None, recovered.mark.slot, shown, oracle, "recovers")
     }
 
     /// What was accepted from `start` on, below that ballot if one is given, and isn't chosen must be among what is shown.
@@ -86,7 +90,7 @@ impl AcceptedIsReported {
         node: usize,
         below: Option<Ballot>,
         start: Slot,
-        shown: &[AcceptedBody],
+        (shown, doubts): (&[AcceptedBody], &[Doubt]),
         oracle: &Oracle,
         does: &str,
     ) -> Verdict {
@@ -97,7 +101,10 @@ impl AcceptedIsReported {
             let covered = overlapping
                 .into_iter()
                 .any(|report| report.ballot > *ballot || (report.ballot == *ballot && report.body == body));
-            if !covered {
+            // What may be lost is answered for by a doubt.
+            let doubted = |slot: u64| doubts.iter().any(|doubt| doubt.covers(Slot(slot)) && doubt.bound >= *ballot);
+            let in_doubt = || (first.0.max(start.0)..body.end().0).all(doubted);
+            if !covered && !in_doubt() {
                 return Err(Violation::new(
                     Property::AcceptedIsReported,
                     format!(

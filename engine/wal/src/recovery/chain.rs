@@ -344,6 +344,9 @@ pub(super) fn assemble(
         first_needed: verdict.first_needed,
         files_to_sync,
         cut,
+        damages: Vec::new(),
+        doubts: Vec::new(),
+        unsure: false,
     })
 }
 

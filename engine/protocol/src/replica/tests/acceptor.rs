@@ -85,7 +85,11 @@ fn refuses_what_is_below_the_promise() {
     assert_eq!(refusals(&accept(&mut cluster, ballot(4, 1), body(1, 1, 1), Mark::START)), higher);
     cluster.inject(n(1), n(2), Message::Prepare { ballot: ballot(5, 1), from: s(1) });
     assert_eq!(refusals(&cluster.take(is("Reject"))), higher, "equal rounds are ordered by node");
-    cluster.inject(n(1), n(2), Message::Heartbeat { ballot: ballot(4, 1), mark: Mark::START, beat: 1 });
+    cluster.inject(
+        n(1),
+        n(2),
+        Message::Heartbeat { ballot: ballot(4, 1), mark: Mark::START, beat: 1, recovered: s(0) },
+    );
     assert_eq!(refusals(&cluster.take(is("Reject"))), higher, "a deposed leader learns it from its own heartbeat");
     assert_eq!(cluster.replica(n(2)).accepted().count(), 0);
 }
@@ -188,7 +192,7 @@ fn two_bodies_at_one_ballot_and_slot_are_refused_and_halt_the_replica() {
 
     // From here on it says nothing, whatever it hears, and wants no time-outs.
     cluster.inject(n(3), n(2), Message::Prepare { ballot: ballot(9, 3), from: s(1) });
-    cluster.inject(n(1), n(2), Message::Heartbeat { ballot: leader, mark: Mark::START, beat: 1 });
+    cluster.inject(n(1), n(2), Message::Heartbeat { ballot: leader, mark: Mark::START, beat: 1, recovered: s(0) });
     cluster.time_out(n(2));
     assert!(cluster.network.is_empty());
     assert_eq!(cluster.replica(n(2)).poll_deadline(), crate::Instant(u64::MAX));
@@ -227,10 +231,17 @@ fn old_and_doubled_messages_change_nothing() {
     for message in [
         Message::Accept { ballot: old, body: body(1, 1, 1), mark: Mark::START },
         Message::Prepare { ballot: old, from: s(1) },
-        Message::Heartbeat { ballot: old, mark: Mark::START, beat: 1 },
+        Message::Heartbeat { ballot: old, mark: Mark::START, beat: 1, recovered: s(0) },
         Message::PreVote { ballot: old },
         Message::PreVoteGranted { ballot: old },
-        Message::Promise { ballot: old, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new() },
+        Message::Promise {
+            ballot: old,
+            mark: Mark::START,
+            part: 0,
+            parts: 1,
+            accepted: Vec::new(),
+            doubts: Vec::new(),
+        },
         accepted(old, body(1, 1, 1)),
         Message::HeartbeatReply { ballot: old, mark: Mark::START, stable: s(1), beat: 1 },
         Message::Chosen { body: body(5, 1, 5), mark: Mark { slot: s(6), chain: Chain(6) }, last: true },
@@ -252,7 +263,13 @@ fn begin(promised: u64, mark: Mark, accepted: &[(u64, BodyHandle)]) -> Replica {
     let genesis = crate::Configuration::genesis(vec![n(1), n(2), n(3)], 100).expect("a sound genesis");
     let report = |(round, body): &(u64, BodyHandle)| AcceptedBody { ballot: ballot(*round, 1), body: *body };
     let accepted = accepted.iter().map(report).collect();
-    let recovered = crate::Recovered { promised: ballot(promised, 1), mark, trimmed: s(0), accepted };
+    let recovered = crate::Recovered {
+        promised: ballot(promised, 1),
+        mark,
+        trimmed: s(0),
+        accepted,
+        ..crate::Recovered::default()
+    };
     Replica::new(n(2), 1, 1, Settings::default(), Configurations::new(genesis), recovered, crate::Instant(0))
 }
 
@@ -290,8 +307,8 @@ fn positions_that_no_honest_peer_names_are_ignored() {
     let sound = ballot(3, 1);
     let report = |body| vec![AcceptedBody { ballot: sound, body }];
     let mut messages = vec![
-        Message::Heartbeat { ballot: sound, mark: end, beat: 1 },
-        Message::Heartbeat { ballot: last_round, mark: Mark::START, beat: 1 },
+        Message::Heartbeat { ballot: sound, mark: end, beat: 1, recovered: s(0) },
+        Message::Heartbeat { ballot: last_round, mark: Mark::START, beat: 1, recovered: s(0) },
         Message::HeartbeatReply { ballot: sound, mark: end, stable: s(u64::MAX), beat: 1 },
         Message::Prepare { ballot: last_round, from: s(1) },
         Message::PreVote { ballot: last_round },
@@ -299,14 +316,28 @@ fn positions_that_no_honest_peer_names_are_ignored() {
         Message::Accept { ballot: last_round, body: body(1, 1, 1), mark: Mark::START },
         Message::Reject { ballot: sound, reason: RejectReason::AlreadyChosen { mark: end } },
         Message::Reject { ballot: sound, reason: RejectReason::HigherBallot { promised: last_round } },
-        Message::Promise { ballot: sound, mark: end, part: 0, parts: 1, accepted: Vec::new() },
-        Message::Promise { ballot: sound, mark: Mark::START, part: 0, parts: u32::MAX, accepted: Vec::new() },
+        Message::Promise { ballot: sound, mark: end, part: 0, parts: 1, accepted: Vec::new(), doubts: Vec::new() },
+        Message::Promise {
+            ballot: sound,
+            mark: Mark::START,
+            part: 0,
+            parts: u32::MAX,
+            accepted: Vec::new(),
+            doubts: Vec::new(),
+        },
     ];
     for body in [far(u64::MAX, 1), far(u64::MAX - 5, 9), far(1, 0), far(0, 1)] {
         messages.push(Message::Accept { ballot: sound, body, mark: Mark::START });
         messages.push(Message::Chosen { body, mark: Mark::START, last: true });
         messages.push(Message::Supply { body });
-        messages.push(Message::Promise { ballot: sound, mark: Mark::START, part: 0, parts: 1, accepted: report(body) });
+        messages.push(Message::Promise {
+            ballot: sound,
+            mark: Mark::START,
+            part: 0,
+            parts: 1,
+            accepted: report(body),
+            doubts: Vec::new(),
+        });
     }
     for message in messages {
         let mut cluster = acceptor(100);

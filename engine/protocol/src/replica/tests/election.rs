@@ -242,7 +242,7 @@ fn a_promise_in_parts_counts_when_it_is_complete() {
     let report = |first: u64| AcceptedBody { ballot: ballot(0, 3), body: body(first, 1, u128::from(first)) };
     let part = |part: u32, parts: u32, mark: Mark, firsts: std::ops::Range<u64>| {
         let accepted = firsts.map(report).collect();
-        Message::Promise { ballot: asked, mark, part, parts, accepted }
+        Message::Promise { ballot: asked, mark, part, parts, accepted, doubts: Vec::new() }
     };
     let is_candidate = |cluster: &Cluster| cluster.role(n(1)) == Role::Candidate;
     // Out of range, of no parts at all, too large, and of another ballot: none of these is a promise.
@@ -250,7 +250,14 @@ fn a_promise_in_parts_counts_when_it_is_complete() {
     for nonsense in [part(1, 1, Mark::START, 1..2), part(0, 0, Mark::START, 1..1), part(0, 1, Mark::START, large)] {
         cluster.inject(n(2), n(1), nonsense);
     }
-    let other = Message::Promise { ballot: ballot(99, 1), mark: Mark::START, part: 0, parts: 1, accepted: Vec::new() };
+    let other = Message::Promise {
+        ballot: ballot(99, 1),
+        mark: Mark::START,
+        part: 0,
+        parts: 1,
+        accepted: Vec::new(),
+        doubts: Vec::new(),
+    };
     cluster.inject(n(2), n(1), other);
     assert!(is_candidate(&cluster));
     cluster.inject(n(2), n(1), part(2, 3, Mark::START, 3..4));
@@ -302,7 +309,14 @@ fn a_candidate_gives_way_to_a_higher_ballot() {
     cluster.inject(n(3), n(1), Message::Prepare { ballot: ballot(5, 3), from: s(1) });
     assert_eq!(cluster.role(n(1)), Role::Follower);
     assert_eq!(cluster.take(is("Promise")).len(), 1);
-    let late = Message::Promise { ballot: own, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new() };
+    let late = Message::Promise {
+        ballot: own,
+        mark: Mark::START,
+        part: 0,
+        parts: 1,
+        accepted: Vec::new(),
+        doubts: Vec::new(),
+    };
     cluster.inject(n(2), n(1), late);
     assert_eq!(cluster.role(n(1)), Role::Follower, "a promise for a candidacy that is over elects nobody");
 }
@@ -417,7 +431,7 @@ fn only_the_owner_of_a_ballot_may_use_it() {
     let before = cluster.replica(n(1)).promised();
     cluster.inject(n(2), n(1), Message::Prepare { ballot: forged, from: s(1) });
     cluster.inject(n(2), n(1), Message::Accept { ballot: forged, body: body(1, 1, 1), mark: Mark::START });
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: forged, mark: Mark::START, beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: forged, mark: Mark::START, beat: 1, recovered: s(0) });
     assert!(
         cluster.network.is_empty(),
         "{:?}",

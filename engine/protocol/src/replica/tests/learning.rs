@@ -43,7 +43,7 @@ const NEW: Ballot = Ballot { round: 4, node: crate::NodeId(2), boot: 77 };
 fn a_mark_proves_the_bodies_that_were_accepted_at_the_speakers_ballot() {
     let bodies = [body(1, 2, 1), body(3, 1, 2), body(4, 1, 3)];
     let mut cluster = chosen(OLD, &bodies);
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies[..2]), beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies[..2]), beat: 1, recovered: s(0) });
     assert_eq!(cluster.delivered(n(1)), bodies[..2]);
     // The same news on an accept, which is itself not chosen yet.
     let next = body(5, 1, 4);
@@ -52,7 +52,11 @@ fn a_mark_proves_the_bodies_that_were_accepted_at_the_speakers_ballot() {
     assert_eq!(cluster.replica(n(1)).accepted().map(|entry| entry.body).collect::<Vec<_>>(), [next]);
     // A body that reaches beyond the mark isn't covered by it, wherever the mark may come from.
     let mut cluster = chosen(OLD, &bodies);
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: Mark { slot: s(2), chain: Chain(1) }, beat: 1 });
+    cluster.inject(
+        n(2),
+        n(1),
+        Message::Heartbeat { ballot: OLD, mark: Mark { slot: s(2), chain: Chain(1) }, beat: 1, recovered: s(0) },
+    );
     assert_eq!(cluster.delivered(n(1)), []);
 }
 
@@ -62,7 +66,7 @@ fn a_mark_says_nothing_of_a_body_from_another_ballot() {
     let right = body(1, 1, 2);
     let mut cluster = chosen_elsewhere(NEW, &[right]);
     accept(&mut cluster, 1, OLD, &[body(1, 1, 1)]);
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark: after(&[right]), beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark: after(&[right]), beat: 1, recovered: s(0) });
     assert_eq!(cluster.delivered(n(1)), []);
     assert_eq!(cluster.take(is("Fetch")).len(), 0, "the accept may be on its way");
     cluster.now = cluster.now.plus(cluster.settings().fetch_delay);
@@ -78,7 +82,7 @@ fn a_chain_proves_bodies_of_any_ballot_and_only_as_a_whole() {
     let whole = after(&bodies);
     let hear = |mark| {
         let mut cluster = chosen(OLD, &bodies);
-        cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark, beat: 1 });
+        cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark, beat: 1, recovered: s(0) });
         cluster.delivered(n(1))
     };
     assert_eq!(hear(whole), bodies);
@@ -104,7 +108,7 @@ fn who_does_not_lead_proves_by_the_chain_alone() {
 fn a_body_that_comes_after_the_news_of_its_choice_is_learned_at_once() {
     let bodies = [body(1, 1, 1), body(2, 1, 2), body(3, 1, 3)];
     let mut cluster = chosen_elsewhere(OLD, &bodies);
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies), beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies), beat: 1, recovered: s(0) });
     // In the wrong order, each with an old mark: the news is remembered.
     for (arriving, known) in [(2, 0), (0, 1), (1, 3)] {
         cluster.inject(n(2), n(1), Message::Accept { ballot: OLD, body: bodies[arriving], mark: Mark::START });
@@ -123,7 +127,7 @@ fn one_mark_may_need_chain_and_ballot_together() {
     for node in [1, 3, 4, 5] {
         accept(&mut cluster, node, NEW, &bodies[1..]);
     }
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark: after(&bodies), beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: NEW, mark: after(&bodies), beat: 1, recovered: s(0) });
     assert_eq!(cluster.delivered(n(1)), bodies);
 }
 
@@ -149,7 +153,7 @@ fn stability_is_a_prefix_whatever_becomes_durable_first() {
         accept(&mut cluster, 1, OLD, &[body]);
     }
     cluster.sync_to(n(1), 1);
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies), beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies), beat: 1, recovered: s(0) });
     let status = cluster.replica(n(1)).status();
     assert_eq!((status.mark.slot, status.stable), (s(3), s(1)));
     cluster.sync(n(1));
@@ -162,13 +166,13 @@ fn different_chains_at_one_slot_halt_the_replica() {
     let ours = after(&[known]);
     let theirs = Mark { chain: Chain(5), ..ours };
     for message in [
-        Message::Heartbeat { ballot: OLD, mark: theirs, beat: 1 },
+        Message::Heartbeat { ballot: OLD, mark: theirs, beat: 1, recovered: s(0) },
         Message::HeartbeatReply { ballot: OLD, mark: theirs, stable: s(1), beat: 1 },
         Message::Accept { ballot: OLD, body: body(2, 1, 9), mark: theirs },
         Message::Reject { ballot: OLD, reason: RejectReason::AlreadyChosen { mark: theirs } },
     ] {
         let mut cluster = chosen(OLD, &[known]);
-        cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: ours, beat: 1 });
+        cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: ours, beat: 1, recovered: s(0) });
         cluster.network.clear();
         cluster.inject(n(2), n(1), message.clone());
         let diverged = HaltReason::Diverged { ours, theirs, peer: n(2) };
@@ -183,7 +187,7 @@ fn a_chain_that_comes_out_wrong_halts_the_replica() {
     let known = body(1, 1, 1);
     let mut cluster = chosen(OLD, &[known]);
     let theirs = Mark { slot: s(2), chain: Chain(5) };
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: theirs, beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: theirs, beat: 1, recovered: s(0) });
     let diverged = HaltReason::Diverged { ours: after(&[known]), theirs, peer: n(2) };
     assert_eq!(cluster.node(n(1)).halted, Some(diverged));
 
@@ -197,12 +201,12 @@ fn a_chain_that_comes_out_wrong_halts_the_replica() {
 fn marks_of_the_recent_past_are_compared_too() {
     let bodies = [body(1, 1, 1), body(2, 1, 2), body(3, 1, 3)];
     let mut cluster = chosen(OLD, &bodies);
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies), beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: after(&bodies), beat: 1, recovered: s(0) });
     let ours = after(&bodies[..2]);
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: ours, beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: ours, beat: 1, recovered: s(0) });
     assert_eq!(cluster.node(n(1)).halted, None, "an old mark that fits is just old");
     let theirs = Mark { chain: Chain(5), ..ours };
-    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: theirs, beat: 1 });
+    cluster.inject(n(2), n(1), Message::Heartbeat { ballot: OLD, mark: theirs, beat: 1, recovered: s(0) });
     assert_eq!(cluster.node(n(1)).halted, Some(HaltReason::Diverged { ours, theirs, peer: n(2) }));
 }
 

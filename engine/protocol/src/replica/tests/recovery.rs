@@ -260,7 +260,7 @@ fn a_leader_never_proposes_below_its_own_mark() {
     cluster.network.clear();
     // Node 2 gets a copy of it. It has promised nothing to node 5, so it still answers node 1.
     cluster.inject(n(5), n(2), Message::Chosen { body: long, mark, last: true });
-    cluster.inject(n(1), n(2), Message::Heartbeat { ballot: leader, mark: Mark::START, beat: 1 });
+    cluster.inject(n(1), n(2), Message::Heartbeat { ballot: leader, mark: Mark::START, beat: 1, recovered: s(0) });
     cluster.deliver_all();
     assert_eq!(cluster.delivered(n(1)), [long], "the chain proves it");
     if let Some(opening) = cluster.opening(n(1)) {

@@ -1,0 +1,155 @@
+//! Voting with a damaged log: abstaining from exactly the votes that the damage could touch.
+//!
+//! Two things may be lost with a record. An *accept*: then the acceptor's promise is no answer for the slots that it
+//! may have filled ([`Doubt`]), until an accept at the bound of the doubt or above is known there. And a *promise*: then
+//! the acceptor is *unsure* of all its votes. Whoever holds a ballot has promised it to itself, durably, before asking
+//! anybody; so once every other member has told its promise, the highest of them is no lower than what was lost. The
+//! proofs are in `engine/docs/protocol.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::election::Promised;
+use super::{AcceptedBody, Ballot, LogEntry, Message, NodeId, Replica, Slot};
+use crate::limits::{DOUBTS_MAX, ROUND_MAX};
+use crate::message::Doubt;
+use crate::time::Instant;
+
+/// What a replica that is unsure of its promise has been told so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Inquiry {
+    answered: BTreeSet<NodeId>,
+    highest: Ballot,
+    ask_at: Instant,
+}
+
+impl Inquiry {
+    pub(super) fn deadline(&self) -> Instant {
+        self.ask_at
+    }
+}
+
+impl Replica {
+    /// The ballot that asks for promises: below every ballot in use, so that any promise refuses it by its name, and of
+    /// this life, so that no answer to an earlier one passes for an answer to it.
+    fn inquiring(&self) -> Ballot {
+        Ballot { round: 0, node: self.node, boot: self.boot }
+    }
+
+    /// Asks the other members for their promises, as long as one of them hasn't told.
+    pub(super) fn inquire(&mut self, now: Instant) {
+        let ballot = self.inquiring();
+        let ask_at = now.plus(self.settings.retransmit_interval);
+        let Some(inquiry) = &mut self.unsure else { return };
+        if now < inquiry.ask_at {
+            return;
+        }
+        inquiry.ask_at = ask_at;
+        let answered = inquiry.answered.clone();
+        for peer in self.peers().into_iter().filter(|peer| !answered.contains(peer)) {
+            self.send(peer, Message::PreVote { ballot });
+        }
+    }
+
+    /// Takes an answer to [`Replica::inquire`]; whether it was one.
+    pub(super) fn on_told_promise(&mut self, from: NodeId, ballot: Ballot, promised: Ballot) -> bool {
+        if ballot != self.inquiring() {
+            return false;
+        }
+        let peers = self.peers();
+        let quorum = self.configurations.configuration_at(self.mark.slot).prepare_quorum;
+        let Some(inquiry) = &mut self.unsure else { return true };
+        inquiry.answered.insert(from);
+        inquiry.highest = inquiry.highest.max(promised);
+        // Were this node a prepare quorum by itself, it could have led without anybody knowing.
+        if quorum > 1 && peers.iter().all(|peer| inquiry.answered.contains(peer)) {
+            let highest = inquiry.highest.max(self.promised);
+            self.be_sure_above(highest);
+        }
+        true
+    }
+
+    /// Nothing lost was above `highest`: promises a ballot above it, that of nobody, so that whoever leads must prepare
+    /// again and find out what this acceptor has forgotten.
+    fn be_sure_above(&mut self, highest: Ballot) {
+        self.unsure = None;
+        for doubt in &mut self.doubts {
+            doubt.bound = doubt.bound.min(highest);
+        }
+        self.promised = Ballot { round: (highest.round + 1).min(ROUND_MAX), node: self.node, boot: self.boot };
+        self.note_round(self.promised);
+        self.promise_append = self.append(LogEntry::Promise);
+        self.leader = None;
+    }
+
+    /// Takes from a leader what its phase 1 found out: from `recovered` on, nothing was chosen below its ballot.
+    pub(super) fn confine_doubts(&mut self, ballot: Ballot, recovered: Slot) {
+        if recovered < Slot::FIRST {
+            return;
+        }
+        for doubt in self.doubts.iter_mut().filter(|doubt| doubt.bound < ballot) {
+            doubt.end = doubt.end.min(recovered);
+        }
+        self.drop_doubts();
+    }
+
+    /// What is chosen is beyond doubt.
+    pub(super) fn drop_doubts(&mut self) {
+        let mark = self.mark.slot;
+        self.doubts.retain(|doubt| doubt.end > mark && doubt.first < doubt.end);
+    }
+
+    /// The doubts that a promise must name, to a candidate that knows what is chosen below `from`.
+    pub(super) fn doubts_from(&self, from: Slot) -> Vec<Doubt> {
+        let from = from.max(self.mark.slot);
+        let open = self.doubts.iter().filter(|doubt| doubt.end > from);
+        open.map(|doubt| Doubt { first: doubt.first.max(from), ..*doubt }).collect()
+    }
+
+    /// Whether a prepare quorum is free of doubt at every open slot.
+    pub(super) fn is_prepare_quorum_everywhere(&self, promises: &BTreeMap<NodeId, Promised>, votes: &[NodeId]) -> bool {
+        let complete = |node: &NodeId| promises.get(node).filter(|promised| promised.is_complete());
+        let own = self.doubts_from(self.mark.slot);
+        let mut doubts: Vec<(NodeId, Doubt)> = own.into_iter().map(|doubt| (self.node, doubt)).collect();
+        let mut chosen = self.mark.slot;
+        for (node, promised) in votes.iter().filter_map(|node| Some((node, complete(node)?))) {
+            doubts.extend(promised.doubts().iter().map(|doubt| (*node, *doubt)));
+            chosen = chosen.max(promised.mark.slot);
+        }
+        // What any of them knows to be chosen, all can learn.
+        doubts.retain(|(_, doubt)| doubt.end > chosen);
+        if doubts.is_empty() {
+            return true;
+        }
+        let others = votes.iter().filter_map(complete).flat_map(Promised::accepted).copied();
+        let reports: Vec<AcceptedBody> = self.accepted().chain(others).collect();
+        let mut edges: BTreeSet<Slot> = BTreeSet::from([chosen]);
+        edges.extend(doubts.iter().flat_map(|(_, doubt)| [doubt.first, doubt.end]));
+        edges.extend(reports.iter().flat_map(|report| [report.body.first, report.body.end()]));
+        edges.into_iter().filter(|slot| *slot >= chosen).all(|slot| {
+            let in_doubt: Vec<&(NodeId, Doubt)> = doubts.iter().filter(|(_, doubt)| doubt.covers(slot)).collect();
+            if in_doubt.is_empty() {
+                return true;
+            }
+            let here = reports.iter().filter(|report| report.body.slots().contains(&slot));
+            let known = here.map(|report| report.ballot).max().unwrap_or(Ballot::ZERO);
+            let silent = |node: &NodeId| in_doubt.iter().any(|(other, doubt)| other == node && doubt.bound > known);
+            let free: Vec<NodeId> = votes.iter().copied().filter(|node| !silent(node)).collect();
+            self.is_prepare_quorum(&free)
+        })
+    }
+}
+
+/// Joins the nearest doubts until there are no more than a promise can name.
+pub(super) fn bounded(mut doubts: Vec<Doubt>) -> Vec<Doubt> {
+    doubts.retain(|doubt| doubt.first < doubt.end);
+    doubts.sort_unstable();
+    while doubts.len() > DOUBTS_MAX {
+        let nearest = (1..doubts.len()).min_by_key(|index| doubts[*index].first.since(doubts[index - 1].end));
+        let index = nearest.expect("there are many");
+        let later = doubts.remove(index);
+        let earlier = &mut doubts[index - 1];
+        earlier.end = earlier.end.max(later.end);
+        earlier.bound = earlier.bound.max(later.bound);
+    }
+    doubts
+}
