@@ -92,6 +92,9 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<bool> {
                 }
                 Item::Record(_) => {}
                 Item::Hole(hole) => sound &= report_hole(&hole, file, newest || source.live),
+                Item::BadStray { record, .. } => {
+                    eprintln!("{file} at {}: a damaged record behind the hole", record.offset);
+                }
                 Item::Stray(record) => {
                     eprintln!("{file} at {}: a record behind the end of the log, never durable", record.offset);
                 }

@@ -74,8 +74,16 @@ fn append(
     mut record: RecordBuffer,
 ) {
     let ballot = Ballot { round: 1, node: NodeId(1), boot: 5 };
-    let meta =
-        RecordMeta { kind, group: GROUP, source: NodeId(0), ballot, promised: ballot, mark, log_time_us: mark.slot.0 };
+    let meta = RecordMeta {
+        kind,
+        group: GROUP,
+        source: NodeId(0),
+        ballot,
+        promised: ballot,
+        mark,
+        log_time_us: mark.slot.0,
+        unsure: false,
+    };
     let planned = loop {
         match wal.append(&meta, body.as_ref(), record.as_mut()) {
             Ok(planned) => break planned,

@@ -403,6 +403,15 @@ impl Replica {
         self.adopt_obtained(now, id);
     }
 
+    /// Takes the news that the bytes of an accepted body, not known to be chosen, are lost here: it can't be vouched for.
+    pub fn handle_damaged(&mut self, now: Instant, body: &BodyHandle) {
+        self.doubt_accepted(body);
+        if self.leadership().is_some_and(|leadership| leadership.has_open(body)) {
+            // It can't be sent to anybody any more. If others have it, the next leader will find it there.
+            self.resign(now);
+        }
+    }
+
     /// Takes a body made for [`Effect::Compose`].
     pub fn handle_composed(&mut self, now: Instant, body: BodyHandle) {
         self.propose_composed(now, body);
@@ -458,6 +467,16 @@ impl Replica {
             peers,
             halted: self.halted,
         }
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Whether an accept may have been lost, so that this acceptor's promise is no answer for some slots.
+    pub fn has_doubts(&self) -> bool {
+        !self.doubts.is_empty()
     }
 
     /// Whether a promise may have been lost, so that this acceptor doesn't vote.

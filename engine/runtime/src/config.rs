@@ -50,6 +50,9 @@ pub struct Config {
     pub link_bytes: u64,
     /// Unsynced bytes of the log above which no more bodies are read from peers. Default 64 MiB.
     pub wal_backlog_bytes: u64,
+    /// How fast everything stored is read again in the background, to find damage while other replicas have copies; zero
+    /// for never.
+    pub scrub_bytes_per_second: u64,
     /// Bytes of the slab from which buffers come. Default 64 MiB.
     pub io_memory_bytes: usize,
     /// How long a proposed append may stay unresolved before it is reported as unknown. Default 5 s.
@@ -156,6 +159,7 @@ impl Config {
             intake_count: 65_536,
             link_bytes: 64 << 20,
             wal_backlog_bytes: 64 << 20,
+            scrub_bytes_per_second: 4 << 20,
             io_memory_bytes: 64 << 20,
             unknown_after: Duration::from_secs(5),
             connections_max: 256,

@@ -336,6 +336,7 @@ fn open_replica(
     let settings = LoggedSettings {
         cache_bytes: (config.io_memory_bytes / CACHE_SHARE) as u64,
         backlog_bytes: config.wal_backlog_bytes,
+        scrub_bytes_per_second: config.scrub_bytes_per_second,
     };
     LoggedReplica::new(group, settings, core, wal, Slab, now)
 }

@@ -225,6 +225,9 @@ impl Shard {
             Output::Damaged { body, file, offset } => {
                 tracing::error!(slot = %body.first, %file, offset, "a record of the log is damaged");
             }
+            Output::Healed { body, from } => {
+                tracing::warn!(slot = %body.first, count = body.count, %from, "a damaged record is healed");
+            }
             Output::Barrier { id, outcome } => core.waiting.barrier_ended(id, outcome),
             Output::TransferEnded { target, outcome } => {
                 tracing::info!(%target, ?outcome, "a transfer of the leadership has ended");

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use synod_protocol::{Message, RejectReason};
+use synod_protocol::{Doubt, Message, RejectReason};
 use synod_wal::scan::HoleCause;
-use synod_wal::{DamageCause, RecordKind, RecoverError, RecoveredLog};
+use synod_wal::{DamageCause, DamageClass, RecordKind, RecoverError, RecoveredLog};
 
 use crate::disk::Astray;
 use crate::faults::partitions::Cut;
@@ -106,7 +106,13 @@ impl Coverage {
         "cut: one way",
         "cut: pair",
         "damage: a block",
+        "damage: a file cut short",
+        "damage: a file is missing",
+        "damage: a header",
+        "damage: a segment is missing",
         "damage: an old block",
+        "damage: corrupt",
+        "damage: doubtful",
         "damage: in a record",
         "damage: no slots known",
         "damage: slots named",
@@ -115,15 +121,9 @@ impl Coverage {
         "left a node down for ever",
         "left clients without an answer",
         "logs of few files",
-        "no start: can't read",
-        "no start: corrupt",
-        "no start: doubtful",
         "no start: duplicate",
         "no start: empty",
-        "no start: file length",
-        "no start: header",
         "no start: identity",
-        "no start: segment missing",
         "paused a leader",
         "quorums: alike",
         "quorums: many accept",
@@ -131,7 +131,6 @@ impl Coverage {
         "refused: disk full",
         "removed a segment",
         "restarted a fenced node",
-        "restarted an alarmed node",
         "saved a directory",
         "sent unavailable",
         "some exposed to damage",
@@ -154,7 +153,6 @@ impl Coverage {
         "a lost write that nobody could notice came true",
         "a read failed",
         "damage: a seal",
-        "no start: header lost",
         "stopped: a chosen body has no intact copy",
     ];
 
@@ -248,17 +246,20 @@ impl Coverage {
             RecoverError::Empty => "no start: empty",
             RecoverError::Identity { .. } => "no start: identity",
             RecoverError::Header { .. } => "no start: header",
-            RecoverError::FileBytes { .. } => "no start: file length",
             RecoverError::Duplicate { .. } => "no start: duplicate",
-            RecoverError::HeaderLost { .. } => "no start: header lost",
             RecoverError::Missing { .. } => "no start: segment missing",
-            RecoverError::SuccessorMissing { .. } => "no start: successor missing",
-            RecoverError::Corrupt { .. } => "no start: corrupt",
-            RecoverError::Doubtful { .. } => "no start: doubtful",
             RecoverError::Conflict { .. } => "no start: conflict",
             RecoverError::OtherGroup { .. } => "no start: other group",
         });
-        if let RecoverError::Corrupt { damage, .. } | RecoverError::Doubtful { damage, .. } = error {
+    }
+
+    /// Notes a recovery.
+    pub fn note_recovered(&mut self, recovered: &RecoveredLog) {
+        for damage in &recovered.damages {
+            self.note(match damage.class {
+                DamageClass::Corrupt => "damage: corrupt",
+                DamageClass::Doubtful => "damage: doubtful",
+            });
             self.note(match &damage.cause {
                 DamageCause::Hole(HoleCause::Head(_)) => "damage: a block",
                 DamageCause::Hole(HoleCause::Blocks { .. }) => "damage: in a record",
@@ -267,13 +268,24 @@ impl Coverage {
                 DamageCause::Seal => "damage: a seal",
                 DamageCause::End { .. } => "damage: another end",
                 DamageCause::Previous { .. } => "damage: another predecessor",
+                DamageCause::SegmentMissing { .. } => "damage: a segment is missing",
+                DamageCause::SuccessorMissing => "damage: the last segment is missing",
+                DamageCause::Header(_) => "damage: a header",
+                DamageCause::HeaderLost { .. } => "damage: a lost header",
+                DamageCause::FileBytes { .. } => "damage: a file cut short",
+                DamageCause::FileMissing => "damage: a file is missing",
             });
             self.note(if damage.slots.is_some() { "damage: slots named" } else { "damage: no slots known" });
         }
-    }
-
-    /// Notes a recovery.
-    pub fn note_recovered(&mut self, recovered: &RecoveredLog) {
+        for doubt in &recovered.doubts {
+            self.note(if doubt.end == Doubt::OPEN { "recovered an open doubt" } else { "recovered a doubt" });
+        }
+        if recovered.unsure {
+            self.note("recovered unsure of the promise");
+        }
+        if !recovered.damaged.is_empty() {
+            self.note("recovered chosen bodies without their bytes");
+        }
         if recovered.index.iter_from(recovered.mark.slot).next().is_some() {
             self.note("recovered open bodies");
         }

@@ -307,6 +307,11 @@ impl Invariants {
         verdicts.into_iter().find_map(Result::err).map(|violation| violation.detail)
     }
 
+    /// A node opens a damaged log.
+    pub fn opened_damaged(&mut self, node: usize) {
+        self.accepted_is_reported.note_damaged(node);
+    }
+
     /// A write or a sync of a node failed.
     pub fn failed(&mut self, node: usize, life: u32) {
         self.fencing.note_failed(node, life);

@@ -100,8 +100,10 @@ pub struct Node {
     pub left_out: bool,
     /// Lost writes count as never made on its disk: blocks of files that are used again may be neither old nor new.
     pub scarred: bool,
-    /// It couldn't read something of its log in this life.
-    pub alarmed: bool,
+    /// It has opened a damaged log: what is missing there stays missing until it is trimmed, whatever becomes of the disk.
+    pub marred: bool,
+    /// It couldn't read something of its log in this life, although that may have been written well.
+    pub has_misread: bool,
     identity: LogIdentity,
     segment_bytes: u64,
     random: Random,
@@ -137,7 +139,8 @@ impl Node {
             refused: None,
             left_out: false,
             scarred: false,
-            alarmed: false,
+            marred: false,
+            has_misread: false,
             identity,
             segment_bytes: plan.log.segment_bytes,
             random: Random::stream(seed, &format!("node {index}")),
@@ -223,7 +226,7 @@ impl Node {
     /// Starts the process on what was recovered.
     pub fn start(&mut self, now: Instant, plan: &Plan, recovered: RecoveredLog, plant: Option<Plant>) {
         self.life += 1;
-        self.alarmed = false;
+        self.has_misread = false;
         self.identity.boot_counter += 1;
         let boot = match plant {
             Some(Plant::ReusesBallots) => 1,
@@ -258,6 +261,11 @@ impl Node {
         self.paused_until = None;
         self.durability.crash();
         self.disk.crash(ending, random);
+    }
+
+    /// Whether it runs without some bytes of the chosen prefix.
+    pub fn has_lost(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.replica.status().lost.is_empty())
     }
 
     /// The protocol's view of itself, if the node runs.

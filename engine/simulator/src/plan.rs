@@ -76,6 +76,7 @@ impl Plan {
             logged: LoggedSettings {
                 cache_bytes: random.pick(&[0, 16 << 10, 256 << 10, 16 << 20]),
                 backlog_bytes: random.pick(&[1, 64 << 10, 16 << 20]),
+                scrub_bytes_per_second: Random::stream(seed, "scrub").pick(&[0, 0, 64 << 10, 1 << 20]),
             },
             configuration,
             log,

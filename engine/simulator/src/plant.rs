@@ -120,6 +120,10 @@ plants! {
     CutsDoubtful "cuts-doubtful" => AcceptedIsReported | PersistBeforeSpeak,
     /// A node that can't start blames a file that is sound.
     BlamesAnother "blames-another" => CleanStop,
+    /// A node says nothing of what its damaged log may have held.
+    HidesDoubts "hides-doubts" => AcceptedIsReported | PersistBeforeSpeak,
+    /// A node votes before it knows that it has forgotten no promise.
+    SureTooEarly "sure-too-early" => PersistBeforeSpeak,
     /// Part of what an acceptor has accepted is left out of its promise.
     OmitsAccept "omits-accept" => AcceptedIsReported,
     /// A message's mark has another chain, as if from a node with another history.

@@ -78,6 +78,8 @@ planted! {
     a_damaged_log_begun_anew RebuildsDamaged,
     damage_taken_for_a_torn_write CutsDoubtful,
     a_sound_file_blamed BlamesAnother,
+    doubts_hidden HidesDoubts,
+    a_vote_before_it_is_known_what_was_promised SureTooEarly,
     an_accept_left_out OmitsAccept,
     a_forged_chain ForgesChain,
 }

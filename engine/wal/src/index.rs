@@ -145,6 +145,11 @@ impl Index {
         found
     }
 
+    /// Forgets the body that begins at `first`, whose bytes are lost.
+    pub fn remove(&mut self, first: Slot) {
+        self.entries.remove(&first);
+    }
+
     /// The body that begins at `first`.
     pub fn get(&self, first: Slot) -> Option<&IndexEntry> {
         self.entries.get(&first)

@@ -25,8 +25,8 @@ pub use logged_replica::{Buffers, Frame, LoggedReplica, LoggedSettings, Output, 
 pub use lsn::{FileId, Lsn, SyncId, WriteId};
 pub use pool::CleanFile;
 pub use recovery::{
-    Cut, Damage, DamageCause, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment, recover,
-    recover_with,
+    Cut, Damage, DamageCause, DamageClass, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment,
+    recover, recover_with,
 };
 pub use segment::{Geometry, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_RANGE, record_bytes};
 pub use store::{MemoryStore, SegmentStore};

@@ -8,6 +8,7 @@
 //! When the log has no free segment, appends and all that comes after them wait; what carries no body still goes out.
 
 mod bodies;
+mod healing;
 mod serve;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -28,6 +29,7 @@ use crate::writer::{Action, AppendError, LogStats, Planned, Wal};
 
 use bodies::Bodies;
 pub use bodies::Frame;
+use healing::Healing;
 use serve::Serving;
 
 /// How long the log must be quiet before it notes its durable position on disk.
@@ -128,7 +130,14 @@ pub enum Output<B> {
         /// Its bytes, unless they have left memory.
         frame: Option<Frame<B>>,
     },
-    /// A record on this disk doesn't check.
+    /// A chosen body that was damaged in this log is in it again.
+    Healed {
+        /// The body.
+        body: BodyHandle,
+        /// Who had it.
+        from: NodeId,
+    },
+    /// A record on this disk doesn't check. What was chosen is fetched from other members; what wasn't is in doubt.
     Damaged {
         /// The body that should be there.
         body: BodyHandle,
@@ -180,6 +189,9 @@ pub struct LoggedSettings {
     pub cache_bytes: u64,
     /// Bytes appended and not durable above which no new body is proposed.
     pub backlog_bytes: u64,
+    /// How fast everything stored is read again in the background, to find damage while there are other copies; zero for
+    /// never.
+    pub scrub_bytes_per_second: u64,
 }
 
 /// A view for operators and tests.
@@ -195,6 +207,14 @@ pub struct ReplicaStatus {
     pub cached_bytes: u64,
     /// Whether a failed write or sync has fenced this node.
     pub fenced: bool,
+    /// Chosen bodies whose bytes are lost here, ascending: fetched from other members as long as one has them.
+    pub lost: Vec<BodyHandle>,
+    /// Bodies found to be damaged since the start.
+    pub damaged_found: u64,
+    /// Bodies healed since the start.
+    pub healed: u64,
+    /// How often everything stored was read again since the start.
+    pub scrub_passes: u64,
 }
 
 /// See the module documentation.
@@ -214,6 +234,7 @@ pub struct LoggedReplica<P: Buffers> {
     reads: BTreeMap<ReadId, (IndexEntry, Purpose)>,
     reads_count: u64,
     serving: BTreeMap<NodeId, Serving<P::Buffer>>,
+    healing: Healing,
     outputs: VecDeque<Output<P::Buffer>>,
     last_append_at: Instant,
     /// Wall-clock time as last told, and the highest time seen in any body: times never go back along a log.
@@ -234,13 +255,23 @@ enum Purpose {
     Serve { to: NodeId },
     /// A reader of the log.
     Reader,
+    /// Nobody: to see whether it can be read.
+    Scrub,
 }
 
 impl<P: Buffers> LoggedReplica<P> {
     /// Joins a replica with its log; both stem from the same recovery.
-    pub fn new(group: GroupId, settings: LoggedSettings, replica: Replica, wal: Wal, buffers: P, now: Instant) -> Self {
+    pub fn new(
+        group: GroupId,
+        settings: LoggedSettings,
+        replica: Replica,
+        mut wal: Wal,
+        buffers: P,
+        now: Instant,
+    ) -> Self {
         // Time goes on from where the log left it, whatever the clock of this machine says.
         let leader_time_us = wal.log_time_us();
+        let healing = Healing::of(wal.take_damaged());
         let mut joined = LoggedReplica {
             group,
             settings,
@@ -254,6 +285,7 @@ impl<P: Buffers> LoggedReplica<P> {
             reads: BTreeMap::new(),
             reads_count: 0,
             serving: BTreeMap::new(),
+            healing,
             outputs: VecDeque::new(),
             last_append_at: now,
             leader_time_us,
@@ -274,6 +306,11 @@ impl<P: Buffers> LoggedReplica<P> {
                 if let Ok(header) = BodyHeader::parse_in_record(buffer.as_ref()) {
                     self.leader_time_us = self.leader_time_us.max(header.leader_time_us);
                 }
+                let buffer = match message {
+                    Message::Supply { .. } => self.heal(now, from, handle, buffer),
+                    _ => Some(buffer),
+                };
+                let Some(buffer) = buffer else { return self.drain(now) };
                 self.bodies.arrive(*handle, buffer);
             }
             (None, None) => {}
@@ -348,10 +385,15 @@ impl<P: Buffers> LoggedReplica<P> {
             verify_body_in_record(record.as_ref()).is_ok_and(|header| header.handle().id == entry.body.id)
         };
         let record = record.filter(sound);
-        if record.is_none() && self.wal.index().get(entry.body.first).is_some_and(|now| now.location == entry.location)
+        if matches!(purpose, Purpose::Scrub) {
+            self.scrubbed();
+        }
+        if record.is_none()
+            && let Some(entry) =
+                self.wal.index().get(entry.body.first).filter(|now| now.location == entry.location).copied()
+            && self.found_damaged(now, &entry, read, &purpose)
         {
-            let location = entry.location;
-            self.outputs.push_back(Output::Damaged { body: entry.body, file: location.file, offset: location.offset });
+            return self.drain(now);
         }
         match (purpose, record) {
             (Purpose::Adopt, Some(record)) => {
@@ -368,9 +410,9 @@ impl<P: Buffers> LoggedReplica<P> {
             }
             (Purpose::Reader, record) => {
                 let frame = record.map(|record| Frame::new(entry.body, Rc::new(record)));
-                self.outputs.push_back(Output::ReadDone { read, frame });
+                self.read_done(read, frame);
             }
-            (Purpose::Adopt | Purpose::Send { .. }, None) => {}
+            (Purpose::Scrub, _) | (Purpose::Adopt | Purpose::Send { .. }, None) => {}
         }
         self.drain(now);
     }
@@ -383,13 +425,15 @@ impl<P: Buffers> LoggedReplica<P> {
         if self.wal.mark_due() && now.since(self.last_append_at) >= IDLE_BEFORE_MARK {
             self.append_mark(now);
         }
+        self.ask_for_lost(now);
+        self.scrub(now);
         self.replica.handle_timeout(now);
         self.drain(now);
     }
 
     /// When `handle_timeout` has something to do.
     pub fn poll_deadline(&self) -> Instant {
-        let deadline = self.replica.poll_deadline();
+        let deadline = self.replica.poll_deadline().min(self.healing_deadline());
         if !self.is_ready() {
             Instant(u64::MAX)
         } else if self.wal.mark_due() {
@@ -528,6 +572,10 @@ impl<P: Buffers> LoggedReplica<P> {
             base: self.wal.index().base(),
             cached_bytes: self.bodies.cached_bytes(),
             fenced: self.fenced,
+            lost: self.healing.lost().copied().collect(),
+            damaged_found: self.healing.found,
+            healed: self.healing.healed,
+            scrub_passes: self.healing.scrub_passes(),
         }
     }
 
@@ -568,6 +616,9 @@ impl<P: Buffers> LoggedReplica<P> {
 
     fn drain_wal(&mut self) {
         self.replica.set_disk_full(self.wal.is_full());
+        if self.wal.has_doubts() && !self.replica.is_unsure() && !self.replica.has_doubts() {
+            self.wal.settle_doubts();
+        }
         self.ready |= self.wal.is_open() && self.wal.durable() >= self.wal.appended();
         while let Some(action) = self.wal.poll_action() {
             self.outputs.push_back(match action {
@@ -659,6 +710,7 @@ impl<P: Buffers> LoggedReplica<P> {
             promised: append.promised,
             mark: append.mark,
             log_time_us: self.leader_time_us,
+            unsure: append.unsure,
         };
         let body = match append.entry {
             LogEntry::Promise => None,
@@ -721,6 +773,8 @@ impl<P: Buffers> LoggedReplica<P> {
             promised: self.replica.promised(),
             mark: self.replica.mark(),
             log_time_us: self.leader_time_us,
+            // Not the core's view: the promise that makes it sure may still wait for a segment.
+            unsure: self.wal.is_unsure(),
         };
         let mut record = self.buffers.allocate(BLOCK_BYTES);
         if let Ok(planned) = self.wal.append(&meta, None, record.as_mut()) {
@@ -756,6 +810,7 @@ impl<P: Buffers> LoggedReplica<P> {
 
     fn deliver(&mut self, now: Instant, body: BodyHandle, mark: Mark) {
         self.wal.index_mut().mark_chosen(body.first, mark.chain);
+        self.heal_if_lost(&body);
         if let BodyKind::Trim { upto } = body.kind {
             let base = self.mark_below(upto.min(mark.slot));
             if base.slot > self.wal.index().base().slot {

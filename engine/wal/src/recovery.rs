@@ -14,6 +14,7 @@
 
 mod chain;
 mod join;
+mod losses;
 mod verdict;
 
 use std::ops::Range;
@@ -126,6 +127,16 @@ pub struct RecoveredLog {
     pub doubts: Vec<Doubt>,
     /// Damage may hide a promise higher than [`RecoveredLog::promised`].
     pub unsure: bool,
+    /// Records may be missing behind the last one.
+    pub end_lost: bool,
+    /// From this segment on none may be given up while there are doubts: a restart must find them again.
+    pub pinned: Option<u64>,
+    /// Chosen bodies whose bytes are lost here, to be had from other replicas.
+    pub damaged: Vec<BodyHandle>,
+    /// The first slot after all bodies that were ever in the log; zero if there were none.
+    pub slot_end: Slot,
+    /// Files that are gone, or hold nothing that can be told: to be made anew.
+    pub lost_files: Vec<FileId>,
 }
 
 impl RecoveredLog {
@@ -148,15 +159,16 @@ impl RecoveredLog {
         }
     }
 
-    /// The bodies accepted above the mark, ascending.
+    /// The bodies accepted above the mark, ascending. What was copied from others was never voted for here: behind a gap
+    /// it must be copied again.
     pub fn open_bodies(&self) -> Vec<AcceptedBody> {
-        let entries = self.index.iter_from(self.mark.slot);
+        let entries = self.index.iter_from(self.mark.slot).filter(|entry| !entry.ballot.is_zero());
         entries.map(|entry| AcceptedBody { ballot: entry.ballot, body: entry.body }).collect()
     }
 
     /// How many files there are.
     pub(crate) fn files_count(&self) -> usize {
-        self.segments.len() + self.clean.len() + self.dirty.len() + self.unfinished.len()
+        self.segments.len() + self.clean.len() + self.dirty.len() + self.unfinished.len() + self.lost_files.len()
     }
 }
 
@@ -220,16 +232,6 @@ pub enum RecoverError {
         /// Why.
         error: SegmentHeaderError,
     },
-    /// A file is shorter or longer than a segment.
-    #[error("{file} has {bytes} bytes, but segments have {expected}: it was cut or copied in part")]
-    FileBytes {
-        /// The file.
-        file: FileId,
-        /// Its length.
-        bytes: u64,
-        /// The length of segments.
-        expected: u64,
-    },
     /// Two files claim the same life.
     #[error("{first} and {second} both claim to be segment {epoch}: one is a copy; remove it")]
     Duplicate {
@@ -240,49 +242,13 @@ pub enum RecoverError {
         /// The epoch of both.
         epoch: u64,
     },
-    /// A file holds records of a life that its header doesn't know: the write of the header was lost by the disk.
-    #[error(
-        "{file} holds records of segment {epoch} but not its header: the disk lost a write; run `synod-tools verify`"
-    )]
-    HeaderLost {
-        /// The file.
-        file: FileId,
-        /// The epoch of its records.
-        epoch: u64,
-    },
-    /// A segment that the log needs isn't there.
-    #[error("segment {epoch} is missing, and the log needs all from {first_needed} on; restore the file")]
+    /// Every segment that the log needs is gone.
+    #[error("segment {epoch} is missing, and the log needs all from {first_needed} on; restore the files")]
     Missing {
         /// The epoch of the missing segment.
         epoch: u64,
         /// The first that is needed.
         first_needed: u64,
-    },
-    /// The last segment is sealed, so there was one after it.
-    #[error("segment {epoch} in {file} is sealed, but the segment after it is missing; restore the file")]
-    SuccessorMissing {
-        /// The epoch of the sealed segment.
-        epoch: u64,
-        /// Its file.
-        file: FileId,
-    },
-    /// Damage where records were durable. Cutting here could lose what was acknowledged.
-    #[error(
-        "{damage}, below {proof}, up to which the log was durable; run `synod-tools verify`, then restore the file or replace the node"
-    )]
-    Corrupt {
-        /// What is wrong and where.
-        damage: Damage,
-        /// The highest position that is proven to have been durable.
-        proof: Lsn,
-    },
-    /// Damage where records may have been durable, and no interrupted write explains it.
-    #[error("{damage}, which no interrupted write explains, above the proven end {proof}; run `synod-tools verify`")]
-    Doubtful {
-        /// What is wrong and where.
-        damage: Damage,
-        /// The highest position that is proven to have been durable.
-        proof: Lsn,
     },
     /// Two records contradict each other: not the log of a correct replica.
     #[error("the record at {offset} of {file} contradicts another body at slot {}: two processes wrote this log, or it was altered", .other.first)]
@@ -321,6 +287,17 @@ pub struct Damage {
     pub cause: DamageCause,
     /// The slots that may be affected, as far as the records around tell.
     pub slots: Option<Range<Slot>>,
+    /// Whether what is damaged was durable for certain.
+    pub class: DamageClass,
+}
+
+/// How sure it is that something was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DamageClass {
+    /// It was durable: something says so.
+    Corrupt,
+    /// It may have been durable: no interrupted write explains what is there, and nothing says that anything was.
+    Doubtful,
 }
 
 /// What is wrong.
@@ -335,6 +312,29 @@ pub enum DamageCause {
         /// The end that the next one names.
         named: Lsn,
     },
+    /// A segment that the log needs isn't there.
+    SegmentMissing {
+        /// Its epoch.
+        epoch: u64,
+    },
+    /// The last segment is sealed, so there was one after it.
+    SuccessorMissing,
+    /// The header can't be read; records behind it may be.
+    Header(SegmentHeaderError),
+    /// The file holds records of a life that its header doesn't know: the disk lost the write of the header.
+    HeaderLost {
+        /// The epoch of its records.
+        epoch: u64,
+    },
+    /// The file is shorter or longer than a segment: it was cut or copied in part.
+    FileBytes {
+        /// Its length.
+        bytes: u64,
+        /// The length of segments.
+        expected: u64,
+    },
+    /// The file isn't there, although the pool had it.
+    FileMissing,
     /// The first record doesn't follow the last one of the segment before.
     Previous {
         /// Checksum of the record before.
@@ -360,6 +360,16 @@ impl std::fmt::Display for Damage {
                 write!(f, ": records are missing")
             }
             DamageCause::Seal => write!(f, ": the seal is damaged"),
+            DamageCause::SegmentMissing { epoch } => write!(f, ": segment {epoch}, in front of it, is missing"),
+            DamageCause::SuccessorMissing => write!(f, ": it is sealed, but the segment after it is missing"),
+            DamageCause::Header(error) => write!(f, ": {error}"),
+            DamageCause::HeaderLost { epoch } => {
+                write!(f, ": it holds records of segment {epoch} but not its header, the write of which the disk lost")
+            }
+            DamageCause::FileBytes { bytes, expected } => {
+                write!(f, ": it has {bytes} bytes, but segments have {expected}: it was cut or copied in part")
+            }
+            DamageCause::FileMissing => write!(f, ": the file is missing"),
             DamageCause::End { named } => write!(f, ": the records end here, but the next segment names {named}"),
             DamageCause::Previous { expected, found } => {
                 write!(f, ": follows checksum {found:#010x}, but the record before has {expected:#010x}")
@@ -395,6 +405,7 @@ pub fn recover_with(
     match first {
         // A segment may have been given up, sealed or begun between two reads: what is wrong twice is wrong.
         Err(_) if options.live => attempt(store, expected, geometry, options),
+        Ok(log) if options.live && !log.damages.is_empty() => attempt(store, expected, geometry, options),
         other => other,
     }
 }
@@ -409,6 +420,7 @@ fn attempt(
     let chain = chain::Chain::build(&files)?;
     let scans = chain::scan(store, geometry, &chain, options)?;
     let verdict = verdict::decide(&chain, &scans, options)?;
-    let joined = join::join(&files, &scans[verdict.start..=verdict.last])?;
-    chain::assemble(store, expected, geometry, files, &scans, &verdict, joined)
+    let losses = losses::assess(&files, &scans, &verdict);
+    let joined = join::join(&files, &scans, &verdict)?;
+    chain::assemble(store, geometry, files, &scans, (&verdict, losses), joined)
 }

@@ -123,6 +123,13 @@ pub enum Item {
     Hole(Hole),
     /// A valid record of this segment behind the hole.
     Stray(ScannedRecord),
+    /// A record behind the hole whose header and first block are right, but other blocks of it aren't.
+    BadStray {
+        /// The record.
+        record: ScannedRecord,
+        /// Whether every bad block is as the pool left it.
+        all_old: bool,
+    },
 }
 
 /// What is there of a segment's seal.
@@ -333,6 +340,8 @@ pub struct Scanner<'store> {
     /// The checksum that the next record must name; none for the first, whose predecessor lies in another segment.
     previous_checksum: Option<u32>,
     phase: Phase,
+    /// The last block behind the hole that is neither part of a record nor of the seal, nor as the pool left it.
+    unexplained: Option<u64>,
     old_table: Option<OldTable>,
 }
 
@@ -372,6 +381,7 @@ impl<'store> Scanner<'store> {
             offset: geometry.records_offset(),
             previous_checksum: None,
             phase: Phase::Walking,
+            unexplained: None,
             old_table: None,
         }
     }
@@ -386,6 +396,12 @@ impl<'store> Scanner<'store> {
             Phase::Searching => self.search(),
             Phase::Done => Ok(None),
         }
+    }
+
+    /// Once there are no more items: the last block behind the hole, the hole's own aside, that is neither part of a record
+    /// nor as the pool left it. Up to there may have been more records than are known.
+    pub fn unexplained_behind(&self) -> Option<u64> {
+        self.unexplained
     }
 
     /// The bytes of a record that was just returned.
@@ -467,11 +483,24 @@ impl<'store> Scanner<'store> {
         while self.offset < self.limit() {
             let (offset, at) = (self.offset, self.at(self.offset));
             let epoch = self.epoch;
-            if RecordHeader::is_claimed(self.reader.block(offset)?, at, epoch)
-                && let Examined::Valid(record) = self.examine()?
-            {
-                self.offset += u64::from(record.header.record_bytes);
-                return Ok(Some(Item::Stray(record)));
+            if RecordHeader::is_claimed(self.reader.block(offset)?, at, epoch) {
+                let (record, valid) = match self.examine()? {
+                    Examined::Valid(record) => (Some(record), true),
+                    Examined::BadBlocks(record, _) => (Some(record), false),
+                    Examined::Bad(_) => (None, false),
+                };
+                if let Some(record) = record {
+                    let all_old = !valid && self.are_bad_blocks_old(&record)?;
+                    self.offset += u64::from(record.header.record_bytes);
+                    return Ok(Some(if valid { Item::Stray(record) } else { Item::BadStray { record, all_old } }));
+                }
+            }
+            if self.options.depth == Depth::Full {
+                let block = *self.reader.block(offset)?;
+                let seal = SealBlock::decode(&block, self.salt, offset, self.geometry.segment_bytes());
+                if seal.filter_epoch(epoch).is_err() && !self.is_old(offset, &block)? {
+                    self.unexplained = Some(offset);
+                }
             }
             self.offset += BLOCK;
         }
@@ -484,6 +513,9 @@ impl<'store> Scanner<'store> {
         let offset = self.offset;
         let at = self.at(offset);
         let decoded = RecordHeader::decode(self.reader.block(offset)?, self.salt, at, self.epoch);
+        if self.reader.is_unreadable(offset) {
+            return Ok(Examined::Bad(RecordError::Unreadable));
+        }
         let (header, body) = match decoded {
             Ok(decoded) => decoded,
             Err(error) => return Ok(Examined::Bad(error)),
@@ -592,15 +624,24 @@ struct Reader<'store> {
     read_ahead: usize,
     start: u64,
     window: Vec<u8>,
+    /// Blocks of the window that can't be read: it holds [`UNREADABLE`] there.
+    unreadable: Vec<u64>,
 }
+
+/// What stands for a block that can't be read: no record, no seal, and nothing that a pool leaves.
+const UNREADABLE: u8 = 0xbd;
 
 impl<'store> Reader<'store> {
     fn new(store: &'store dyn SegmentStore, file: FileId, read_ahead: usize) -> Reader<'store> {
-        Reader { store, file, read_ahead, start: 0, window: Vec::new() }
+        Reader { store, file, read_ahead, start: 0, window: Vec::new(), unreadable: Vec::new() }
     }
 
     fn forget(&mut self) {
         self.window.clear();
+    }
+
+    fn is_unreadable(&self, offset: u64) -> bool {
+        self.unreadable.contains(&offset)
     }
 
     fn block(&mut self, offset: u64) -> Result<&Block, ReadError> {
@@ -626,13 +667,19 @@ impl<'store> Reader<'store> {
         let file_bytes = self.store.len(self.file).map_err(|source| read_error(bytes, source))?;
         let left = usize::try_from(file_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
         let wanted = bytes.max(self.read_ahead.min(left));
+        self.unreadable.clear();
         self.window.resize(wanted, 0);
-        let read = self.store.read_at(self.file, offset, &mut self.window);
-        if let Err(source) = read {
-            self.window.clear();
-            return Err(read_error(wanted, source));
-        }
         self.start = offset;
+        if self.store.read_at(self.file, offset, &mut self.window).is_err() {
+            // Something in it can't be read, or the file is short: what of it is a question for whoever needs the block.
+            for (number, block) in self.window.chunks_mut(BLOCK_BYTES).enumerate() {
+                let at = offset + number as u64 * BLOCK;
+                if self.store.read_at(self.file, at, block).is_err() {
+                    block.fill(UNREADABLE);
+                    self.unreadable.push(at);
+                }
+            }
+        }
         Ok(())
     }
 }

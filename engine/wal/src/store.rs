@@ -26,6 +26,12 @@ pub trait SegmentStore {
     /// If it can't be read, or ends before the buffer is full ([`io::ErrorKind::UnexpectedEof`]).
     fn read_at(&self, file: FileId, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
+    /// How many files were ever made whole, numbered from one: each of them must still be there. Zero if nobody kept
+    /// count.
+    fn files_made(&self) -> u32 {
+        0
+    }
+
     /// The bytes that [`SegmentStore::read_at`] would copy, if the store has them in memory and lends them; then nobody
     /// copies them. `None`, as by default, where they must be read, or can't be.
     fn lend(&self, _file: FileId, _offset: u64, _bytes: usize) -> Option<&[u8]> {

@@ -64,6 +64,8 @@ struct Opening {
     end: Lsn,
     /// What the new segment follows.
     before: Before,
+    /// Records may be missing in front of it.
+    before_lost: bool,
 }
 
 /// The segment in front of one that is opened after recovery.
@@ -91,6 +93,16 @@ pub struct Wal {
     /// holds a configuration at least as new.
     configuration_trimmed: Option<Slot>,
     index: Index,
+    /// The first slot after all bodies that were ever in the log.
+    slot_end: Slot,
+    /// A promise may have been lost, and no record since then says otherwise.
+    unsure: bool,
+    /// From this segment on none is given up: what is damaged there tells a restart what to doubt.
+    pinned: Option<u64>,
+    /// Chosen bodies whose bytes are lost, until somebody sees to them.
+    damaged: Vec<BodyHandle>,
+    /// Files that hold nothing any more; made anew once a header says durably what was lost with them.
+    lost_files: Vec<FileId>,
 
     opening: Option<Opening>,
     /// Oldest first; all older than `closing`, which is older than `active`, which is older than `next`.
@@ -146,7 +158,9 @@ impl Wal {
         let covered = recovered.configuration_trimmed <= configuration_slot;
         let base = recovered.index.base();
         let trailing = |slot_end: Slot| covered && slot_end <= base.slot;
-        let kept = recovered.segments.iter().rposition(|segment| !trailing(segment.slot_end));
+        let kept = recovered.segments.iter().rposition(|segment| {
+            !trailing(segment.slot_end) || recovered.pinned.is_some_and(|pinned| segment.epoch >= pinned)
+        });
         let before = kept.map_or_else(Before::default, |index| {
             let segment = &recovered.segments[index];
             Before { epoch: segment.epoch, end: segment.end, checksum: segment.last_checksum }
@@ -169,10 +183,16 @@ impl Wal {
             configuration: recovered.configuration,
             configuration_trimmed: recovered.configuration_trimmed,
             index: recovered.index,
+            slot_end: recovered.slot_end,
+            unsure: recovered.unsure,
+            pinned: recovered.pinned,
+            damaged: recovered.damaged,
+            lost_files: recovered.lost_files,
             opening: Some(Opening {
                 syncs: recovered.files_to_sync.into_iter().map(|file| (file, None)).collect(),
                 end: recovered.end,
                 before,
+                before_lost: recovered.end_lost,
             }),
             complete: complete.collect(),
             closing: None,
@@ -243,6 +263,7 @@ impl Wal {
             promised,
             mark,
             log_time_us: self.log_time_us,
+            unsure: self.unsure,
         };
         self.plan(&meta, None, record, Some(base))
     }
@@ -348,7 +369,13 @@ impl Wal {
         if self.configuration_trimmed > header {
             return self.first_needed;
         }
-        first_needed(&self.complete, self.index.base().slot, self.first_needed, self.first_incomplete())
+        let first = first_needed(&self.complete, self.index.base().slot, self.first_needed, self.first_incomplete());
+        self.unless_pinned(first)
+    }
+
+    /// Keeps the segments that tell what to doubt.
+    fn unless_pinned(&self, first_needed: u64) -> u64 {
+        self.pinned.map_or(first_needed, |pinned| first_needed.min(pinned.max(self.first_needed)))
     }
 
     fn first_incomplete(&self) -> u64 {
@@ -369,6 +396,10 @@ impl Wal {
         if meta.mark.slot > self.mark.slot {
             self.mark = meta.mark;
         }
+        self.unsure = meta.unsure;
+        if let Some(body) = body.filter(|_| meta.kind.fills_slots()) {
+            self.slot_end = self.slot_end.max(body.end());
+        }
         let active = self.active.as_mut().expect("admitted");
         let offset = active.offset;
         let lsn = Lsn::new(active.epoch, self.geometry.segment_bytes(), offset);
@@ -385,6 +416,7 @@ impl Wal {
             base: self.index.base(),
             first_needed: first_needed.unwrap_or(self.first_needed),
             configuration: self.configuration.as_ref().map_or(Slot(0), |configuration| configuration.slot),
+            slot_end: self.slot_end,
         };
         let body_head_bytes = match body {
             Some(_) => {
@@ -439,6 +471,26 @@ impl Wal {
     pub fn set_configuration(&mut self, configuration: StoredConfiguration) {
         assert!(configuration.body.len() <= CONFIGURATION_BYTES_MAX, "a configuration is short");
         self.configuration = Some(configuration);
+    }
+
+    /// Nothing that was lost matters any more: what is damaged may be given up like anything else.
+    pub fn settle_doubts(&mut self) {
+        self.pinned = None;
+    }
+
+    /// Hands over the chosen bodies that recovery found to be damaged.
+    pub(crate) fn take_damaged(&mut self) -> Vec<BodyHandle> {
+        std::mem::take(&mut self.damaged)
+    }
+
+    /// Whether damaged segments are kept, because a restart must doubt what they may have held.
+    pub fn has_doubts(&self) -> bool {
+        self.pinned.is_some()
+    }
+
+    /// Whether a promise may have been lost, as far as the log says.
+    pub fn is_unsure(&self) -> bool {
+        self.unsure
     }
 
     /// Stops the log for ever, after a failed write or sync: what is on disk is unknown from here on.

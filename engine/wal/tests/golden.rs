@@ -102,6 +102,7 @@ fn describe(store: &MemoryStore) -> String {
                     writeln!(text, "hole {hole:?}").unwrap();
                 }
                 Item::Stray(record) => writeln!(text, "stray {record:?}").unwrap(),
+                Item::BadStray { record, .. } => writeln!(text, "bad stray {record:?}").unwrap(),
             }
         }
         let seal = read_seal(store, file, geometry, &header, end).unwrap();

@@ -7,8 +7,8 @@ use synod_protocol::{Ballot, Mark, NodeId, Slot};
 use synod_wal::format::{RecordError, SegmentHeaderError};
 use synod_wal::scan::HoleCause;
 use synod_wal::{
-    DamageCause, FileId, IdentityField, LogIdentity, Lsn, MemoryStore, RecordKind, RecoverError, RecoverOptions,
-    RecoveredLog, SyncMode, recover, recover_with,
+    Damage, DamageCause, DamageClass, FileId, IdentityField, LogIdentity, Lsn, MemoryStore, RecordKind, RecoverError,
+    RecoverOptions, RecoveredLog, SyncMode, recover, recover_with,
 };
 
 const FIRST: FileId = FileId(1);
@@ -25,6 +25,26 @@ fn recovered(store: &MemoryStore) -> RecoveredLog {
 fn refused(store: &MemoryStore) -> RecoverError {
     recover(store, &identity(2).expected(), SEGMENT_BYTES).expect_err("the log can't be opened")
 }
+
+/// A log that can be opened although something in it is damaged.
+fn damaged(store: &MemoryStore) -> RecoveredLog {
+    let log = recovered(store);
+    assert!(!log.damages.is_empty(), "nothing is found to be damaged");
+    log
+}
+
+/// The first damage that is found, and its class.
+fn class(store: &MemoryStore) -> (DamageClass, Damage) {
+    let damage = damaged(store).damages[0].clone();
+    (damage.class, damage)
+}
+
+/// The slots in doubt, and up to which round.
+fn doubts(log: &RecoveredLog) -> Vec<(u64, u64, u64)> {
+    log.doubts.iter().map(|doubt| (doubt.first.0, doubt.end.0, doubt.bound.round)).collect()
+}
+
+const OPEN: u64 = u64::MAX;
 
 fn slots(log: &RecoveredLog) -> Vec<u64> {
     log.index.iter_from(Slot(0)).map(|entry| entry.body.first.0).collect()
@@ -150,7 +170,7 @@ fn torn_record_on_a_recycled_file_is_told_by_the_old_table() {
     // The same blocks, but not as the pool left them.
     let mut damaged = store;
     flip(&mut damaged, file, 5 * BLOCK + 100);
-    assert!(matches!(refused(&damaged), RecoverError::Doubtful { .. }));
+    assert_eq!(class(&damaged).0, DamageClass::Doubtful);
 }
 
 #[test]
@@ -160,7 +180,7 @@ fn clean_end_on_a_recycled_file_is_told_by_the_old_table() {
     let mut store = machine.disk.durable;
     assert_eq!(recovered(&store).end, machine.wal.durable());
     flip(&mut store, file, 4 * BLOCK + 7);
-    assert!(matches!(refused(&store), RecoverError::Doubtful { .. }));
+    assert_eq!(class(&store).0, DamageClass::Doubtful);
 }
 
 #[test]
@@ -170,15 +190,16 @@ fn damage_below_the_proof_is_corrupt_and_names_the_slots() {
     machine.append_now(&accepted(1, Mark::START), Some(&noop(7, 1, 1)));
     let mut store = machine.disk.durable;
     flip(&mut store, FIRST, 4 * BLOCK + 9);
-    let RecoverError::Corrupt { damage, proof } = refused(&store) else { panic!("not corrupt") };
+    let (found, damage) = class(&store);
+    assert_eq!(found, DamageClass::Corrupt);
     assert_eq!((damage.file, damage.offset), (FIRST, 3 * BLOCK));
     assert_eq!(damage.slots, Some(Slot(3)..Slot(7)));
-    assert!(proof > damage.lsn);
 
     // Also if the damage looks exactly like a write that didn't arrive.
     let mut store = with_bodies(4).disk.durable;
     store.write_at(FIRST, 2 * BLOCK, &[0; BLOCK as usize]);
-    let RecoverError::Corrupt { damage, .. } = refused(&store) else { panic!("not corrupt") };
+    let (found, damage) = class(&store);
+    assert_eq!(found, DamageClass::Corrupt);
     assert_eq!(damage.cause, DamageCause::Hole(HoleCause::Old));
 }
 
@@ -193,8 +214,8 @@ fn a_mark_record_turns_doubt_into_certainty() {
     for store in [&mut without, &mut with] {
         flip(store, FIRST, 3 * BLOCK + 300);
     }
-    assert!(matches!(refused(&without), RecoverError::Doubtful { .. }));
-    assert!(matches!(refused(&with), RecoverError::Corrupt { .. }));
+    assert_eq!(class(&without).0, DamageClass::Doubtful);
+    assert_eq!(class(&with).0, DamageClass::Corrupt);
 }
 
 #[test]
@@ -205,8 +226,8 @@ fn doubtful_tail_of_a_running_log_is_being_written() {
     let log = recover_with(&store, &identity(2).expected(), SEGMENT_BYTES, live).unwrap();
     assert_eq!(slots(&log), [1, 2]);
     flip(&mut store, FIRST, BLOCK + 300);
-    let error = recover_with(&store, &identity(2).expected(), SEGMENT_BYTES, live).unwrap_err();
-    assert!(matches!(error, RecoverError::Corrupt { .. }), "{error}");
+    let log = recover_with(&store, &identity(2).expected(), SEGMENT_BYTES, live).unwrap();
+    assert_eq!(log.damages[0].class, DamageClass::Corrupt);
 }
 
 /// A log whose first segment is full and being sealed: records up to the rotation are durable.
@@ -263,7 +284,8 @@ fn damaged_seal_under_records_without_proof_is_doubtful() {
     for block in [13, 14, 15] {
         let mut store = machine.disk.durable.clone();
         flip(&mut store, FIRST, block * BLOCK + 70);
-        let RecoverError::Doubtful { damage, .. } = refused(&store) else { panic!("not doubtful") };
+        let (found, damage) = class(&store);
+        assert_eq!(found, DamageClass::Doubtful);
         assert_eq!((damage.file, damage.cause), (FIRST, DamageCause::Seal), "block {block}");
     }
 }
@@ -275,7 +297,8 @@ fn damaged_seal_under_durable_records_is_corrupt() {
     for block in [13, 14, 15] {
         let mut store = machine.disk.durable.clone();
         flip(&mut store, FIRST, block * BLOCK + 70);
-        let RecoverError::Corrupt { damage, .. } = refused(&store) else { panic!("not corrupt") };
+        let (found, damage) = class(&store);
+        assert_eq!(found, DamageClass::Corrupt);
         assert_eq!((damage.file, damage.cause), (FIRST, DamageCause::Seal), "block {block}");
     }
 }
@@ -295,7 +318,8 @@ fn end_before_the_named_one_is_corrupt() {
     let machine = reopened(with_bodies(2).disk.durable, 2);
     let mut store = machine.disk.durable;
     store.write_at(FIRST, 2 * BLOCK, &[0; BLOCK as usize]);
-    let RecoverError::Corrupt { damage, .. } = refused(&store) else { panic!("not corrupt") };
+    let (found, damage) = class(&store);
+    assert_eq!(found, DamageClass::Corrupt);
     assert_eq!((damage.file, damage.offset), (FIRST, 2 * BLOCK));
 }
 
@@ -324,11 +348,7 @@ fn first_record_that_follows_another_log_is_refused() {
     let mut store = other.disk.durable;
     let block = history.disk.durable.content(file).unwrap()[BLOCK as usize..][..BLOCK as usize].to_vec();
     store.write_at(file, BLOCK, &block);
-    assert!(matches!(
-        refused(&store),
-        RecoverError::Corrupt { damage, .. } | RecoverError::Doubtful { damage, .. }
-            if matches!(damage.cause, DamageCause::Previous { .. })
-    ));
+    assert!(matches!(class(&store).1.cause, DamageCause::Previous { .. }));
 }
 
 #[test]
@@ -338,7 +358,8 @@ fn a_record_that_was_replaced_breaks_the_chain() {
     let block = &mut store.content_mut(FIRST).unwrap()[2 * BLOCK as usize..][..BLOCK as usize];
     block[44] = 9;
     seal_again(block);
-    let RecoverError::Corrupt { damage, .. } = refused(&store) else { panic!("not corrupt") };
+    let (found, damage) = class(&store);
+    assert_eq!(found, DamageClass::Corrupt);
     assert_eq!(damage.offset, 3 * BLOCK);
     assert!(matches!(damage.cause, DamageCause::Hole(HoleCause::Head(RecordError::Previous { .. }))));
 }
@@ -354,7 +375,8 @@ fn a_record_of_another_log_is_none_of_this() {
     // It claims the right epoch and position, and would be the next record.
     let block = stranger.disk.durable.content(FIRST).unwrap()[3 * BLOCK as usize..][..BLOCK as usize].to_vec();
     store.write_at(FIRST, 3 * BLOCK, &block);
-    let RecoverError::Doubtful { damage, .. } = refused(&store) else { panic!("not doubtful") };
+    let (found, damage) = class(&store);
+    assert_eq!(found, DamageClass::Doubtful);
     assert!(matches!(damage.cause, DamageCause::Hole(HoleCause::Head(RecordError::Checksum { .. }))));
 }
 
@@ -383,12 +405,16 @@ fn missing_segment_is_named() {
     machine.append_now(&accepted(1, Mark::START), Some(&noop(3, 1, 1)));
     let mut store = machine.disk.durable.clone();
     store.remove(FIRST);
-    assert!(matches!(refused(&store), RecoverError::Missing { epoch: 1, first_needed: 1 }));
+    let log = damaged(&store);
+    assert_eq!(log.damages[0].cause, DamageCause::SegmentMissing { epoch: 1 });
+    assert_eq!((slots(&log), doubts(&log), log.unsure), (vec![3], vec![(1, 4, 1)], false));
 
     // Behind the segment that takes records there is one ahead, which misses it.
     let mut store = machine.disk.durable;
     store.remove(file_of(&store, machine.wal.appended()));
-    assert!(matches!(refused(&store), RecoverError::Missing { .. }));
+    let log = damaged(&store);
+    assert!(matches!(log.damages[0].cause, DamageCause::SegmentMissing { .. }));
+    assert_eq!((slots(&log), log.unsure, log.end_lost), (vec![1, 2], true, true));
 }
 
 #[test]
@@ -400,7 +426,9 @@ fn sealed_segment_without_successor_is_noticed() {
             store.remove(file);
         }
     }
-    assert!(matches!(refused(&store), RecoverError::SuccessorMissing { epoch: 1, file: FIRST }));
+    let log = damaged(&store);
+    assert_eq!((log.damages[0].file, &log.damages[0].cause), (FIRST, &DamageCause::SuccessorMissing));
+    assert!(log.unsure && log.end_lost);
 }
 
 #[test]
@@ -429,13 +457,12 @@ fn another_identity_is_refused() {
 }
 
 #[test]
-fn unreadable_header_is_refused() {
+fn unreadable_header_is_made_up_for_by_its_records() {
     let mut store = with_bodies(1).disk.durable;
     flip(&mut store, FIRST, 500);
-    assert!(matches!(
-        refused(&store),
-        RecoverError::Header { file: FIRST, error: SegmentHeaderError::Checksum { .. } }
-    ));
+    let log = damaged(&store);
+    assert!(matches!(log.damages[0].cause, DamageCause::Header(SegmentHeaderError::Checksum { .. })));
+    assert_eq!(slots(&log), [1], "what lies behind it is found");
     let store = with_bodies(1).disk.durable;
     let error = recover(&store, &identity(2).expected(), 2 * SEGMENT_BYTES).unwrap_err();
     assert!(matches!(error, RecoverError::Header { error: SegmentHeaderError::Geometry { .. }, .. }), "{error}");
@@ -444,10 +471,18 @@ fn unreadable_header_is_refused() {
 }
 
 #[test]
-fn wrong_file_length_is_refused() {
+fn a_file_cut_short_may_have_held_anything() {
     let mut store = with_bodies(1).disk.durable;
     store.content_mut(FIRST).unwrap().truncate(40_000);
-    assert!(matches!(refused(&store), RecoverError::FileBytes { file: FIRST, bytes: 40_000, .. }));
+    let log = damaged(&store);
+    assert!(matches!(log.damages[0].cause, DamageCause::FileBytes { bytes: 40_000, .. }));
+    assert_eq!((slots(&log), log.unsure), (vec![1], false), "the records end before the file does");
+
+    let mut store = with_bodies(9).disk.durable;
+    store.content_mut(FIRST).unwrap().truncate(5 * BLOCK as usize + 1000);
+    let log = damaged(&store);
+    assert_eq!((slots(&log), log.unsure), (vec![1, 2, 3, 4], true), "nobody knows what the rest held");
+    assert_eq!(doubts(&log)[0].1, OPEN);
 }
 
 #[test]
@@ -480,11 +515,13 @@ fn lost_header_of_a_used_segment_is_noticed() {
             store.create(other, SEGMENT_BYTES);
         }
     }
-    assert!(matches!(refused(&store), RecoverError::HeaderLost { file: found, epoch: 3 } if found == file));
+    let log = damaged(&store);
+    assert!(matches!(log.damages[0].cause, DamageCause::Header(SegmentHeaderError::Fresh)));
+    assert_eq!((log.damages[0].file, slots(&log)), (file, vec![1, 2, 3]));
 }
 
 #[test]
-fn read_errors_are_passed_on() {
+fn what_cannot_be_read_is_damaged() {
     struct Broken(MemoryStore);
     impl synod_wal::SegmentStore for Broken {
         fn files(&self) -> std::io::Result<Vec<FileId>> {
@@ -501,8 +538,9 @@ fn read_errors_are_passed_on() {
         }
     }
     let store = Broken(with_bodies(4).disk.durable);
-    let error = recover(&store, &identity(2).expected(), SEGMENT_BYTES).unwrap_err();
-    assert!(matches!(error, RecoverError::Read(_)), "{error}");
+    let log = recover(&store, &identity(2).expected(), SEGMENT_BYTES).unwrap();
+    assert!(matches!(log.damages[0].cause, DamageCause::Hole(HoleCause::Head(RecordError::Unreadable))));
+    assert_eq!((slots(&log), log.unsure), (vec![1, 2], true));
 }
 
 #[test]

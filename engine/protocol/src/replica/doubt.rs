@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::election::Promised;
-use super::{AcceptedBody, Ballot, LogEntry, Message, NodeId, Replica, Slot};
+use super::{Accepted, AcceptedBody, Ballot, BodyHandle, LogEntry, Message, NodeId, Replica, Slot};
 use crate::limits::{DOUBTS_MAX, ROUND_MAX};
 use crate::message::Doubt;
 use crate::time::Instant;
@@ -90,6 +90,15 @@ impl Replica {
             doubt.end = doubt.end.min(recovered);
         }
         self.drop_doubts();
+    }
+
+    /// An accept whose bytes are lost: as if the record were.
+    pub(super) fn doubt_accepted(&mut self, body: &BodyHandle) {
+        let known = self.accepted.get(&body.first).filter(|known| known.body == *body).copied();
+        let Some(Accepted { ballot, .. }) = known else { return };
+        self.accepted.remove(&body.first);
+        let doubt = Doubt { first: body.first, end: body.end(), bound: ballot };
+        self.doubts = bounded(std::mem::take(&mut self.doubts).into_iter().chain([doubt]).collect());
     }
 
     /// What is chosen is beyond doubt.

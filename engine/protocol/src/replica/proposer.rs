@@ -176,6 +176,11 @@ impl Leadership {
             || self.open.get(&body.first).is_some_and(|proposal| proposal.body == *body)
     }
 
+    /// Whether this body is proposed and not yet chosen.
+    pub(super) fn has_open(&self, body: &BodyHandle) -> bool {
+        self.open.get(&body.first).is_some_and(|proposal| proposal.body == *body)
+    }
+
     /// Forgets what lies below the chosen prefix, however it came to be known.
     pub(super) fn passed(&mut self, mark: Slot) {
         while let Some((first, _)) = self.open.first_key_value()

@@ -94,14 +94,14 @@ impl Cluster {
             let node = &self.nodes[index];
             let running = node.running.as_ref();
             let ails = running.is_some_and(|running| running.replica.status().fenced || running.replica.is_full());
-            if ails || running.is_some() && (node.alarmed || limited) {
+            if ails || running.is_some() && limited {
                 self.crash(index, Ending::Kill);
             }
             self.start(index, life);
             self.retry_file(index, self.nodes[index].life);
         }
         self.choose_core();
-        if !cut.leaves_quorum_of(&self.core(), quorum) {
+        if !cut.leaves_quorum_of(&self.voters(), quorum) {
             self.network.set_cut(Cut::Nothing);
             self.enter(Stage::Healing);
         }
@@ -129,8 +129,26 @@ impl Cluster {
 
     /// The nodes that must come together: all but those that can't start, or stay down for ever.
     fn core(&self) -> Vec<usize> {
-        let takes_part = |node: &&Node| !node.left_out && node.refused.is_none();
+        let takes_part = |node: &&Node| !node.left_out && node.refused.is_none() && !self.is_stranded(node);
         self.nodes.iter().filter(takes_part).map(|node| node.index).collect()
+    }
+
+    /// Whether damage has thrown a node back to where all others have trimmed: a snapshot would help it.
+    fn is_stranded(&self, node: &Node) -> bool {
+        let Some(mark) = node.status().map(|status| status.mark.slot).filter(|_| node.marred) else { return false };
+        let keeps = |other: &Node| {
+            let base = other.running.as_ref().map(|running| running.replica.wal().index().base().slot);
+            base.is_none_or(|base| base <= mark)
+        };
+        !self.nodes.iter().filter(|other| other.index != node.index && other.refused.is_none()).any(keeps)
+    }
+
+    /// Those of them whose every vote counts.
+    fn voters(&self) -> Vec<usize> {
+        let votes = |index: &usize| {
+            self.nodes[*index].status().is_some_and(|status| !status.unsure && status.doubts.is_empty())
+        };
+        self.core().into_iter().filter(votes).collect()
     }
 
     fn all_of_core(&self, holds: impl Fn(&Node) -> bool) -> bool {
@@ -198,7 +216,7 @@ impl Cluster {
             (convergence.core, convergence.since) = (core, now);
             self.convergence = Some(convergence);
             if let Stage::Partial { cut } = convergence.stage
-                && !cut.leaves_quorum_of(&self.core(), needed)
+                && !cut.leaves_quorum_of(&self.voters(), needed)
             {
                 self.network.set_cut(Cut::Nothing);
                 self.enter(Stage::Healing);
@@ -243,7 +261,20 @@ impl Cluster {
             _ => Duration::ZERO,
         };
         if waited > self.plan.patience() + for_load {
-            if let Some(body) = self.body_without_copy() {
+            let sure = |index: &&usize| self.nodes[**index].status().is_some_and(|status| !status.unsure);
+            let sure = self.core().iter().filter(sure).count();
+            if sure < needed {
+                let detail = format!("{sure} nodes are sure of their promises, and {needed} are needed");
+                return self.stop_short("stopped: no quorum of intact promises", detail);
+            }
+            if self
+                .core()
+                .iter()
+                .any(|index| self.nodes[*index].status().is_some_and(|status| !status.doubts.is_empty()))
+            {
+                return self.stop_short("stopped: in doubt", self.describe_nodes());
+            }
+            if let Some(body) = self.body_without_copy().or_else(|| self.body_without_any_copy()) {
                 let detail = format!("nobody has an intact copy of {body:?}");
                 return self.stop_short("stopped: no intact copy", detail);
             }
@@ -300,7 +331,7 @@ impl Cluster {
     fn has_converged(&self, convergence: Convergence) -> bool {
         // Who reads what its disk can't give any more is restarted first, as long as there is time for it: in the calm it
         // may come to read such a place too, and goes on.
-        let calm = self.all_of_core(|node| !node.alarmed);
+        let calm = self.all_of_core(|node| !node.has_lost());
         self.commands_acked() > convergence.acked_before && calm && self.is_complete()
     }
 
@@ -322,7 +353,8 @@ impl Cluster {
         let leader = self.nodes.iter().find_map(|node| node.status()?.leader);
         let follows = |node: &Node| {
             node.status().is_some_and(|status| {
-                status.leader == leader && Some(status.promised) == leader && status.transfer.is_none()
+                let promised = Some(status.promised) == leader || status.unsure;
+                status.leader == leader && promised && status.transfer.is_none()
             })
         };
         // Whoever lies down for ever was the leader of some, who don't know that yet.
@@ -344,7 +376,7 @@ impl Cluster {
                     self.invariants.recovered(index, &node.durability, &recovered, &self.oracle);
                     self.invariants.held_at_end(index, &recovered, &self.oracle);
                 }
-                Err(_) if node.scarred => {}
+                Err(_) if node.scarred || node.marred => {}
                 Err(error) => self.invariants.report(
                     Property::Recovers,
                     format!("{} could not start if power failed in the end: {error}", node_id(index)),

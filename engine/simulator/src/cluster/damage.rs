@@ -4,9 +4,9 @@
 use std::cmp::Ordering;
 
 use synod_frame::BLOCK_BYTES;
-use synod_protocol::BodyHandle;
+use synod_protocol::{BodyHandle, NodeId};
 use synod_wal::scan::HoleCause;
-use synod_wal::{DamageCause, FileId, RecoverError, RecoveredLog};
+use synod_wal::{DamageCause, DamageClass, FileId, RecoverError, RecoveredLog};
 
 use crate::disk::damage::Grain;
 use crate::disk::{Completion, Ending, OperationId, Struck, Tear};
@@ -110,7 +110,7 @@ impl Cluster {
             }
             Finish::Read(_) => {
                 self.stats.coverage.note("a read failed");
-                self.nodes[index].alarmed = true;
+                self.nodes[index].has_misread = true;
                 return Completion::Failed;
             }
         };
@@ -132,9 +132,10 @@ impl Cluster {
 
     pub(super) fn restart(&mut self, index: usize, life: u32) {
         let node = &self.nodes[index];
-        let Some(running) = node.running.as_ref().filter(|_| node.life == life && !self.is_ending()) else { return };
-        let fenced = running.replica.status().fenced;
-        self.stats.coverage.note(if fenced { "restarted a fenced node" } else { "restarted an alarmed node" });
+        if node.running.is_none() || node.life != life || self.is_ending() {
+            return;
+        }
+        self.stats.coverage.note("restarted a fenced node");
         self.crash(index, Ending::Kill);
     }
 
@@ -153,7 +154,8 @@ impl Cluster {
 
     /// Whether a node should be able to read all of its log.
     pub(super) fn reads_all(&self, index: usize) -> bool {
-        self.nodes[index].disk.damage().is_empty() && !self.nodes[index].alarmed
+        let node = &self.nodes[index];
+        node.disk.damage().is_empty() && !node.has_misread && !node.has_lost()
     }
 
     /// A node says that a record on its disk doesn't check.
@@ -164,15 +166,20 @@ impl Cluster {
         });
         let node = &mut self.nodes[index];
         let range = offset as usize..offset as usize + BLOCK_BYTES + body.bytes as usize;
-        if node.disk.damage().spares(file, &range) && !node.alarmed {
+        if node.disk.damage().spares(file, &range) && !node.has_misread {
             let detail = format!("{} finds {body:?} damaged in {file} at {offset}", node_id(index));
             return self.invariants.report(Property::Recovers, detail);
         }
         self.stats.coverage.note("a node found its log damaged");
-        node.alarmed = true;
-        if !self.is_ending() {
-            self.schedule_restart(index);
-        }
+    }
+
+    /// A node has got back what it had lost.
+    pub(super) fn healed(&mut self, index: usize, body: BodyHandle, from: NodeId) {
+        let now = self.now();
+        self.trace.note(now, "healed", &[index as u64, body.first.0, u64::from(from.0)], || {
+            format!("{} {} from {from}", node_id(index), crate::story::body(&body))
+        });
+        self.stats.coverage.note("healed a body");
     }
 
     pub(super) fn schedule_rot(&mut self) {
@@ -256,30 +263,38 @@ impl Cluster {
             recovered = node.recover(&node.disk.seen(), &self.plan);
         }
         if self.options.plant == Some(Plant::CutsDoubtful)
-            && let Err(RecoverError::Doubtful { damage, .. }) = &recovered
+            && let Ok(log) = &recovered
+            && let Some(damage) = log.damages.iter().find(|damage| damage.class == DamageClass::Doubtful)
         {
+            let (file, offset) = (damage.file, damage.offset);
             let node = &mut self.nodes[index];
-            node.disk.cut(damage.file, damage.offset);
+            node.disk.cut(file, offset);
             recovered = node.recover(&node.disk.seen(), &self.plan);
         }
         let node = &mut self.nodes[index];
         match recovered {
-            Ok(recovered) => {
+            Ok(recovered)
+                if damaged && !recovered.damages.is_empty() && self.options.plant == Some(Plant::RebuildsDamaged) =>
+            {
+                drop(recovered);
+                node.disk.wipe();
+                node.bootstrap(&self.plan);
+                node.recover(&node.disk.seen(), &self.plan).ok()
+            }
+            Ok(mut recovered) => {
                 if damaged {
                     self.stats.coverage.note("started on a damaged disk");
-                    if node.disk.settle_lost() {
+                    if recovered.damages.is_empty() && node.disk.settle_lost() {
                         node.scarred = true;
                         node.durability.go_back_to(&recovered);
                     }
                 }
                 node.refused = None;
+                if !recovered.damages.is_empty() {
+                    node.durability.go_back_to(&recovered);
+                    self.opens_damaged(index, &mut recovered);
+                }
                 Some(recovered)
-            }
-            Err(error) if damaged && self.options.plant == Some(Plant::RebuildsDamaged) => {
-                drop(error);
-                node.disk.wipe();
-                node.bootstrap(&self.plan);
-                node.recover(&node.disk.seen(), &self.plan).ok()
             }
             Err(error) => {
                 self.refuse(index, error);
@@ -288,20 +303,62 @@ impl Cluster {
         }
     }
 
-    /// A node says why it doesn't start: that must be so, and must name what is bad.
-    fn refuse(&mut self, index: usize, mut error: RecoverError) {
+    /// A node opens a log in which something is damaged: that must be so, and must be named.
+    fn opens_damaged(&mut self, index: usize, recovered: &mut RecoveredLog) {
         let now = self.now();
-        if self.options.plant == Some(Plant::BlamesAnother)
-            && let RecoverError::Corrupt { damage, .. } | RecoverError::Doubtful { damage, .. } = &mut error
-        {
-            damage.file = FileId(damage.file.0 + 1000);
+        if self.options.plant == Some(Plant::BlamesAnother) {
+            recovered.damages.iter_mut().for_each(|damage| damage.file = FileId(damage.file.0 + 1000));
         }
+        if self.options.plant == Some(Plant::HidesDoubts) {
+            (recovered.doubts, recovered.unsure) = (Vec::new(), false);
+        }
+        if self.options.plant == Some(Plant::SureTooEarly) {
+            recovered.unsure = false;
+        }
+        self.invariants.opened_damaged(index);
+        self.stats.coverage.note("opened a damaged log");
+        let marred = std::mem::replace(&mut self.nodes[index].marred, true);
+        let node = &self.nodes[index];
+        let damage = node.disk.damage();
+        let damaged = damage.files();
+        for found in &recovered.damages {
+            self.trace.note(now, "damage", &[index as u64, u64::from(found.file.0), found.offset], || {
+                format!("{} {found} ({:?})", node_id(index), found.class)
+            });
+            let excused = match &found.cause {
+                // What follows a hole of old blocks or zeros lies in a segment that may be the damaged one: then the log
+                // seems to end where that one's predecessor does. Without a trim that was lost, a log needs segments that
+                // have been given up meanwhile.
+                DamageCause::Hole(HoleCause::Old | HoleCause::Head(_)) => !damaged.is_empty() || node.scarred,
+                // What is missing can't be named by its file.
+                DamageCause::SegmentMissing { .. } | DamageCause::SuccessorMissing | DamageCause::Previous { .. } => {
+                    !damaged.is_empty() || node.scarred
+                }
+                DamageCause::FileMissing => !damaged.is_empty() || node.scarred,
+                DamageCause::Hole(_) | DamageCause::Seal | DamageCause::End { .. } => {
+                    damaged.contains(&found.file) || node.scarred || damage.has_lost()
+                }
+                DamageCause::Header(_) | DamageCause::HeaderLost { .. } | DamageCause::FileBytes { .. } => {
+                    damaged.contains(&found.file) || node.scarred || damage.has_lost()
+                }
+            };
+            if !(excused || marred) || found.file.0 >= 1000 {
+                let property =
+                    if damaged.is_empty() && !node.scarred { Property::Recovers } else { Property::CleanStop };
+                let detail = format!("{} says that {found}; damaged are {damaged:?}", node_id(index));
+                return self.invariants.report(property, detail);
+            }
+        }
+    }
+
+    /// A node says why it doesn't start: that must be so, and must name what is bad.
+    fn refuse(&mut self, index: usize, error: RecoverError) {
+        let now = self.now();
         self.trace.note(now, "refuse", &[index as u64], || format!("{} {error}", node_id(index)));
         self.stats.coverage.note_refused(&error);
         let swapped = self.nodes[index].home != index;
         let node = &mut self.nodes[index];
-        let damage = node.disk.damage();
-        let damaged = damage.files();
+        let damaged = node.disk.damage().files();
         let copied = self.mistake.as_ref().is_some_and(|made| made.copied == Some(index));
         let excused = match &error {
             RecoverError::Identity { .. } => swapped,
@@ -309,24 +366,10 @@ impl Cluster {
             RecoverError::Duplicate { first, second, .. } => {
                 copied || damaged.contains(first) || damaged.contains(second)
             }
-            // Without a trim that was lost, a log needs segments that have been given up meanwhile.
-            // What follows a hole of old blocks or zeros lies in a segment that may be the damaged one: then the log seems to end
-            // where that one's predecessor does.
-            RecoverError::Corrupt { damage: found, .. } | RecoverError::Doubtful { damage: found, .. }
-                if matches!(found.cause, DamageCause::Hole(HoleCause::Old | HoleCause::Head(_)))
-                    && found.file.0 < 1000 =>
-            {
-                !damaged.is_empty() || node.scarred
-            }
-            RecoverError::Corrupt { damage: found, .. } | RecoverError::Doubtful { damage: found, .. } => {
-                damaged.contains(&found.file) || (node.scarred || damage.has_lost()) && found.file.0 < 1000
-            }
-            RecoverError::Header { file, .. }
-            | RecoverError::HeaderLost { file, .. }
-            | RecoverError::FileBytes { file, .. } => damaged.contains(file),
+            RecoverError::Header { file, .. } => damaged.contains(file),
             RecoverError::Read(error) => damaged.contains(&error.file),
             // What is missing can't be named by its file.
-            RecoverError::Missing { .. } | RecoverError::SuccessorMissing { .. } => !damaged.is_empty(),
+            RecoverError::Missing { .. } => !damaged.is_empty(),
             RecoverError::SegmentBytes(_)
             | RecoverError::List(_)
             | RecoverError::Conflict { .. }
@@ -338,10 +381,8 @@ impl Cluster {
             let detail = format!("{} can't start: {error}; damaged are {damaged:?}", node_id(index));
             return self.invariants.report(property, detail);
         }
-        if let RecoverError::Read(_) = error {
-            node.disk.tried_everything();
-        }
         if node.disk.damage().is_passing() && !node.disk.is_empty() && !swapped && !copied {
+            node.disk.tried_everything();
             let down = self.plan.faults.crashes.draw_down(&mut self.damage_random);
             self.schedule.after(down, Event::Start { node: index, life: self.nodes[index].life });
         }

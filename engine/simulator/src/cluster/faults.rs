@@ -131,13 +131,15 @@ impl Cluster {
             &[index as u64, u64::from(life), recovered.mark.slot.0, recovered.promised.round, recovered.end.0],
             || {
                 format!(
-                    "{} life {} promised {} mark {} base {} cut {:?}",
+                    "{} life {} promised {} mark {} base {} cut {:?}{}{}",
                     node_id(index),
                     life + 1,
                     recovered.promised,
                     recovered.mark.slot,
                     recovered.index.base().slot,
-                    recovered.cut
+                    recovered.cut,
+                    recovered.doubts.iter().map(story::doubt).collect::<String>(),
+                    if recovered.unsure { ", unsure" } else { "" }
                 )
             },
         );

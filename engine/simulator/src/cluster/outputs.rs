@@ -106,6 +106,7 @@ impl Cluster {
             Output::ReadDone { read, frame } => self.read_done(index, read, frame),
             Output::Deliver { body, mark, frame } => self.deliver(index, body, mark, frame),
             Output::Damaged { body, file, offset } => self.found_damage(index, body, file, offset),
+            Output::Healed { body, from } => self.healed(index, body, from),
             Output::Barrier { id, outcome } => self.barrier_ended(index, id, outcome),
             Output::TransferEnded { target, outcome } => self.transfer_ended(index, target, outcome),
             Output::Halt(reason) => {
@@ -362,13 +363,15 @@ impl Cluster {
     /// about what the log asked to be kept.
     fn verify_disk(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        match node.recover(&node.disk.durable(), &self.plan) {
+        // Without what the medium has done to a marred disk, another log might be read from it.
+        let image = if node.marred { node.disk.seen() } else { node.disk.durable() };
+        match node.recover(&image, &self.plan) {
             Ok(recovered) => {
                 for (id, ballot) in node.durability.verify(&recovered) {
                     self.invariants.accept_durable(index, id, ballot, &self.oracle);
                 }
             }
-            Err(_) if self.nodes[index].scarred => {}
+            Err(_) if self.nodes[index].scarred || self.nodes[index].marred => {}
             Err(error) => self
                 .invariants
                 .report(Property::Recovers, format!("{} could not start if power failed now: {error}", node_id(index))),
@@ -387,7 +390,7 @@ impl Cluster {
         };
         match recovered {
             Ok(recovered) => self.invariants.recovered(index, &node.durability, &recovered, &self.oracle),
-            Err(_) if self.nodes[index].scarred => {}
+            Err(_) if self.nodes[index].scarred || self.nodes[index].marred => {}
             Err(error) => self
                 .invariants
                 .report(Property::Recovers, format!("{} could not start if power failed now: {error}", node_id(index))),

@@ -2,6 +2,7 @@
 //! disk; and what it acknowledged is there when it starts again.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use synod_protocol::{AcceptedBody, Ballot, BodyId, Doubt, Message, Slot};
 use synod_wal::RecoveredLog;
@@ -17,6 +18,8 @@ struct Acceptor {
     acknowledged: BTreeMap<Slot, (Ballot, BodyId)>,
     /// The parts of the promise that is being sent.
     parts: Vec<AcceptedBody>,
+    /// Whether it has ever opened a damaged log.
+    damaged: bool,
 }
 
 /// From where on each candidate asked for accepts.
@@ -27,11 +30,22 @@ type Asked = BTreeMap<Ballot, Slot>;
 pub(super) struct AcceptedIsReported {
     acceptors: Vec<Acceptor>,
     asked: Asked,
+    /// Where what earlier ballots may have chosen ended, by the ballot whose phase 1 found that out.
+    established: BTreeMap<Ballot, Slot>,
 }
 
 impl AcceptedIsReported {
     pub(super) fn new(nodes: usize) -> AcceptedIsReported {
-        AcceptedIsReported { acceptors: (0..nodes).map(|_| Acceptor::default()).collect(), asked: Asked::new() }
+        AcceptedIsReported {
+            acceptors: (0..nodes).map(|_| Acceptor::default()).collect(),
+            asked: Asked::new(),
+            established: BTreeMap::new(),
+        }
+    }
+
+    /// A node has opened a damaged log.
+    pub(super) fn note_damaged(&mut self, node: usize) {
+        self.acceptors[node].damaged = true;
     }
 
     /// A node's accept became durable: what it kills needn't be reported any more, but in its place it must be.
@@ -53,6 +67,10 @@ impl AcceptedIsReported {
             Message::Accepted { ballot, first, id } => {
                 let highest = acceptor.acknowledged.entry(*first).or_insert((*ballot, *id));
                 *highest = (*highest).max((*ballot, *id));
+                Ok(())
+            }
+            Message::Heartbeat { ballot, recovered, .. } if *recovered >= Slot::FIRST => {
+                self.established.insert(*ballot, *recovered);
                 Ok(())
             }
             Message::Prepare { ballot, from } => {
@@ -104,7 +122,12 @@ impl AcceptedIsReported {
             // What may be lost is answered for by a doubt.
             let doubted = |slot: u64| doubts.iter().any(|doubt| doubt.covers(Slot(slot)) && doubt.bound >= *ballot);
             let in_doubt = || (first.0.max(start.0)..body.end().0).all(doubted);
-            if !covered && !in_doubt() {
+            // What was lost and lies where a later ballot found nothing chosen was chosen nowhere.
+            let is_void = || {
+                let later = self.established.range((Bound::Excluded(*ballot), Bound::Unbounded));
+                self.acceptors[node].damaged && later.into_iter().any(|(_, recovered)| *recovered <= *first)
+            };
+            if !covered && !in_doubt() && !is_void() {
                 return Err(Violation::new(
                     Property::AcceptedIsReported,
                     format!(

@@ -11,6 +11,9 @@ use crate::oracle::Oracle;
 
 /// What was durable and chosen must be in what is recovered.
 pub(super) fn check_recovered(node: usize, held: &Durability, recovered: &RecoveredLog, oracle: &Oracle) -> Verdict {
+    if is_marred(recovered) {
+        return Ok(());
+    }
     let base = recovered.index.base();
     let lost = oracle.chosen_from(base.slot).find(|chosen| {
         let found = recovered.index.get(chosen.body.first).is_some_and(|entry| entry.body == chosen.body);
@@ -23,6 +26,11 @@ pub(super) fn check_recovered(node: usize, held: &Durability, recovered: &Recove
             format!("{} lost {:?}, which is chosen and was durable there", node_id(node), chosen.body),
         )),
     }
+}
+
+/// Whether something is known to be missing: then others must have it, and what this node says of it is looked at.
+pub(super) fn is_marred(recovered: &RecoveredLog) -> bool {
+    !recovered.damages.is_empty() || !recovered.doubts.is_empty() || recovered.unsure
 }
 
 /// Whether the node accepted another body over this one: that was chosen at a ballot that the node never accepted it at,

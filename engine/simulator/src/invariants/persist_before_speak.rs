@@ -48,7 +48,7 @@ pub(super) fn violation(node: usize, message: &Message, lacking: &str) -> Violat
 
 /// What a node has claimed must be in what is recovered from its disk.
 pub(super) fn check_recovered(node: usize, spoken: Ballot, recovered: &RecoveredLog) -> Verdict {
-    if recovered.promised >= spoken {
+    if recovered.promised >= spoken || recovered.unsure {
         return Ok(());
     }
     Err(Violation::new(
@@ -59,6 +59,9 @@ pub(super) fn check_recovered(node: usize, spoken: Ballot, recovered: &Recovered
 
 /// What a node claimed to hold durably must be in what is recovered from its disk.
 pub(super) fn check_stable(node: usize, stable: Slot, recovered: &RecoveredLog, oracle: &Oracle) -> Verdict {
+    if super::acked_durability::is_marred(recovered) {
+        return Ok(());
+    }
     let base = recovered.index.base().slot;
     let lacking = oracle
         .chosen_from(base)

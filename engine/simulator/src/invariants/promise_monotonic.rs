@@ -38,7 +38,8 @@ impl PromiseMonotonic {
 
     pub(super) fn check_written(&self, node: usize, record: &Record) -> Verdict {
         let below = record.meta.kind == RecordKind::Accepted && record.meta.ballot < self.spoken[node];
-        if !below && record.meta.promised >= self.spoken[node] {
+        // Who is unsure of its promise says so, and votes for nothing.
+        if !below && (record.meta.promised >= self.spoken[node] || record.meta.unsure) {
             return Ok(());
         }
         Err(Violation::new(

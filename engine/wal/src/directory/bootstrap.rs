@@ -197,6 +197,7 @@ fn append_genesis(
         promised: Ballot::ZERO,
         mark: Mark::START,
         log_time_us: 0,
+        unsure: false,
     };
     let planned = wal.append(&meta, Some(body), record.as_mut())?;
     debug_assert_eq!(planned.record_bytes, record_bytes(body.bytes));

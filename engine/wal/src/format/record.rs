@@ -35,7 +35,9 @@ mod field {
     pub(super) const FIRST_NEEDED: Field = BASE.last().then(8);
     pub(super) const CONFIGURATION: Field = FIRST_NEEDED.then(8);
     pub(super) const LOG_TIME: Field = CONFIGURATION.then(8);
-    pub(super) const RESERVED: Field = LOG_TIME.then(RECORD_HEADER_BYTES - LOG_TIME.end());
+    pub(super) const SLOT_END: Field = LOG_TIME.then(8);
+    pub(super) const FLAGS: Field = SLOT_END.then(8);
+    pub(super) const RESERVED: Field = FLAGS.then(RECORD_HEADER_BYTES - FLAGS.end());
 }
 
 // The byte map of engine/docs/wal-format.md; a change here is a new format version.
@@ -47,9 +49,13 @@ const _: () = {
     assert!(field::PROMISED.reserved.offset == 92);
     assert!(field::DURABLE.offset == 96);
     assert!(field::FIRST_NEEDED.offset == 152);
-    assert!(field::RESERVED.offset == 176);
+    assert!(field::SLOT_END.offset == 176);
+    assert!(field::RESERVED.offset == 192);
     assert!(field::RESERVED.end() == RECORD_HEADER_BYTES);
 };
+
+/// The writer may have lost a promise.
+const FLAG_UNSURE: u64 = 1;
 
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -144,6 +150,8 @@ pub struct RecordMeta {
     pub mark: Mark,
     /// The log's own time at this moment, in microseconds.
     pub log_time_us: u64,
+    /// Whether a higher promise may have been lost at this moment, so that the node doesn't vote.
+    pub unsure: bool,
 }
 
 /// The 256 bytes in front of a record.
@@ -171,6 +179,8 @@ pub struct RecordHeader {
     pub first_needed: u64,
     /// The slot at which the ruling configuration was chosen.
     pub configuration: Slot,
+    /// The first slot after all bodies of the log up to here, that of this record included; zero if there are none.
+    pub slot_end: Slot,
 }
 
 /// Why bytes aren't a valid record of the log at this position.
@@ -233,6 +243,9 @@ pub enum RecordError {
     /// The body is damaged.
     #[error(transparent)]
     Body(#[from] BodyError),
+    /// The block can't be read.
+    #[error("the disk can't read it")]
+    Unreadable,
     /// It doesn't follow the record in front of it.
     #[error("record follows checksum {found:#010x}, but the record before has {expected:#010x}")]
     Previous {
@@ -276,6 +289,8 @@ impl RecordHeader {
         field::FIRST_NEEDED.put(header, &self.first_needed.to_le_bytes());
         field::CONFIGURATION.put(header, &self.configuration.0.to_le_bytes());
         field::LOG_TIME.put(header, &self.meta.log_time_us.to_le_bytes());
+        field::SLOT_END.put(header, &self.slot_end.0.to_le_bytes());
+        field::FLAGS.put(header, &(u64::from(self.meta.unsure) * FLAG_UNSURE).to_le_bytes());
         let checksum = checksum(salt, &record[..RECORD_HEADER_BYTES + body_head_bytes]);
         field::CHECKSUM.put(record, &checksum.to_le_bytes());
         checksum
@@ -349,6 +364,7 @@ impl RecordHeader {
                 promised: field::PROMISED.read(block),
                 mark: field::MARK.read(block),
                 log_time_us: field::LOG_TIME.u64(block),
+                unsure: field::FLAGS.u64(block) & FLAG_UNSURE != 0,
             },
             lsn: at,
             epoch,
@@ -360,9 +376,13 @@ impl RecordHeader {
             base: field::BASE.read(block),
             first_needed: field::FIRST_NEEDED.u64(block),
             configuration: Slot(field::CONFIGURATION.u64(block)),
+            slot_end: Slot(field::SLOT_END.u64(block)),
         };
         // Both are positions of the past; believed as they are, they would outlive this log.
-        for (field, valid) in [("durable", header.durable <= at), ("first needed", header.first_needed <= epoch)] {
+        let flags_known = field::FLAGS.u64(block) & !FLAG_UNSURE == 0;
+        for (field, valid) in
+            [("durable", header.durable <= at), ("first needed", header.first_needed <= epoch), ("flags", flags_known)]
+        {
             if !valid {
                 return Err(RecordError::Bounds { field });
             }

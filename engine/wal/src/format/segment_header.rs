@@ -7,7 +7,7 @@ use synod_protocol::{Ballot, Mark, NodeId, Slot};
 
 use super::field::{BallotField, Field, MarkField, first_nonzero};
 use super::{Block, FORMAT_VERSION, SegmentHeaderError, magic};
-use crate::identity::LogIdentity;
+use crate::identity::{ExpectedIdentity, LogIdentity};
 use crate::lsn::Lsn;
 use crate::segment::Geometry;
 
@@ -50,8 +50,8 @@ mod field {
     pub(super) const LOG_TIME: Field = CHECKPOINT.then(8);
     pub(super) const CONFIGURATION_SLOT: Field = LOG_TIME.then(8);
     pub(super) const CONFIGURATION_BYTES: Field = CONFIGURATION_SLOT.then(4);
-    pub(super) const RESERVED: Field = CONFIGURATION_BYTES.then(4);
-    pub(super) const GROUP_TABLE: Field = RESERVED.then(GROUPS_MAX * GROUP_BYTES);
+    pub(super) const FLAGS: Field = CONFIGURATION_BYTES.then(4);
+    pub(super) const GROUP_TABLE: Field = FLAGS.then(GROUPS_MAX * GROUP_BYTES);
     pub(super) const RESERVED_MIDDLE: Field = GROUP_TABLE.then(CONFIGURATION.offset - GROUP_TABLE.end());
     pub(super) const CONFIGURATION: Field =
         Field { offset: BLOCK_BYTES - CONFIGURATION_BYTES_MAX, bytes: CONFIGURATION_BYTES_MAX };
@@ -94,6 +94,12 @@ pub struct GroupState {
     pub base: Mark,
 }
 
+/// Records may be missing in front of the segment.
+const FLAG_BEFORE_LOST: u32 = 1;
+
+/// The writer may have lost a promise.
+const FLAG_UNSURE: u32 = 2;
+
 /// A ruling configuration, kept as the exact bytes of its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredConfiguration {
@@ -133,6 +139,10 @@ pub struct SegmentHeader {
     pub log_time_us: u64,
     /// The ruling configuration; none before bootstrap.
     pub configuration: Option<StoredConfiguration>,
+    /// Whether records may be missing between the segment before and this one: its end was damaged when it was cut.
+    pub before_lost: bool,
+    /// Whether a higher promise may have been lost when the header was laid out.
+    pub unsure: bool,
     /// At most [`GROUPS_MAX`].
     pub groups: Vec<GroupState>,
 }
@@ -167,6 +177,8 @@ impl SegmentHeader {
         field::FIRST_NEEDED.put(&mut block, &self.first_needed.to_le_bytes());
         field::CHECKPOINT.put(&mut block, &self.checkpoint.0.to_le_bytes());
         field::LOG_TIME.put(&mut block, &self.log_time_us.to_le_bytes());
+        let flags = (u32::from(self.before_lost) * FLAG_BEFORE_LOST) | (u32::from(self.unsure) * FLAG_UNSURE);
+        field::FLAGS.put(&mut block, &flags.to_le_bytes());
         if let Some(configuration) = &self.configuration {
             let bytes = configuration.body.len();
             field::CONFIGURATION_SLOT.put(&mut block, &configuration.slot.0.to_le_bytes());
@@ -183,6 +195,27 @@ impl SegmentHeader {
         let checksum = checksum(&block);
         field::CHECKSUM.put(&mut block, &checksum.to_le_bytes());
         block
+    }
+
+    /// What is known of a segment whose header is lost but whose records aren't.
+    pub(crate) fn rebuilt(expected: &ExpectedIdentity, epoch: u64, previous_epoch: u64) -> SegmentHeader {
+        let ExpectedIdentity { cluster, lineage, node, incarnation, log } = *expected;
+        SegmentHeader {
+            identity: LogIdentity { cluster, lineage, node, incarnation, boot_counter: 0, log },
+            epoch,
+            previous_epoch,
+            before_epoch: 0,
+            before_end: Lsn::ZERO,
+            before_checksum: 0,
+            durable: Lsn::ZERO,
+            first_needed: 0,
+            checkpoint: Lsn::ZERO,
+            log_time_us: 0,
+            configuration: None,
+            before_lost: false,
+            unsure: false,
+            groups: Vec::new(),
+        }
     }
 
     /// Reads and verifies the first block of a segment.
@@ -211,6 +244,10 @@ impl SegmentHeader {
         }
         check_geometry(block, geometry)?;
         let epoch = field::EPOCH.u64(block);
+        let flags = field::FLAGS.u32(block);
+        if flags & !(FLAG_BEFORE_LOST | FLAG_UNSURE) != 0 {
+            return Err(SegmentHeaderError::Bounds { field: "flags" });
+        }
         let header = SegmentHeader {
             identity: LogIdentity {
                 cluster: field::CLUSTER.array(block),
@@ -230,6 +267,8 @@ impl SegmentHeader {
             checkpoint: Lsn(field::CHECKPOINT.u64(block)),
             log_time_us: field::LOG_TIME.u64(block),
             configuration: read_configuration(block)?,
+            before_lost: flags & FLAG_BEFORE_LOST != 0,
+            unsure: flags & FLAG_UNSURE != 0,
             groups: read_groups(block)?,
         };
         header.check_bounds(geometry)?;

@@ -1,19 +1,26 @@
 //! The segments that make up the log, and what becomes of all other files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use synod_frame::{GroupId, RECORD_HEADER_BYTES};
-use synod_protocol::{Ballot, BodyHandle, Mark, Slot};
+use synod_frame::{BLOCK_BYTES, GroupId, RECORD_HEADER_BYTES};
+use synod_protocol::{Ballot, BodyHandle, Doubt, Mark, Slot};
 
 use super::join::Joined;
+use super::losses::Losses;
 use super::verdict::Verdict;
-use super::{Cut, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment};
-use crate::format::{CONFIGURATION_BYTES_MAX, RecordKind, SegmentHeader, SegmentHeaderError, StoredConfiguration};
-use crate::identity::{ExpectedIdentity, LogIdentity};
+use super::{
+    Cut, Damage, DamageCause, DamageClass, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment,
+};
+use crate::format::{
+    Block, CONFIGURATION_BYTES_MAX, RecordKind, SealBlock, SealKind, SealedRecord, SegmentHeader, SegmentHeaderError,
+    StoredConfiguration, first_nonzero,
+};
+use crate::identity::{ExpectedIdentity, LogIdentity, LogSalt};
 use crate::lsn::{FileId, Lsn};
 use crate::pool::CleanFile;
 use crate::scan::{
-    Hole, Item, ScanOptions, ScannedRecord, Scanner, Seal, is_sealed, later_life, read_seal, read_segment_header,
+    Hole, HoleCause, Item, ScanOptions, ScannedRecord, Scanner, Seal, is_sealed, later_life, read_index, read_seal,
+    read_segment_header,
 };
 use crate::segment::{BLOCK, Geometry};
 use crate::store::SegmentStore;
@@ -25,12 +32,32 @@ pub(super) struct Files {
     pub(super) headers: BTreeMap<u64, (FileId, SegmentHeader)>,
     pub(super) fresh: Vec<FileId>,
     pub(super) unfinished: Vec<FileId>,
+    /// Files that are gone, or hold nothing that can be told.
+    pub(super) lost: Vec<FileId>,
+    /// How many of the lost may have held a segment.
+    pub(super) unexplained: usize,
+    /// Epochs whose header was put together from the segment's records.
+    pub(super) rebuilt: BTreeSet<u64>,
+    pub(super) damages: Vec<Damage>,
     pub(super) file_next: u32,
 }
 
 impl Files {
     pub(super) fn all_headers(&self) -> impl Iterator<Item = &SegmentHeader> {
         self.headers.values().map(|(_, header)| header)
+    }
+
+    fn damaged(&mut self, file: FileId, cause: DamageCause) {
+        let class = DamageClass::Corrupt;
+        self.damages.push(Damage { file, offset: 0, lsn: Lsn::ZERO, cause, slots: None, class });
+    }
+
+    fn insert(&mut self, file: FileId, header: SegmentHeader) -> Result<(), RecoverError> {
+        let epoch = header.epoch;
+        match self.headers.insert(epoch, (file, header)) {
+            Some((first, _)) => Err(RecoverError::Duplicate { first, second: file, epoch }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -42,32 +69,88 @@ pub(super) fn read_headers(
 ) -> Result<Files, RecoverError> {
     let mut ids = store.files().map_err(RecoverError::List)?;
     ids.sort_unstable();
-    let mut files = Files { file_next: ids.last().map_or(1, |file| file.0.saturating_add(1)), ..Files::default() };
-    for file in ids {
+    let made = store.files_made();
+    let highest = ids.last().map_or(0, |file| file.0).max(made);
+    let mut files = Files { file_next: highest.saturating_add(1), ..Files::default() };
+    let mut headless = Vec::new();
+    for file in &ids {
+        let file = *file;
         let bytes = store.len(file).map_err(RecoverError::List)?;
         let whole = bytes == geometry.segment_bytes();
-        if bytes < BLOCK {
-            // No header yet: it was being created. A used file that was cut to nothing is missed by its epoch.
-            files.unfinished.push(file);
-            continue;
-        }
+        let short = DamageCause::FileBytes { bytes, expected: geometry.segment_bytes() };
         match read_segment_header(store, file, geometry)? {
             Ok(header) => {
                 check_identity(file, &header.identity, expected)?;
                 if !whole {
-                    return Err(RecoverError::FileBytes { file, bytes, expected: geometry.segment_bytes() });
+                    files.damaged(file, short);
                 }
-                let epoch = header.epoch;
-                if let Some((first, _)) = files.headers.insert(epoch, (file, header)) {
-                    return Err(RecoverError::Duplicate { first, second: file, epoch });
-                }
+                files.insert(file, header)?;
             }
-            Err(SegmentHeaderError::Fresh) if whole => files.fresh.push(file),
-            Err(SegmentHeaderError::Fresh) => files.unfinished.push(file),
-            Err(error) => return Err(RecoverError::Header { file, error }),
+            Err(SegmentHeaderError::Fresh) if !whole && file.0 > made => files.unfinished.push(file),
+            Err(_) if bytes < BLOCK && file.0 > made => files.unfinished.push(file),
+            Err(error) => headless.push((file, error, whole)),
         }
     }
+    let known: Vec<_> = files.headers.iter().map(|(epoch, (file, _))| (*epoch, *file)).collect();
+    for (epoch, file) in known {
+        // Headers are durable before records are planned: the disk has lost the later one.
+        let later = later_life(store, file, geometry, expected.salt(), epoch)?;
+        if let Some(later) = later.filter(|later| !files.headers.contains_key(later)) {
+            files.damaged(file, DamageCause::HeaderLost { epoch: later });
+            files.rebuilt.insert(later);
+            files.headers.remove(&epoch);
+            files.insert(file, SegmentHeader::rebuilt(expected, later, epoch))?;
+        }
+    }
+    for (file, error, whole) in headless {
+        rebuild(store, expected, geometry, &mut files, (file, error), whole)?;
+    }
+    for file in (1..=made).map(FileId).filter(|file| ids.binary_search(file).is_err()) {
+        files.damaged(file, DamageCause::FileMissing);
+        files.lost.push(file);
+        files.unexplained += 1;
+    }
     Ok(files)
+}
+
+/// What the rest of a file says if its header doesn't: records name their epoch, and so does a seal.
+fn rebuild(
+    store: &dyn SegmentStore,
+    expected: &ExpectedIdentity,
+    geometry: Geometry,
+    files: &mut Files,
+    (file, error): (FileId, SegmentHeaderError),
+    whole: bool,
+) -> Result<(), RecoverError> {
+    let salt = expected.salt();
+    let records = later_life(store, file, geometry, salt, 0)?;
+    let sealed = sealed_epoch(store, file, geometry, salt)?;
+    if let Some(epoch) = records.or(sealed).filter(|epoch| !files.headers.contains_key(epoch)) {
+        files.damaged(file, DamageCause::Header(error));
+        files.rebuilt.insert(epoch);
+        let previous_epoch = sealed.filter(|sealed| *sealed < epoch).unwrap_or(0);
+        return files.insert(file, SegmentHeader::rebuilt(expected, epoch, previous_epoch));
+    }
+    let untouched = is_zero(store, file, geometry.records_offset())?;
+    match error {
+        SegmentHeaderError::Fresh if whole && untouched => files.fresh.push(file),
+        // Nobody can tell what a later version would make of it.
+        SegmentHeaderError::Version { .. } if whole && !untouched => {
+            return Err(RecoverError::Header { file, error });
+        }
+        // Their checksum is right, so that is what was written.
+        SegmentHeaderError::Features { .. } | SegmentHeaderError::Geometry { .. } => {
+            return Err(RecoverError::Header { file, error });
+        }
+        error => {
+            files.damaged(file, DamageCause::Header(error));
+            files.lost.push(file);
+            // Where the first record would lie are zeros, or the remains of a life that ended: nothing was in it.
+            let given_up = sealed.is_some() && records.is_none();
+            files.unexplained += usize::from(!untouched && !given_up || !whole);
+        }
+    }
+    Ok(())
 }
 
 fn check_identity(file: FileId, found: &LogIdentity, expected: &ExpectedIdentity) -> Result<(), RecoverError> {
@@ -89,30 +172,42 @@ fn check_identity(file: FileId, found: &LogIdentity, expected: &ExpectedIdentity
 #[derive(Debug)]
 pub(super) struct Chain<'files> {
     pub(super) links: Vec<(FileId, &'files SegmentHeader)>,
-    /// The segment before the first link, if that one names one; it isn't there, or not needed by any header.
-    pub(super) missing: Option<u64>,
+    /// The segments that should lie in front of a link and aren't there: by the epoch of the link.
+    missing: BTreeMap<u64, u64>,
     /// The highest of all headers.
     pub(super) first_needed: u64,
+    rebuilt: &'files BTreeSet<u64>,
 }
 
 impl<'files> Chain<'files> {
     pub(super) fn build(files: &'files Files) -> Result<Chain<'files>, RecoverError> {
         let first_needed = files.all_headers().map(|header| header.first_needed).max().unwrap_or(0);
-        let Some((mut epoch, _)) = files.headers.last_key_value().map(|(epoch, found)| (*epoch, found)) else {
-            return Err(RecoverError::Empty);
-        };
-        let mut links = Vec::new();
-        let mut missing = None;
-        while epoch != 0 && epoch >= first_needed {
-            let Some((file, header)) = files.headers.get(&epoch) else {
-                missing = Some(epoch);
-                break;
-            };
+        let newest = files.headers.last_key_value().map(|(epoch, _)| *epoch);
+        let mut next = Some(newest.ok_or(RecoverError::Empty)?);
+        let (mut links, mut missing) = (Vec::new(), BTreeMap::new());
+        while let Some(epoch) = next.filter(|epoch| *epoch >= first_needed) {
+            let (file, header) = &files.headers[&epoch];
             links.push((*file, header));
-            epoch = header.before_epoch;
+            let below = || files.headers.range(..epoch).next_back().map(|(epoch, _)| *epoch);
+            let before = header.before_epoch;
+            next = if files.rebuilt.contains(&epoch) {
+                below()
+            } else if before == 0 {
+                None
+            } else if files.headers.contains_key(&before) {
+                Some(before)
+            } else {
+                missing.insert(epoch, before);
+                // Whatever lies further down: knowing too much does no harm.
+                files.headers.range(..before).next_back().map(|(epoch, _)| *epoch)
+            };
         }
         links.reverse();
-        Ok(Chain { links, missing, first_needed })
+        Ok(Chain { links, missing, first_needed, rebuilt: &files.rebuilt })
+    }
+
+    pub(super) fn is_rebuilt(&self, header: &SegmentHeader) -> bool {
+        self.rebuilt.contains(&header.epoch)
     }
 }
 
@@ -130,6 +225,17 @@ pub(super) struct RecordSummary {
     pub(super) first_needed: u64,
     pub(super) log_time_us: u64,
     pub(super) body: Option<BodyHandle>,
+    pub(super) checksum: u32,
+    /// None if only the segment's index knows of the record.
+    pub(super) previous_checksum: Option<u32>,
+    pub(super) slot_end: Slot,
+    pub(super) unsure: bool,
+    /// Whether its header was read, and not only an entry of the segment's index.
+    pub(super) is_read: bool,
+    /// Whether its bytes are those that were written.
+    pub(super) is_sound: bool,
+    /// Whether an interrupted write explains that they aren't.
+    pub(super) is_torn: bool,
 }
 
 /// What recovery keeps of a segment.
@@ -137,23 +243,52 @@ pub(super) struct RecordSummary {
 pub(super) struct SegmentScan {
     pub(super) file: FileId,
     pub(super) header: SegmentHeader,
+    pub(super) segment_bytes: u64,
+    /// The records in front of the hole.
     pub(super) records: Vec<RecordSummary>,
-    /// What the first record says that it follows.
-    pub(super) first_previous: Option<u32>,
-    pub(super) last_checksum: Option<u32>,
+    /// Records at the hole and behind it, sound or not, as far as anything tells of them.
+    pub(super) later: Vec<RecordSummary>,
     pub(super) hole: Hole,
-    pub(super) strays: u64,
+    /// The last block behind the hole that nothing explains.
+    pub(super) unexplained: Option<u64>,
     /// The highest position that anything valid in this segment says was durable.
     pub(super) proof: Lsn,
     pub(super) seal: Seal,
     /// The end that the next segment names, if it names one, and the checksum of the last record.
     pub(super) named_end: Option<(Lsn, u32)>,
+    /// The segment that should lie in front of it, if that isn't there.
+    pub(super) missing_before: Option<u64>,
     pub(super) configuration: Option<StoredConfiguration>,
 }
 
 impl SegmentScan {
-    pub(super) fn slot_end(&self) -> Slot {
-        let bodies = self.records.iter().filter(|record| record.kind.fills_slots());
+    /// All records that anything tells of, in order.
+    pub(super) fn known(&self) -> impl Iterator<Item = &RecordSummary> {
+        self.records.iter().chain(&self.later)
+    }
+
+    /// Those of them that count; what lies behind a cut doesn't.
+    pub(super) fn kept(&self, cut: bool) -> impl Iterator<Item = &RecordSummary> {
+        self.records.iter().chain(self.later.iter().filter(move |_| !cut))
+    }
+
+    /// What the first record says that it follows.
+    pub(super) fn first_previous(&self) -> Option<u32> {
+        self.known().next().and_then(|record| record.previous_checksum)
+    }
+
+    pub(super) fn last_checksum(&self) -> Option<u32> {
+        self.known().last().map(|record| record.checksum)
+    }
+
+    /// Where the last of them ends.
+    pub(super) fn known_end(&self) -> Lsn {
+        let end = self.known().last().map(|record| record.offset + u64::from(record.record_bytes));
+        Lsn::new(self.header.epoch, self.segment_bytes, end.unwrap_or(BLOCK))
+    }
+
+    fn slot_end(&self, cut: bool) -> Slot {
+        let bodies = self.kept(cut).filter(|record| record.kind.fills_slots());
         bodies.filter_map(|record| record.body).map(|body| body.end()).max().unwrap_or(Slot(0))
     }
 }
@@ -168,9 +303,15 @@ pub(super) fn scan(
     let mut scans = Vec::with_capacity(chain.links.len());
     for (index, (file, header)) in chain.links.iter().enumerate() {
         let next = chain.links.get(index + 1).map(|(_, next)| *next);
-        let named_end =
-            next.filter(|next| next.before_end != Lsn::ZERO).map(|next| (next.before_end, next.before_checksum));
-        scans.push(scan_segment(store, geometry, *file, header, named_end, options)?);
+        let next = next.filter(|next| next.before_epoch == header.epoch && next.before_end != Lsn::ZERO);
+        let named_end = next.map(|next| (next.before_end, next.before_checksum));
+        let mut scan = scan_segment(store, geometry, *file, header, named_end, options)?;
+        scan.missing_before = chain.missing.get(&header.epoch).copied();
+        scans.push(scan);
+    }
+    let proof = scans.iter().map(|scan| scan.proof).max().unwrap_or(Lsn::ZERO);
+    for scan in &mut scans {
+        scan.drop_torn(proof);
     }
     Ok(scans)
 }
@@ -186,27 +327,30 @@ fn scan_segment(
     let stop = named_end.map(|(end, _)| end.offset(geometry.segment_bytes()));
     let scan_options = ScanOptions { depth: options.depth, live: options.live, stop };
     let mut scanner = Scanner::new(store, file, geometry, header, scan_options);
-    let mut records = Vec::new();
-    let (mut first_previous, mut last_checksum) = (None, None);
+    let (mut records, mut later) = (Vec::new(), Vec::new());
     let mut proof = header.durable.max(header.before_end);
     let mut hole = None;
-    let mut strays = 0;
     let mut configuration = None;
     while let Some(item) = scanner.next_item()? {
         match item {
-            Item::Record(record) => {
+            Item::Record(record) | Item::Stray(record) => {
                 proof = proof.max(record.header.durable);
-                first_previous.get_or_insert(record.header.previous_checksum);
-                last_checksum = Some(record.header.checksum);
                 if record.header.meta.kind == RecordKind::Configuration {
                     configuration = read_configuration(&mut scanner, &record)?.or(configuration);
                 }
-                records.push(summary(&record));
+                let found = if hole.is_none() { &mut records } else { &mut later };
+                found.push(summary(&record, true));
             }
-            Item::Hole(found) => hole = Some(found),
-            Item::Stray(record) => {
+            Item::Hole(found) => {
+                if let HoleCause::Blocks { record, all_old, .. } = &found.cause {
+                    proof = proof.max(record.header.durable);
+                    later.push(RecordSummary { is_torn: *all_old, ..summary(record, false) });
+                }
+                hole = Some(found);
+            }
+            Item::BadStray { record, all_old } => {
                 proof = proof.max(record.header.durable);
-                strays += 1;
+                later.push(RecordSummary { is_torn: all_old, ..summary(&record, false) });
             }
         }
     }
@@ -215,22 +359,64 @@ fn scan_segment(
     if let Some(witness) = &seal.witness {
         proof = proof.max(witness.records_end);
     }
+    if let Some(footer) = seal.footer.filter(|_| !matches!(hole.cause, HoleCause::Seal(_) | HoleCause::Stop))
+        && let Some(index) = read_index(store, file, geometry, header, &footer)?
+    {
+        add_sealed(&mut later, &records, &index);
+    }
+    let (file_bytes, unexplained) = (geometry.segment_bytes(), scanner.unexplained_behind());
     Ok(SegmentScan {
         file,
         header: header.clone(),
+        segment_bytes: file_bytes,
         records,
-        first_previous,
-        last_checksum,
+        later,
         hole,
-        strays,
+        unexplained,
         proof,
         seal,
         named_end,
+        missing_before: None,
         configuration,
     })
 }
 
-fn summary(record: &ScannedRecord) -> RecordSummary {
+impl SegmentScan {
+    /// Forgets the records at the very end that an interrupted write explains.
+    fn drop_torn(&mut self, proof: Lsn) {
+        let start = Lsn::new(self.header.epoch, self.segment_bytes, 0);
+        while self.later.pop_if(|last| last.is_torn && Lsn(start.0 + last.offset) >= proof).is_some() {}
+    }
+}
+
+/// Adds what only the index of a sealed segment tells of.
+fn add_sealed(later: &mut Vec<RecordSummary>, records: &[RecordSummary], index: &[SealedRecord]) {
+    let known: BTreeSet<u64> = records.iter().chain(later.iter()).map(|record| record.offset).collect();
+    let unknown = index.iter().filter(|sealed| !known.contains(&u64::from(sealed.offset)));
+    later.extend(unknown.map(|sealed| RecordSummary {
+        offset: u64::from(sealed.offset),
+        record_bytes: sealed.record_bytes,
+        kind: sealed.kind,
+        group: sealed.group,
+        ballot: sealed.ballot,
+        promised: Ballot::ZERO,
+        mark: Mark::START,
+        base: Mark::START,
+        first_needed: 0,
+        log_time_us: 0,
+        body: sealed.body,
+        checksum: sealed.checksum,
+        previous_checksum: None,
+        slot_end: Slot(0),
+        unsure: true,
+        is_read: false,
+        is_sound: false,
+        is_torn: false,
+    }));
+    later.sort_unstable_by_key(|record| record.offset);
+}
+
+fn summary(record: &ScannedRecord, is_sound: bool) -> RecordSummary {
     let header = &record.header;
     RecordSummary {
         offset: record.offset,
@@ -244,6 +430,13 @@ fn summary(record: &ScannedRecord) -> RecordSummary {
         first_needed: header.first_needed,
         log_time_us: header.meta.log_time_us,
         body: record.body.map(|body| body.handle()),
+        checksum: header.checksum,
+        previous_checksum: Some(header.previous_checksum),
+        slot_end: header.slot_end,
+        unsure: header.meta.unsure,
+        is_read: true,
+        is_sound,
+        is_torn: false,
     }
 }
 
@@ -262,26 +455,29 @@ fn read_configuration(
 /// Puts the recovered log together, and sorts the files that it doesn't need.
 pub(super) fn assemble(
     store: &dyn SegmentStore,
-    expected: &ExpectedIdentity,
     geometry: Geometry,
     files: Files,
     scans: &[SegmentScan],
-    verdict: &Verdict,
+    (verdict, losses): (&Verdict, Losses),
     joined: Joined,
 ) -> Result<RecoveredLog, RecoverError> {
+    let damages: Vec<Damage> = files.damages.iter().chain(&verdict.damages).cloned().collect();
+    let doubts: Vec<Doubt> = losses.doubts.into_iter().chain(joined.doubts).collect();
     let kept = &scans[verdict.start..=verdict.last];
     let mut segments = Vec::with_capacity(kept.len());
-    let mut last_checksum = kept[0].header.before_checksum;
-    for scan in kept {
-        last_checksum = scan.last_checksum.unwrap_or(last_checksum);
+    let mut last_checksum = verdict.previous.unwrap_or(0);
+    for (index, scan) in kept.iter().enumerate() {
+        let cut = verdict.cut && index + 1 == kept.len();
+        last_checksum = scan.kept(cut).last().map_or(last_checksum, |record| record.checksum);
         segments.push(RecoveredSegment {
             file: scan.file,
             epoch: scan.header.epoch,
-            end: scan.hole.lsn,
+            end: if cut { scan.hole.lsn } else { scan.hole.lsn.max(scan.known_end()) },
             last_checksum,
-            records: scan.records.len() as u64,
-            slot_end: scan.slot_end(),
-            sealed: scan.seal.complete,
+            records: scan.kept(cut).filter(|record| record.is_sound).count() as u64,
+            slot_end: scan.slot_end(cut),
+            // What is damaged doesn't hold what its table says.
+            sealed: scan.seal.complete && scan.kept(cut).all(|record| record.is_sound),
         });
     }
     let end = segments.last().map_or(Lsn::ZERO, |segment| segment.end);
@@ -296,27 +492,24 @@ pub(super) fn assemble(
     let files_to_sync = written.chain(files.fresh.iter().copied()).collect();
     let cut = verdict.cut.then(|| {
         let last = &scans[verdict.last];
-        let behind = scans[verdict.last + 1..].iter().map(|scan| scan.records.len() as u64 + scan.strays);
+        let behind = scans[verdict.last + 1..].iter().map(|scan| scan.known().count());
         Cut {
             file: last.file,
             offset: last.hole.offset,
             lsn: last.hole.lsn,
             cause: last.hole.cause.clone(),
-            records_discarded: last.strays + behind.sum::<u64>(),
+            records_discarded: (last.later.len() + behind.sum::<usize>()) as u64,
         }
     });
 
     let (mut clean, mut dirty) = (Vec::new(), Vec::new());
-    for file in &files.fresh {
-        check_later_life(store, *file, geometry, expected, 0, verdict.first_needed)?;
-        clean.push(CleanFile { file: *file, previous_epoch: 0 });
-    }
+    clean.extend(files.fresh.iter().map(|file| CleanFile { file: *file, previous_epoch: 0 }));
     for (epoch, (file, header)) in &files.headers {
         if segments.iter().any(|segment| segment.epoch == *epoch) {
             continue;
         }
-        check_later_life(store, *file, geometry, expected, *epoch, verdict.first_needed)?;
-        if is_sealed(store, *file, geometry, header)? {
+        let whole = store.len(*file).map_err(RecoverError::List)? == geometry.segment_bytes();
+        if whole && !files.rebuilt.contains(epoch) && is_sealed(store, *file, geometry, header)? {
             clean.push(CleanFile { file: *file, previous_epoch: *epoch });
         } else {
             dirty.push(*file);
@@ -339,28 +532,44 @@ pub(super) fn assemble(
         clean,
         dirty,
         file_next: files.file_next,
-        epoch_next: files.headers.last_key_value().map_or(1, |(epoch, _)| epoch + 1),
+        // A header that can't be read now may come back: its epoch was used.
+        epoch_next: files
+            .headers
+            .last_key_value()
+            .map_or(1, |(epoch, _)| epoch + 1 + (files.lost.len() + files.rebuilt.len()) as u64),
         unfinished: files.unfinished,
         first_needed: verdict.first_needed,
         files_to_sync,
         cut,
-        damages: Vec::new(),
-        doubts: Vec::new(),
-        unsure: false,
+        damages,
+        damaged: joined.damaged,
+        doubts,
+        unsure: losses.unsure,
+        end_lost: losses.end_lost,
+        pinned: losses.pinned.or(joined.pinned),
+        slot_end: joined.slot_end,
+        lost_files: files.lost,
     })
 }
 
-/// A file that the log doesn't need must not hold records of a life that it would need.
-fn check_later_life(
+/// The life whose seal stands at the end of a file.
+fn sealed_epoch(
     store: &dyn SegmentStore,
     file: FileId,
     geometry: Geometry,
-    expected: &ExpectedIdentity,
-    epoch: u64,
-    first_needed: u64,
-) -> Result<(), RecoverError> {
-    match later_life(store, file, geometry, expected.salt(), epoch)? {
-        Some(epoch) if epoch >= first_needed => Err(RecoverError::HeaderLost { file, epoch }),
-        _ => Ok(()),
-    }
+    salt: LogSalt,
+) -> Result<Option<u64>, RecoverError> {
+    let Some(block) = read_block(store, file, geometry.footer_offset())? else { return Ok(None) };
+    let footer = SealBlock::decode(&block, salt, geometry.footer_offset(), geometry.segment_bytes());
+    Ok(footer.ok().filter(|footer| footer.kind == SealKind::Footer).map(|footer| footer.epoch))
+}
+
+fn is_zero(store: &dyn SegmentStore, file: FileId, offset: u64) -> Result<bool, RecoverError> {
+    Ok(read_block(store, file, offset)?.is_some_and(|block| first_nonzero(&block).is_none()))
+}
+
+/// A block, if it can be read.
+fn read_block(store: &dyn SegmentStore, file: FileId, offset: u64) -> Result<Option<Block>, RecoverError> {
+    let mut block = [0; BLOCK_BYTES];
+    Ok(store.read_at(file, offset, &mut block).is_ok().then_some(block))
 }

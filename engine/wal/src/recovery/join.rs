@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use synod_frame::GroupId;
-use synod_protocol::{Ballot, BodyKind, Mark, Slot};
+use synod_protocol::{Ballot, BodyHandle, BodyKind, Doubt, Mark, Slot};
 
 use super::RecoverError;
 use super::chain::{Files, RecordSummary, SegmentScan};
+use super::verdict::Verdict;
 use crate::format::{RecordKind, StoredConfiguration};
-use crate::index::{Index, Insert, Location};
+use crate::index::{Index, IndexEntry, Insert, Location};
 use crate::lsn::FileId;
 
 /// What the log says.
@@ -21,11 +22,21 @@ pub(super) struct Joined {
     pub(super) configuration: Option<StoredConfiguration>,
     pub(super) configuration_trimmed: Option<Slot>,
     pub(super) log_time_us: u64,
+    /// The first slot after all bodies that were ever in the log.
+    pub(super) slot_end: Slot,
+    /// Chosen bodies whose bytes are lost.
+    pub(super) damaged: Vec<BodyHandle>,
+    /// Accepts whose bytes are lost: nobody could be given them.
+    pub(super) doubts: Vec<Doubt>,
+    /// The first segment that holds one of those.
+    pub(super) pinned: Option<u64>,
 }
 
 /// Joins the kept records and every header there is. Headers count even if their segment is discarded: what they say
 /// was acted upon (files given up below their base), and knowing more is always safe.
-pub(super) fn join(files: &Files, kept: &[SegmentScan]) -> Result<Joined, RecoverError> {
+pub(super) fn join(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> Result<Joined, RecoverError> {
+    let kept = &scans[verdict.start..=verdict.last];
+    let records = || records(kept, verdict.cut);
     let mut joined = Joined::default();
     let mut base = Mark::START;
     let mut marks = BTreeSet::new();
@@ -39,7 +50,8 @@ pub(super) fn join(files: &Files, kept: &[SegmentScan]) -> Result<Joined, Recove
         }
         offer(&mut joined.configuration, header.configuration.as_ref());
     }
-    for (file, record) in records(kept) {
+    for (scan, record) in records() {
+        let file = scan.file;
         let expected = *joined.group.get_or_insert(record.group);
         if expected != record.group {
             return Err(RecoverError::OtherGroup { file, offset: record.offset, found: record.group, expected });
@@ -48,26 +60,58 @@ pub(super) fn join(files: &Files, kept: &[SegmentScan]) -> Result<Joined, Recove
         joined.log_time_us = joined.log_time_us.max(record.log_time_us);
         base = later(base, record.base);
         marks.insert(record.mark);
+        let body_end = record.body.filter(|_| record.kind.fills_slots()).map(|body| body.end());
+        joined.slot_end = joined.slot_end.max(record.slot_end).max(body_end.unwrap_or(Slot(0)));
     }
     for scan in kept {
+        if let Some(footer) = &scan.seal.footer {
+            joined.promised = joined.promised.max(footer.promised);
+            base = later(base, footer.base);
+            marks.insert(footer.mark);
+        }
         offer(&mut joined.configuration, scan.configuration.as_ref());
     }
 
     joined.index = Index::new(base);
-    for (file, record) in records(kept) {
-        insert(&mut joined.index, file, record)?;
+    for (scan, record) in records() {
+        insert(&mut joined.index, scan.file, record)?;
     }
     joined.mark = prove_marks(&mut joined.index, &marks);
+    for (scan, record) in records().filter(|(_, record)| !record.is_sound) {
+        joined.part_with(scan, record);
+    }
     let ruling = joined.configuration.as_ref().map(|configuration| configuration.slot);
-    let trimmed = records(kept)
+    let trimmed = records()
         .filter_map(|(_, record)| record.body)
         .filter(|body| body.kind == BodyKind::Configuration && body.first >= Slot::FIRST && body.end() <= base.slot);
     joined.configuration_trimmed = trimmed.map(|body| body.first).max().filter(|slot| Some(*slot) > ruling);
     Ok(joined)
 }
 
-fn records(kept: &[SegmentScan]) -> impl Iterator<Item = (FileId, &RecordSummary)> {
-    kept.iter().flat_map(|scan| scan.records.iter().map(|record| (scan.file, record)))
+fn records(kept: &[SegmentScan], cut: bool) -> impl Iterator<Item = (&SegmentScan, &RecordSummary)> {
+    let last = kept.len() - 1;
+    kept.iter().enumerate().flat_map(move |(index, scan)| {
+        let cut = cut && index == last;
+        scan.kept(cut).map(move |record| (scan, record))
+    })
+}
+
+impl Joined {
+    /// Sees to a body whose bytes are lost: chosen, it can be had from others; accepted, it is in doubt, for a candidate
+    /// that was told of it might find nobody to give it the bytes.
+    fn part_with(&mut self, scan: &SegmentScan, record: &RecordSummary) {
+        let Some(body) = record.body.filter(|_| record.kind.fills_slots()) else { return };
+        let here = |entry: &&IndexEntry| entry.location.file == scan.file && entry.location.offset == record.offset;
+        let Some(entry) = self.index.get(body.first).filter(here).copied() else { return };
+        if entry.chosen.is_some() {
+            return self.damaged.push(body);
+        }
+        self.index.remove(body.first);
+        if !entry.ballot.is_zero() {
+            self.doubts.push(Doubt { first: body.first, end: body.end(), bound: entry.ballot });
+            self.pinned = Some(self.pinned.map_or(scan.header.epoch, |pinned| pinned.min(scan.header.epoch)));
+        }
+    }
 }
 
 fn later(one: Mark, other: Mark) -> Mark {
@@ -84,7 +128,13 @@ fn offer(known: &mut Option<StoredConfiguration>, offered: Option<&StoredConfigu
 
 fn insert(index: &mut Index, file: FileId, record: &RecordSummary) -> Result<(), RecoverError> {
     let Some(body) = record.body.filter(|_| record.kind.fills_slots()) else { return Ok(()) };
-    let location = Location { file, offset: record.offset, record_bytes: record.record_bytes };
+    let mut location = Location { file, offset: record.offset, record_bytes: record.record_bytes };
+    if !record.is_sound
+        && let Some(known) = index.get(body.first).filter(|known| known.body == body)
+    {
+        // An earlier record has the same bytes.
+        location = known.location;
+    }
     let inserted = match record.kind {
         RecordKind::Accepted => index.insert_accepted(body, record.ballot, location),
         _ => index.insert_chosen(body, location),

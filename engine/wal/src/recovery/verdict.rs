@@ -14,7 +14,8 @@
 //! | anywhere else | nothing proven behind | doubtful |
 //!
 //! Cut means that everything behind is discarded, later segments too: none of it can have been durable, because
-//! durability is a prefix and nothing in a segment counts before the seal of the one in front of it.
+//! durability is a prefix and nothing in a segment counts before the seal of the one in front of it. Corrupt and
+//! doubtful cut nothing: everything valid is kept, before and behind, and [`super::losses`] says what may be missing.
 //!
 //! Where the walk starts is itself found in records: a durable trim may have given segments up whose files are already
 //! being zeroed. So the highest start is taken whose claim lies inside what is kept from there on.
@@ -24,12 +25,12 @@ use std::ops::Range;
 use synod_protocol::Slot;
 
 use super::chain::{Chain, SegmentScan};
-use super::{Damage, DamageCause, RecoverError, RecoverOptions};
+use super::{Damage, DamageCause, DamageClass, RecoverError, RecoverOptions};
 use crate::lsn::Lsn;
 use crate::scan::HoleCause;
 
 /// What of the chain is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// Index of the first segment that is kept.
     pub(super) start: usize,
@@ -41,6 +42,23 @@ pub(super) struct Verdict {
     pub(super) proof: Lsn,
     /// Segments of a lower epoch aren't needed.
     pub(super) first_needed: u64,
+    /// The checksum that the first record of all must name, if that is known.
+    pub(super) previous: Option<u32>,
+    /// What is damaged, in log order.
+    pub(super) damages: Vec<Damage>,
+    /// The kept segments, by index, behind whose known records there may have been more.
+    pub(super) open_ended: Vec<usize>,
+}
+
+/// How a segment ends.
+enum End {
+    Sound,
+    Cut,
+    Damaged {
+        cause: DamageCause,
+        /// Records may be missing behind the last one that is known.
+        open: bool,
+    },
 }
 
 /// Decides by the table.
@@ -50,7 +68,7 @@ pub(super) fn decide(
     options: RecoverOptions,
 ) -> Result<Verdict, RecoverError> {
     let proof = scans.iter().map(|scan| scan.proof).max().unwrap_or(Lsn::ZERO);
-    let claims = scans.iter().flat_map(|scan| &scan.records).map(|record| record.first_needed);
+    let claims = scans.iter().flat_map(SegmentScan::known).map(|record| record.first_needed);
     let mut claims: Vec<u64> = claims.filter(|claim| *claim > chain.first_needed).collect();
     claims.sort_unstable();
     claims.dedup();
@@ -71,27 +89,60 @@ fn walk(
     proof: Lsn,
     options: RecoverOptions,
 ) -> Result<Verdict, RecoverError> {
-    if let Some(epoch) = chain.missing.filter(|epoch| *epoch >= first_needed) {
-        return Err(RecoverError::Missing { epoch, first_needed });
-    }
     let start = scans.iter().position(|scan| scan.header.epoch >= first_needed);
     let start = start.ok_or(RecoverError::Missing { epoch: first_needed, first_needed })?;
-    let mut previous = match &scans[start].header {
+    let previous = match &scans[start].header {
+        _ if chain.is_rebuilt(&scans[start].header) => None,
         header if header.before_end != Lsn::ZERO => Some(header.before_checksum),
         header if header.before_epoch == 0 => Some(0),
         // Its predecessor is given up, and so is the checksum of the last record in it.
         _ => None,
     };
     // Only what headers and kept records say counts: a claim in a record that is discarded is void.
-    let mut verdict = Verdict { start, last: start, cut: false, proof, first_needed: chain.first_needed };
+    let mut verdict = Verdict {
+        start,
+        last: start,
+        cut: false,
+        proof,
+        first_needed: chain.first_needed,
+        previous,
+        damages: Vec::new(),
+        open_ended: Vec::new(),
+    };
+    let mut previous = previous;
     for index in start..scans.len() {
         let scan = &scans[index];
-        check_previous(scan, previous, proof)?;
-        previous = scan.last_checksum.or(previous);
+        if let Some(epoch) = scan.missing_before.filter(|epoch| *epoch >= first_needed) {
+            verdict.damages.push(missing(scan, epoch));
+        }
+        let before = previous;
+        previous = scan.last_checksum().or(previous);
         verdict.last = index;
-        verdict.cut = is_end(scan, index + 1 == scans.len(), previous, proof, options)?;
-        verdict.first_needed =
-            scan.records.iter().map(|record| record.first_needed).fold(verdict.first_needed, u64::max);
+        // A lost header can't name where the segment before was cut. The record behind it may, and that there was one at all
+        // says that the log went on.
+        let next = scans.get(index + 1);
+        let followed = next.is_some_and(|next| chain.is_rebuilt(&next.header) && next.first_previous() == previous)
+            || scans[index + 1..].iter().any(|later| later.missing_before.is_some_and(|epoch| epoch >= first_needed));
+        let end = end_of(scan, next.is_none(), previous, proof, options);
+        let first = scan.kept(matches!(end, End::Cut)).next();
+        if let (Some(expected), Some(found)) = (before, first.and_then(|first| first.previous_checksum))
+            && expected != found
+        {
+            verdict.damages.push(previous_damage(scan, expected, found, proof));
+        }
+        match end {
+            End::Cut if followed => {}
+            End::Sound => {}
+            End::Cut => verdict.cut = true,
+            End::Damaged { cause, open } => {
+                verdict.damages.push(damage(scan, cause, proof));
+                if open {
+                    verdict.open_ended.push(index);
+                }
+            }
+        }
+        let claims = scan.kept(verdict.cut).map(|record| record.first_needed);
+        verdict.first_needed = claims.fold(verdict.first_needed, u64::max);
         if verdict.cut {
             break;
         }
@@ -99,67 +150,69 @@ fn walk(
     Ok(verdict)
 }
 
-/// The first record must follow the last one of the segment before.
-fn check_previous(scan: &SegmentScan, expected: Option<u32>, proof: Lsn) -> Result<(), RecoverError> {
-    let (Some(expected), Some(found)) = (expected, scan.first_previous) else { return Ok(()) };
-    if expected == found {
-        return Ok(());
-    }
-    let mut damage = damage(scan, DamageCause::Previous { expected, found });
-    damage.offset = scan.records.first().map_or(damage.offset, |record| record.offset);
+fn end_of(scan: &SegmentScan, newest: bool, last_checksum: Option<u32>, proof: Lsn, options: RecoverOptions) -> End {
     let end = scan.hole.lsn;
-    damage.lsn = Lsn(end.0 - (scan.hole.offset - damage.offset));
-    Err(classify(damage, proof))
-}
-
-/// Whether the log ends in this segment.
-fn is_end(
-    scan: &SegmentScan,
-    newest: bool,
-    last_checksum: Option<u32>,
-    proof: Lsn,
-    options: RecoverOptions,
-) -> Result<bool, RecoverError> {
-    let end = scan.hole.lsn;
+    let hole = || DamageCause::Hole(scan.hole.cause.clone());
     if let Some((named, checksum)) = scan.named_end {
         let same = last_checksum.is_none_or(|last| last == checksum);
         if end == named && same {
-            return Ok(false);
+            return End::Sound;
         }
-        let cause = if scan.hole.cause == HoleCause::Stop {
-            DamageCause::End { named }
-        } else {
-            DamageCause::Hole(scan.hole.cause.clone())
-        };
-        return Err(RecoverError::Corrupt { damage: damage(scan, cause), proof });
+        let cause = if scan.hole.cause == HoleCause::Stop { DamageCause::End { named } } else { hole() };
+        return End::Damaged { cause, open: !(scan.known_end() == named && same) };
     }
     let sealed_here = scan.seal.witness.is_some_and(|witness| {
         witness.records_end == end && last_checksum.is_none_or(|last| last == witness.last_checksum)
     });
     if sealed_here {
+        let cause = DamageCause::Seal;
         return match scan.seal.complete {
-            true if newest => Err(RecoverError::SuccessorMissing { epoch: scan.header.epoch, file: scan.file }),
-            true => Ok(false),
-            false if proof > end => Err(RecoverError::Corrupt { damage: damage(scan, DamageCause::Seal), proof }),
+            true if newest => End::Damaged { cause: DamageCause::SuccessorMissing, open: true },
+            true => End::Sound,
+            false if proof > end => End::Damaged { cause, open: false },
             // The seal may have been complete, and what follows acknowledged.
-            false if scan.seal.damaged && !options.live => Err(classify(damage(scan, DamageCause::Seal), proof)),
-            false => Ok(true),
+            false if scan.seal.damaged && !options.live => End::Damaged { cause, open: newest },
+            false => End::Cut,
         };
     }
     let explained = scan.hole.cause.is_torn() || options.live;
     if proof <= end && explained {
-        return Ok(true);
+        return End::Cut;
     }
-    Err(classify(damage(scan, DamageCause::Hole(scan.hole.cause.clone())), proof))
+    let open = match scan.seal.witness {
+        Some(witness) => scan.known_end() != witness.records_end,
+        None => {
+            let known_end = scan.known_end().offset(scan.segment_bytes);
+            scan.hole.offset >= known_end || scan.unexplained.is_some_and(|offset| offset >= known_end)
+        }
+    };
+    End::Damaged { cause: hole(), open }
 }
 
-fn classify(damage: Damage, proof: Lsn) -> RecoverError {
-    if proof > damage.lsn { RecoverError::Corrupt { damage, proof } } else { RecoverError::Doubtful { damage, proof } }
+fn missing(scan: &SegmentScan, epoch: u64) -> Damage {
+    Damage {
+        file: scan.file,
+        offset: 0,
+        lsn: Lsn::new(epoch, scan.segment_bytes, 0),
+        cause: DamageCause::SegmentMissing { epoch },
+        slots: None,
+        class: DamageClass::Corrupt,
+    }
 }
 
-fn damage(scan: &SegmentScan, cause: DamageCause) -> Damage {
+fn previous_damage(scan: &SegmentScan, expected: u32, found: u32, proof: Lsn) -> Damage {
+    let mut damage = damage(scan, DamageCause::Previous { expected, found }, proof);
+    let end = scan.hole.lsn;
+    damage.offset = scan.known().next().map_or(damage.offset, |record| record.offset);
+    damage.lsn = Lsn(end.0.saturating_sub(scan.hole.offset.saturating_sub(damage.offset)));
+    damage
+}
+
+fn damage(scan: &SegmentScan, cause: DamageCause, proof: Lsn) -> Damage {
     let slots = slots(scan, &cause);
-    Damage { file: scan.file, offset: scan.hole.offset, lsn: scan.hole.lsn, cause, slots }
+    let lsn = scan.hole.lsn;
+    let class = if scan.named_end.is_some() || proof > lsn { DamageClass::Corrupt } else { DamageClass::Doubtful };
+    Damage { file: scan.file, offset: scan.hole.offset, lsn, cause, slots, class }
 }
 
 /// The slots of the damaged record if its header tells, or else everything behind the last body in front of it.

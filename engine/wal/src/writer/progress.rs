@@ -164,7 +164,7 @@ impl Wal {
     fn finish_opening(&mut self) {
         let Some(opening) = self.opening.take_if(|opening| opening.syncs.is_empty()) else { return };
         self.durable = opening.end;
-        self.prepare_next(Some(opening.before));
+        self.prepare_next(Some((opening.before, opening.before_lost)));
         if self.next.is_none() {
             // No file yet: the header is laid out when there is one.
             self.opening = Some(opening);
@@ -247,6 +247,9 @@ impl Wal {
                 self.abandon(abandoned_after);
                 let next = self.next.take().expect("just seen");
                 self.active = Some(Active::new(next, self.geometry));
+                for file in std::mem::take(&mut self.lost_files) {
+                    self.pool.add_unfinished(file);
+                }
             }
         }
         if self.active.is_some() && self.next.is_none() {
@@ -256,7 +259,7 @@ impl Wal {
 
     /// Lays out the header of the next segment, if there is a file for it. `before` is what it follows if that can't
     /// say itself where it ends.
-    fn prepare_next(&mut self, before: Option<Before>) {
+    fn prepare_next(&mut self, before: Option<(Before, bool)>) {
         let Some(clean) = self.pool.take() else { return };
         let epoch = self.epoch_next;
         self.epoch_next += 1;
@@ -268,10 +271,11 @@ impl Wal {
                 Some(_) => epoch,
                 None => self.first_incomplete(),
             };
-            first_needed(&self.complete, self.index.base().slot, self.first_needed, open)
+            let first = first_needed(&self.complete, self.index.base().slot, self.first_needed, open);
+            self.unless_pinned(first)
         };
         let active = self.active.as_ref().map_or(0, |active| active.epoch);
-        let follows = before.unwrap_or(Before { epoch: active, end: Lsn::ZERO, checksum: 0 });
+        let (follows, before_lost) = before.unwrap_or((Before { epoch: active, end: Lsn::ZERO, checksum: 0 }, false));
         let header = SegmentHeader {
             identity: self.identity,
             epoch,
@@ -284,6 +288,8 @@ impl Wal {
             checkpoint: Lsn::ZERO,
             log_time_us: self.log_time_us,
             configuration: self.configuration.clone(),
+            before_lost,
+            unsure: self.unsure,
             groups: self.group_state().into_iter().collect(),
         };
         let bytes = header.encode(self.geometry);

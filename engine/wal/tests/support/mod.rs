@@ -445,7 +445,7 @@ pub fn commands(first: u64, count: u32, bytes: usize, seed: u64) -> Body {
 }
 
 pub fn meta(kind: RecordKind, at: Ballot, promised: Ballot, mark: Mark) -> RecordMeta {
-    RecordMeta { kind, group: GROUP, source: NodeId(0), ballot: at, promised, mark, log_time_us: 0 }
+    RecordMeta { kind, group: GROUP, source: NodeId(0), ballot: at, promised, mark, log_time_us: 0, unsure: false }
 }
 
 /// The bytes of a body at its place in the index.

@@ -1,0 +1,218 @@
+//! Getting back what this disk has lost of the chosen prefix, and looking for it before anybody needs it.
+//!
+//! A body whose bytes are lost is fetched by its identity from the other members in turn, and appended again. It was
+//! chosen, so no vote depends on it. A body that was accepted and isn't known to be chosen can't be vouched for without
+//! its bytes: the core is told to doubt it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use synod_protocol::{BodyHandle, Instant, Message, NodeId, Slot};
+
+use super::{Buffers, Frame, LoggedReplica, Output, Purpose, ReadId};
+use crate::format::{RecordKind, RecordMeta};
+use crate::index::IndexEntry;
+
+/// Bodies asked for at a time.
+const ASKED_MAX: usize = 8;
+
+/// How long an answer may take until another member is asked.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Readers that wait for a body to be healed; more are told that it is damaged.
+const WAITING_MAX: usize = 64;
+
+/// See the module documentation.
+#[derive(Debug, Default)]
+pub(super) struct Healing {
+    lost: BTreeMap<Slot, Lost>,
+    /// Accepted bodies whose bytes are lost, by their first slot. Once chosen, they can be had from others.
+    doubted: BTreeSet<Slot>,
+    /// Bodies found to be damaged, and healed, since the start.
+    pub(super) found: u64,
+    pub(super) healed: u64,
+    scrub: Scrub,
+}
+
+#[derive(Debug)]
+struct Lost {
+    body: BodyHandle,
+    asked: u32,
+    ask_at: Instant,
+    waiting: Vec<ReadId>,
+}
+
+/// Reading everything again, slowly, to find what has rotted while there are other copies.
+#[derive(Debug, Default)]
+struct Scrub {
+    next: Slot,
+    at: Instant,
+    reading: bool,
+    passes: u64,
+}
+
+impl Healing {
+    pub(super) fn of(damaged: Vec<BodyHandle>) -> Healing {
+        let mut healing = Healing::default();
+        damaged.into_iter().for_each(|body| healing.note(body));
+        healing
+    }
+
+    fn note(&mut self, body: BodyHandle) {
+        self.found += 1;
+        let lost = || Lost { body, asked: 0, ask_at: Instant(0), waiting: Vec::new() };
+        self.lost.entry(body.first).or_insert_with(lost);
+    }
+
+    /// The chosen bodies that are lost here, ascending.
+    pub(super) fn lost(&self) -> impl Iterator<Item = &BodyHandle> {
+        self.lost.values().map(|lost| &lost.body)
+    }
+
+    pub(super) fn scrub_passes(&self) -> u64 {
+        self.scrub.passes
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.lost.values().take(ASKED_MAX).map(|lost| lost.ask_at).min()
+    }
+}
+
+impl<P: Buffers> LoggedReplica<P> {
+    /// A record doesn't hold what the index says. Whether `purpose` waits for it to be healed.
+    pub(super) fn found_damaged(&mut self, now: Instant, entry: &IndexEntry, read: ReadId, purpose: &Purpose) -> bool {
+        let location = entry.location;
+        self.outputs.push_back(Output::Damaged { body: entry.body, file: location.file, offset: location.offset });
+        if entry.chosen.is_none() {
+            self.healing.found += 1;
+            self.healing.doubted.insert(entry.body.first);
+            self.replica.handle_damaged(now, &entry.body);
+            return false;
+        }
+        if !self.healing.lost.contains_key(&entry.body.first) {
+            self.healing.note(entry.body);
+        }
+        let lost = self.healing.lost.get_mut(&entry.body.first).expect("noted");
+        let waits = matches!(purpose, Purpose::Reader) && lost.waiting.len() < WAITING_MAX;
+        if waits {
+            lost.waiting.push(read);
+        }
+        self.ask_for_lost(now);
+        waits
+    }
+
+    /// A body is chosen. If its bytes were found to be lost before, they are fetched now.
+    pub(super) fn heal_if_lost(&mut self, body: &BodyHandle) {
+        if self.healing.doubted.remove(&body.first) && !self.healing.lost.contains_key(&body.first) {
+            self.healing.note(*body);
+        }
+    }
+
+    /// Takes a body that was asked for to heal the log; gives it back if it wasn't.
+    pub(super) fn heal(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        body: &BodyHandle,
+        mut record: P::Buffer,
+    ) -> Option<P::Buffer> {
+        if self.healing.lost.get(&body.first).is_none_or(|lost| lost.body != *body) {
+            return Some(record);
+        }
+        let meta = RecordMeta {
+            kind: RecordKind::Healed,
+            group: self.group,
+            source: from,
+            ballot: synod_protocol::Ballot::ZERO,
+            promised: self.replica.promised(),
+            mark: self.replica.mark(),
+            log_time_us: self.leader_time_us,
+            unsure: self.wal.is_unsure(),
+        };
+        // What waits for a segment comes first: the record says of the promise what the core says.
+        if !self.blocked.is_empty() {
+            return None;
+        }
+        let Ok(planned) = self.wal.append(&meta, Some(body), record.as_mut()) else { return None };
+        self.write(now, planned, Some(*body), record);
+        let lost = self.healing.lost.remove(&body.first).expect("seen above");
+        self.healing.healed += 1;
+        let frame = self.bodies.frame(body.id);
+        self.outputs.push_back(Output::Healed { body: *body, from });
+        for read in lost.waiting {
+            self.outputs.push_back(Output::ReadDone { read, frame: frame.clone() });
+        }
+        self.ask_for_lost(now);
+        None
+    }
+
+    /// Asks for the first of what is lost, each time another member; and forgets what is trimmed.
+    pub(super) fn ask_for_lost(&mut self, now: Instant) {
+        let base = self.wal.index().base().slot;
+        while let Some(entry) = self.healing.lost.first_entry()
+            && *entry.key() < base
+        {
+            let waiting = entry.remove().waiting;
+            self.outputs.extend(waiting.into_iter().map(|read| Output::ReadDone { read, frame: None }));
+        }
+        if self.healing.lost.is_empty() {
+            return;
+        }
+        let configuration = self.replica.configurations().configuration_at(self.replica.mark().slot);
+        let me = self.replica.node();
+        let others: Vec<NodeId> = configuration.members.iter().copied().filter(|node| *node != me).collect();
+        if others.is_empty() {
+            self.healing.lost.values_mut().for_each(|lost| lost.ask_at = Instant(u64::MAX));
+            return;
+        }
+        for lost in self.healing.lost.values_mut().take(ASKED_MAX).filter(|lost| lost.ask_at <= now) {
+            let to = others[lost.asked as usize % others.len()];
+            lost.asked = lost.asked.wrapping_add(1);
+            lost.ask_at = now.plus(ASK_AGAIN);
+            let message = Message::FetchBody { first: lost.body.first, id: lost.body.id };
+            self.outputs.push_back(Output::Send { to, message, body: None });
+        }
+    }
+
+    /// Reads the next record of the log, for nobody, if it is time.
+    pub(super) fn scrub(&mut self, now: Instant) {
+        let rate = self.settings.scrub_bytes_per_second;
+        if rate == 0 || self.healing.scrub.reading || now < self.healing.scrub.at {
+            return;
+        }
+        let Some(entry) = self.wal.index().iter_from(self.healing.scrub.next).next().copied() else {
+            let started = self.healing.scrub.next > Slot::FIRST;
+            self.healing.scrub.passes += u64::from(started);
+            self.healing.scrub.next = Slot::FIRST;
+            self.healing.scrub.at = now.plus(Duration::from_secs(1));
+            return;
+        };
+        let bytes = u64::from(entry.location.record_bytes);
+        self.healing.scrub.next = entry.body.end();
+        self.healing.scrub.at = now.plus(Duration::from_micros(bytes * 1_000_000 / rate));
+        // What is in memory was written a moment ago, and is read another time.
+        if !self.healing.lost.contains_key(&entry.body.first) && self.bodies.frame(entry.body.id).is_none() {
+            self.healing.scrub.reading = true;
+            self.read_record(entry, Purpose::Scrub);
+        }
+    }
+
+    pub(super) fn scrubbed(&mut self) {
+        self.healing.scrub.reading = false;
+    }
+
+    /// When healing or scrubbing has something to do.
+    pub(super) fn healing_deadline(&self) -> Instant {
+        let scrub = match self.settings.scrub_bytes_per_second {
+            0 => Instant(u64::MAX),
+            _ if self.healing.scrub.reading => Instant(u64::MAX),
+            _ => self.healing.scrub.at,
+        };
+        self.healing.deadline().map_or(scrub, |asking| asking.min(scrub))
+    }
+
+    /// The bytes of a chosen body that a reader waits for, or none.
+    pub(super) fn read_done(&mut self, read: ReadId, frame: Option<Frame<P::Buffer>>) {
+        self.outputs.push_back(Output::ReadDone { read, frame });
+    }
+}

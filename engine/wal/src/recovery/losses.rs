@@ -1,0 +1,123 @@
+//! What damage may have taken away: for which slots an acceptor must not vote as if it had accepted nothing, and whether
+//! it may have forgotten a promise.
+//!
+//! Every record names the checksum of the one before it, so between two known records nothing is missing if the second
+//! names the first. Where that chain breaks, accepts may be lost. The next record that is known says how high the lost
+//! ballots, and how far the lost slots, can have been: it was laid out by a process that knew what is lost now. Behind
+//! the last record nothing says so, and the lost records may have held a promise as well.
+//!
+//! A process that opens a log with such an end says so in the header of its first segment, which bounds nothing: that
+//! process didn't know what was lost. Only a record written once it was sure of its promise again does.
+
+use synod_protocol::{Ballot, Doubt, NodeId, Slot};
+
+use super::chain::{Files, RecordSummary, SegmentScan};
+use super::verdict::Verdict;
+use crate::lsn::Lsn;
+
+/// See the module documentation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Losses {
+    pub(super) doubts: Vec<Doubt>,
+    pub(super) unsure: bool,
+    /// Records may be missing behind the last one.
+    pub(super) end_lost: bool,
+    /// From this segment on all must be kept, for the next recovery to come to the same conclusions.
+    pub(super) pinned: Option<u64>,
+}
+
+/// Above every ballot: nothing bounds what was lost.
+const UNBOUNDED: Ballot = Ballot { round: u64::MAX, node: NodeId(u32::MAX), boot: u64::MAX };
+
+/// Records that may be missing.
+#[derive(Clone, Copy)]
+struct Break {
+    /// Nothing is known to be missing if the next record follows the last one.
+    tentative: bool,
+    /// A header says that what follows was written without knowledge of what is missing.
+    named: bool,
+    /// The promise in a header that was laid out after a recovery which knew what is missing.
+    header: Option<Ballot>,
+}
+
+pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> Losses {
+    let mut losses = Losses::default();
+    let mut last = verdict.previous;
+    let mut last_epoch = scans[verdict.start].header.epoch;
+    let mut open: Option<Break> = None;
+    let begun = |tentative, named| Break { tentative, named, header: None };
+    for (index, scan) in scans.iter().enumerate().take(verdict.last + 1).skip(verdict.start) {
+        let epoch = scan.header.epoch;
+        let is_last = index == verdict.last;
+        if let Some(missing) = scan.missing_before.filter(|missing| *missing >= verdict.first_needed) {
+            open.get_or_insert(begun(true, false));
+            // What a header says of records that nobody has read proves nothing.
+            last = None;
+            // That it is missing shows only as long as it is needed.
+            losses.pin(missing);
+        }
+        // A header that was lost may have said so; then whoever wrote it was unsure.
+        let was_unsure = files.rebuilt.contains(&epoch) && scan.known().next().is_none_or(|first| first.unsure);
+        if scan.header.before_lost || was_unsure {
+            open = Some(begun(false, true));
+            losses.pin(epoch);
+        } else if scan.header.before_end != Lsn::ZERO
+            && let (Some(broken), Some(state)) = (&mut open, scan.header.groups.first())
+        {
+            broken.header = Some(state.promised);
+        }
+        for record in scan.kept(verdict.cut && is_last) {
+            let follows = record.previous_checksum.is_none_or(|previous| last.is_none_or(|last| last == previous));
+            if !follows {
+                open.get_or_insert(begun(false, false)).tentative = false;
+                losses.pin(last_epoch);
+            }
+            let proven = record.previous_checksum.is_some() && record.previous_checksum == last;
+            open = open.filter(|broken| !(broken.tentative && proven));
+            // Who was unsure may have been so for want of these very records.
+            let unsure = record.is_read && record.unsure;
+            open = open.map(|broken| Break { named: broken.named || unsure, ..broken });
+            if let Some(broken) = open.filter(|_| record.is_read && !record.unsure) {
+                let end = if broken.named { Doubt::OPEN } else { record.slot_end };
+                losses.doubts.push(Doubt { first: Slot::FIRST, end, bound: record.promised.max(record.ballot) });
+                open = None;
+            }
+            last = Some(record.checksum);
+            last_epoch = epoch;
+        }
+        if verdict.open_ended.contains(&index) {
+            open.get_or_insert(begun(true, false));
+            losses.pin(epoch);
+        }
+    }
+    let files_unexplained = files.unexplained > scans.iter().filter(|scan| scan.missing_before.is_some()).count();
+    if files_unexplained && open.is_none() {
+        open = Some(begun(true, false));
+        losses.pin(scans[verdict.last].header.epoch);
+    }
+    if let Some(broken) = open {
+        let bound = broken.header.filter(|_| !broken.named && !files_unexplained);
+        losses.end_lost = bound.is_none();
+        losses.doubts.push(Doubt { first: Slot::FIRST, end: Doubt::OPEN, bound: bound.unwrap_or(UNBOUNDED) });
+    }
+    if losses.doubts.is_empty() && !losses.end_lost {
+        losses.pinned = None;
+    }
+    losses.unsure = losses.end_lost || is_still_unsure(files, scans, verdict);
+    losses
+}
+
+impl Losses {
+    fn pin(&mut self, epoch: u64) {
+        self.pinned = Some(self.pinned.map_or(epoch, |pinned| pinned.min(epoch)));
+    }
+}
+
+/// Whether the last process that was unsure of its promise never became sure, nor any after it.
+fn is_still_unsure(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> bool {
+    let unsure = files.all_headers().filter(|header| header.unsure).map(|header| header.identity.boot_counter).max();
+    let Some(boot) = unsure else { return false };
+    let kept = &scans[verdict.start..=verdict.last];
+    let is_sure = |record: &RecordSummary| record.is_read && !record.unsure;
+    !kept.iter().any(|scan| scan.header.identity.boot_counter >= boot && scan.known().any(is_sure))
+}
