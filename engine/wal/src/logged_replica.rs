@@ -313,6 +313,8 @@ impl<P: Buffers> LoggedReplica<P> {
                 let Some(buffer) = buffer else { return self.drain(now) };
                 self.bodies.arrive(*handle, buffer);
             }
+            // About a body that is being healed, which is no news for the core.
+            (None, None) if matches!(&message, Message::Unavailable { first, .. } if self.is_lost(*first)) => return,
             (None, None) => {}
             // A driver that loses a body, or invents one, would have us append nothing.
             (expected, _) => unreachable!("a message travels with its body: {expected:?}"),

@@ -101,6 +101,11 @@ impl<P: Buffers> LoggedReplica<P> {
         waits
     }
 
+    /// Whether a body that begins there is being asked for.
+    pub(super) fn is_lost(&self, first: Slot) -> bool {
+        self.healing.lost.contains_key(&first)
+    }
+
     /// A body is chosen. If its bytes were found to be lost before, they are fetched now.
     pub(super) fn heal_if_lost(&mut self, body: &BodyHandle) {
         if self.healing.doubted.remove(&body.first) && !self.healing.lost.contains_key(&body.first) {

@@ -121,10 +121,11 @@ fn walk(
         // A lost header can't name where the segment before was cut. The record behind it may, and that there was one at all
         // says that the log went on.
         let next = scans.get(index + 1);
-        let followed = next.is_some_and(|next| chain.is_rebuilt(&next.header) && next.first_previous() == previous)
+        let nameless = next.is_some_and(|next| chain.is_rebuilt(&next.header));
+        let followed = next.is_some_and(|next| nameless && next.first_previous() == previous)
             || scans[index + 1..].iter().any(|later| later.missing_before.is_some_and(|epoch| epoch >= first_needed));
         let end = end_of(scan, next.is_none(), previous, proof, options);
-        let first = scan.kept(matches!(end, End::Cut)).next();
+        let first = scan.kept(matches!(end, End::Cut) && !nameless).next();
         if let (Some(expected), Some(found)) = (before, first.and_then(|first| first.previous_checksum))
             && expected != found
         {
@@ -132,6 +133,10 @@ fn walk(
         }
         match end {
             End::Cut if followed => {}
+            End::Cut if nameless => {
+                verdict.damages.push(damage(scan, DamageCause::Hole(scan.hole.cause.clone()), proof));
+                verdict.open_ended.push(index);
+            }
             End::Sound => {}
             End::Cut => verdict.cut = true,
             End::Damaged { cause, open } => {
