@@ -73,7 +73,7 @@ impl Replica {
     fn be_sure_above(&mut self, highest: Ballot) {
         self.unsure = None;
         for doubt in &mut self.doubts {
-            doubt.bound = doubt.bound.min(highest);
+            doubt.bound = highest;
         }
         self.promised = Ballot { round: (highest.round + 1).min(ROUND_MAX), node: self.node, boot: self.boot };
         self.note_round(self.promised);
@@ -81,9 +81,11 @@ impl Replica {
         self.leader = None;
     }
 
-    /// Takes from a leader what its phase 1 found out: from `recovered` on, nothing was chosen below its ballot.
+    /// Takes from a leader, this replica or another, what its phase 1 found out: from `recovered` on, nothing was
+    /// chosen below its ballot.
     pub(super) fn confine_doubts(&mut self, ballot: Ballot, recovered: Slot) {
-        if recovered < Slot::FIRST {
+        // Whoever is unsure doesn't know either how high the ballot of a lost accept may be.
+        if recovered < Slot::FIRST || self.unsure.is_some() {
             return;
         }
         for doubt in self.doubts.iter_mut().filter(|doubt| doubt.bound < ballot) {
@@ -129,17 +131,19 @@ impl Replica {
         if doubts.is_empty() {
             return true;
         }
-        let others = votes.iter().filter_map(complete).flat_map(Promised::accepted).copied();
-        let reports: Vec<AcceptedBody> = self.accepted().chain(others).collect();
+        // What each acceptor reports is disjoint, so that one look per acceptor finds its report at a slot.
+        let mut reports: Vec<BTreeMap<Slot, AcceptedBody>> = vec![by_slot(self.accepted())];
+        reports.extend(votes.iter().filter_map(complete).map(|promised| by_slot(promised.accepted().copied())));
         let mut edges: BTreeSet<Slot> = BTreeSet::from([chosen]);
         edges.extend(doubts.iter().flat_map(|(_, doubt)| [doubt.first, doubt.end]));
-        edges.extend(reports.iter().flat_map(|report| [report.body.first, report.body.end()]));
+        edges.extend(reports.iter().flatten().flat_map(|(_, report)| [report.body.first, report.body.end()]));
         edges.into_iter().filter(|slot| *slot >= chosen).all(|slot| {
             let in_doubt: Vec<&(NodeId, Doubt)> = doubts.iter().filter(|(_, doubt)| doubt.covers(slot)).collect();
             if in_doubt.is_empty() {
                 return true;
             }
-            let here = reports.iter().filter(|report| report.body.slots().contains(&slot));
+            let last = |of: &BTreeMap<Slot, AcceptedBody>| of.range(..=slot).next_back().map(|(_, report)| *report);
+            let here = reports.iter().filter_map(last).filter(|report| report.body.end() > slot);
             let known = here.map(|report| report.ballot).max().unwrap_or(Ballot::ZERO);
             let silent = |node: &NodeId| in_doubt.iter().any(|(other, doubt)| other == node && doubt.bound > known);
             let free: Vec<NodeId> = votes.iter().copied().filter(|node| !silent(node)).collect();
@@ -148,17 +152,35 @@ impl Replica {
     }
 }
 
+fn by_slot(reports: impl Iterator<Item = AcceptedBody>) -> BTreeMap<Slot, AcceptedBody> {
+    reports.map(|report| (report.body.first, report)).collect()
+}
+
 /// Joins the nearest doubts until there are no more than a promise can name.
 pub(super) fn bounded(mut doubts: Vec<Doubt>) -> Vec<Doubt> {
     doubts.retain(|doubt| doubt.first < doubt.end);
-    doubts.sort_unstable();
-    while doubts.len() > DOUBTS_MAX {
-        let nearest = (1..doubts.len()).min_by_key(|index| doubts[*index].first.since(doubts[index - 1].end));
-        let index = nearest.expect("there are many");
-        let later = doubts.remove(index);
-        let earlier = &mut doubts[index - 1];
-        earlier.end = earlier.end.max(later.end);
-        earlier.bound = earlier.bound.max(later.bound);
+    if doubts.len() <= DOUBTS_MAX {
+        return doubts;
     }
-    doubts
+    doubts.sort_unstable();
+    // How far each doubt begins behind the end of all before it.
+    let mut end = doubts[0].end;
+    let mut gaps: Vec<(u64, usize)> = Vec::with_capacity(doubts.len());
+    for (index, doubt) in doubts.iter().enumerate().skip(1) {
+        gaps.push((doubt.first.since(end), index));
+        end = end.max(doubt.end);
+    }
+    gaps.sort_unstable();
+    let kept: BTreeSet<usize> = gaps.iter().rev().take(DOUBTS_MAX - 1).map(|(_, index)| *index).collect();
+    let mut joined: Vec<Doubt> = Vec::with_capacity(DOUBTS_MAX);
+    for (index, doubt) in doubts.into_iter().enumerate() {
+        match joined.last_mut() {
+            Some(earlier) if !kept.contains(&index) => {
+                earlier.end = earlier.end.max(doubt.end);
+                earlier.bound = earlier.bound.max(doubt.bound);
+            }
+            _ => joined.push(doubt),
+        }
+    }
+    joined
 }

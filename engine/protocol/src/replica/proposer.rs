@@ -291,6 +291,8 @@ impl Replica {
                     leadership.stage = Stage::Proposing { recovered: next_slot };
                     leadership.plan = plan;
                     leadership.next_slot = next_slot;
+                    let ballot = leadership.ballot;
+                    self.confine_doubts(ballot, next_slot);
                 }
                 Err((slot, ballot)) => return self.halt(HaltReason::BallotConflict { slot, ballot }),
             }
@@ -571,9 +573,10 @@ impl Replica {
         let told = leadership.beats.iter().find(|(number, _)| *number == beat).map(|(_, slot)| *slot);
         let Some(peer) = leadership.peer_heard(now, from) else { return };
         peer.mark = peer.mark.max(mark.slot);
-        peer.stable = peer.stable.max(stable.min(mark.slot));
         if beat > peer.beat {
             peer.beat = beat;
+            // Less than before, if its log was damaged since: what it has lost must not be trimmed.
+            peer.stable = stable.min(mark.slot);
             peer.keeps_pace = told.is_some_and(|slot| peer.mark >= slot);
         }
         peer.reached(mark.slot);
@@ -581,6 +584,13 @@ impl Replica {
         self.note_ahead(now, from, mark);
         self.confirm(now);
         self.hand_over();
+    }
+
+    /// A peer has lost a part of its log, nobody knows yet how much: it holds the log until it tells.
+    pub(super) fn on_doubtful(&mut self, from: NodeId) {
+        if let Some(peer) = self.leadership().and_then(|leadership| leadership.peers.get_mut(&from)) {
+            peer.stable = Slot::FIRST;
+        }
     }
 
     pub(super) fn leader_timeout(&mut self, now: Instant) {
