@@ -13,6 +13,7 @@ mod disk_watch;
 mod doubt;
 mod election;
 mod learner;
+mod plan;
 mod proposer;
 #[cfg(test)]
 mod tests;

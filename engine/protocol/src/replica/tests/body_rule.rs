@@ -9,7 +9,7 @@ use super::cluster::{ballot, body, n, s};
 use crate::ballot::NodeId;
 use crate::body::BodyHandle;
 use crate::message::AcceptedBody;
-use crate::replica::proposer::{Planned, Shown, recovery_plan};
+use crate::replica::plan::{Planned, Shown, recovery_plan};
 use crate::slot::Slot;
 
 type Reports = Vec<(AcceptedBody, NodeId)>;
