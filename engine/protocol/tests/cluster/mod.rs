@@ -7,13 +7,15 @@
 //! - a body is delivered only if it is chosen, in slot order, and the marks run over exactly what was delivered;
 //! - a barrier that is reached covers everything that anybody had delivered when it began, and ends once;
 //! - the bytes of a body are at hand when it is appended or sent;
-//! - a log can be recovered from any durable prefix, and a halted replica says nothing more.
+//! - a log can be recovered from any durable prefix, and a halted replica says nothing more;
+//! - whoever may have lost a promise to its disk doesn't vote.
 //!
 //! Bodies have no bytes here: a synthetic identity stands for them.
 #![allow(dead_code, reason = "every test crate uses its own part of the harness")]
 
 mod node;
 mod oracle;
+mod recovery;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -26,6 +28,7 @@ use synod_protocol::{
 
 pub(crate) use node::{Disk, Node};
 pub(crate) use oracle::Oracle;
+pub(crate) use recovery::Loss;
 
 /// More deliveries than this without time passing are an endless conversation.
 const CONVERSATION_MAX: usize = 200_000;
@@ -55,6 +58,16 @@ pub(crate) struct Cluster {
     seed: u64,
     /// The end of the longest prefix that anybody has delivered.
     delivered_anywhere: Slot,
+    plant: Option<Plant>,
+}
+
+/// A bug of damaged nodes, planted to see that the checks catch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plant {
+    /// A node that has lost accepts says nothing of it.
+    HidesDoubts,
+    /// A node that may have lost a promise votes at once.
+    SureTooSoon,
 }
 
 /// The node of this number.
@@ -107,12 +120,21 @@ impl Cluster {
             boots: 0,
             seed,
             delivered_anywhere: Slot::FIRST,
+            plant: None,
         };
         for id in members {
             cluster.nodes.insert(id, Node::default());
             cluster.restart(id);
         }
         cluster
+    }
+
+    /// From now on, damaged nodes have this bug.
+    pub(crate) fn plant(&mut self, plant: Plant) {
+        self.plant = Some(plant);
+        for node in self.nodes.values_mut() {
+            node.forgives_losses = plant == Plant::SureTooSoon;
+        }
     }
 
     pub(crate) fn ids(&self) -> Vec<NodeId> {
@@ -145,6 +167,10 @@ impl Cluster {
 
     pub(crate) fn mark(&self, id: NodeId) -> Mark {
         self.replica(id).mark()
+    }
+
+    pub(crate) fn configuration(&self) -> &Configuration {
+        &self.configuration
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -302,14 +328,44 @@ impl Cluster {
         }
     }
 
+    /// Ends a life of `id`, and loses some of what was durable.
+    pub(crate) fn damage(&mut self, id: NodeId, losses: &[(usize, Loss)]) {
+        if self.is_up(id) {
+            self.crash(id, 0);
+        }
+        self.node_mut(id).damage(losses);
+    }
+
+    /// Whether somebody other than `id` has what `id` would lose with the append at `index`, if that is chosen.
+    pub(crate) fn may_lose(&self, id: NodeId, index: usize) -> bool {
+        let lost = recovery::body_of(&self.nodes[&id].log[index]);
+        let chosen = lost.filter(|body| self.oracle.chosen().get(&body.first) == Some(body));
+        chosen.is_none_or(|body| {
+            let mut others = self.nodes.iter().filter(|(other, _)| **other != id);
+            others.any(|(_, node)| node.has_durable(body))
+        })
+    }
+
     /// Begins a life of `id` with what its log proves.
     pub(crate) fn restart(&mut self, id: NodeId) {
         self.boots += 1;
         let boot = self.boots.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let configurations = Configurations::new(self.configuration.clone());
-        let (seed, settings, now) = (self.seed, self.settings.clone(), self.now);
+        let (seed, settings, now, planted) = (self.seed, self.settings.clone(), self.now, self.plant);
         let node = self.nodes.get_mut(&id).expect("a member");
-        let recovered = node.begin_life();
+        let mut recovered = node.begin_life();
+        match planted {
+            Some(Plant::HidesDoubts) => recovered.doubts.clear(),
+            Some(Plant::SureTooSoon) if recovered.unsure => {
+                recovered.unsure = false;
+                // It tells of its doubts as if it knew all of them, and only its promise is forgotten.
+                for doubt in &mut recovered.doubts {
+                    doubt.bound = node.promised_ever();
+                }
+            }
+            Some(Plant::SureTooSoon) => {}
+            None => {}
+        }
         node.replica = Some(Replica::new(id, boot, seed, settings, configurations, recovered, now));
         self.drive(id);
     }
@@ -462,7 +518,7 @@ impl Cluster {
 
     fn append(&mut self, id: NodeId, append: Append) {
         let node = self.node_mut(id);
-        if let Some(body) = node::body_of(&append) {
+        if let Some(body) = recovery::body_of(&append) {
             assert!(node.holds(body), "{id} appends {body:?} without its bytes");
         }
         node.append(append);
@@ -471,10 +527,22 @@ impl Cluster {
     fn send(&mut self, id: NodeId, to: NodeId, message: Message) {
         let node = &self.nodes[&id];
         node.check_speech(id, &message);
+        let votes = !matches!(kind_of(&message), "PreVote" | "Reject" | "Fetch" | "Chosen" | "FetchBody")
+            && !matches!(kind_of(&message), "Supply" | "Unavailable" | "AskReadPoint" | "ReadPoint" | "Resigned");
+        assert!(!votes || !self.replica(id).is_unsure(), "{id} is unsure, and says {message:?}");
         if let Some(body) = message.body() {
             assert!(node.holds(body), "{id} sends {body:?} without its bytes");
         }
         *self.sent.entry(kind_of(&message)).or_default() += 1;
+        match &message {
+            Message::Promise { doubts, .. } if !doubts.is_empty() => {
+                *self.sent.entry("Promise, in doubt").or_default() += 1
+            }
+            Message::Reject { reason: RejectReason::Doubtful, .. } => {
+                *self.sent.entry("Reject, unsure").or_default() += 1
+            }
+            _ => {}
+        }
         self.network.push_back(Packet { from: id, to, message });
     }
 

@@ -7,6 +7,8 @@ use synod_protocol::{
     Message, NodeId, Recovered, Replica, Slot, TransferOutcome,
 };
 
+use super::recovery::{Loss, Losses, body_of, recover};
+
 /// When appends become durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Disk {
@@ -25,8 +27,12 @@ pub(crate) struct Node {
     pub(crate) disk: Disk,
     /// Every append that is on this disk, or on its way to it.
     pub(crate) log: Vec<Append>,
+    /// What of it is lost.
+    pub(crate) losses: Losses,
     /// The bodies it delivered, and the mark behind each.
     pub(crate) delivered: Vec<(BodyHandle, Mark)>,
+    /// Whether it may vote though its log says that a promise may be lost: only where a test plants that.
+    pub(crate) forgives_losses: bool,
     pub(crate) trimmed: Slot,
     pub(crate) halted: Option<HaltReason>,
     /// Whether compositions wait for the test instead of being answered at once.
@@ -40,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) transfers: Vec<(NodeId, TransferOutcome)>,
     /// Bodies whose bytes are in memory during the current call.
     pub(crate) at_hand: BTreeSet<BodyId>,
+    /// What no append of this life takes back: the promise and the mark.
+    floor: (Ballot, Slot),
     /// How many appends are durable.
     durable: usize,
     /// How many appends stem from earlier lives.
@@ -58,16 +66,45 @@ impl Node {
 
     /// The body of this identity in the log.
     pub(crate) fn body(&self, first: Slot, id: BodyId) -> Option<BodyHandle> {
-        let bodies = self.log.iter().rev().filter_map(body_of);
-        bodies.copied().find(|body| body.first == first && body.id == id && body.end() > self.trimmed)
+        let mut bodies = self.bodies(self.log.len()).rev();
+        bodies.find(|body| body.first == first && body.id == id && body.end() > self.trimmed).copied()
+    }
+
+    /// The bodies that can be read of the first `count` appends.
+    fn bodies(&self, count: usize) -> impl DoubleEndedIterator<Item = &BodyHandle> {
+        let appends = self.log[..count].iter().enumerate();
+        appends.filter(|(index, _)| !self.losses.contains_key(index)).filter_map(|(_, append)| body_of(append))
+    }
+
+    /// Whether the node still has `body` on its disk, for anybody who needs it.
+    pub(super) fn has_durable(&self, body: &BodyHandle) -> bool {
+        body.end() > self.trimmed && self.bodies(self.durable).any(|known| known == body)
+    }
+
+    /// The highest promise that was ever durable here, lost or not.
+    pub(super) fn promised_ever(&self) -> Ballot {
+        self.log[..self.durable].iter().map(|append| append.promised).max().unwrap_or_default()
+    }
+
+    /// What a restart would know if it came now.
+    fn known(&self) -> Recovered {
+        recover(&self.log[..self.durable], &self.losses).0
+    }
+
+    /// Loses durable appends while the node is down. The body of a lost append is at hand no more.
+    pub(super) fn damage(&mut self, losses: &[(usize, Loss)]) {
+        assert!(self.replica.is_none(), "what a running node reads isn't lost to it");
+        assert!(losses.iter().all(|(index, _)| *index < self.durable), "only what is durable can be lost");
+        self.losses.extend(losses.iter().copied());
     }
 
     pub(super) fn append(&mut self, append: Append) {
         let expected = self.log.len() - self.earlier + 1;
         assert_eq!(append.id.0, expected as u64, "appends are numbered from one, without gaps");
-        let last = self.log.last();
-        assert!(last.is_none_or(|last| last.promised <= append.promised), "a promise is never taken back");
-        assert!(last.is_none_or(|last| last.mark.slot <= append.mark.slot), "a mark never goes back");
+        let (promised, mark) = self.floor;
+        assert!(promised <= append.promised, "a promise is never taken back");
+        assert!(mark <= append.mark.slot, "a mark never goes back");
+        self.floor = (append.promised, append.mark.slot);
         self.log.push(append);
     }
 
@@ -89,7 +126,14 @@ impl Node {
     /// Begins a life: what the log proves is what is known.
     pub(super) fn begin_life(&mut self) -> Recovered {
         assert!(self.replica.is_none(), "a node lives once at a time");
-        let (recovered, delivered) = recover(&self.log);
+        // What is lost at the end stays without a witness, whatever is appended behind it.
+        let unread = |loss: &Loss| *loss != Loss::Body;
+        for index in (0..self.log.len()).rev() {
+            let Some(loss) = self.losses.get_mut(&index).filter(|loss| unread(loss)) else { break };
+            *loss = Loss::Tail;
+        }
+        let (recovered, delivered) = recover(&self.log, &self.losses);
+        self.floor = (recovered.promised, recovered.mark.slot);
         self.earlier = self.log.len();
         self.durable = self.log.len();
         self.trimmed = recovered.trimmed;
@@ -116,19 +160,26 @@ impl Node {
 
     /// Durability before speech: whatever the message claims of this node's log is durable there.
     pub(super) fn check_speech(&self, id: NodeId, message: &Message) {
-        let durable = &self.log[..self.durable];
-        let has_promised = |ballot: Ballot| durable.iter().any(|append| append.promised >= ballot);
+        let durable = || self.log[..self.durable].iter().enumerate();
+        let has_promised = |ballot: Ballot| {
+            let mut legible = durable().filter(|(index, _)| self.losses.get(index).is_none_or(|l| *l == Loss::Body));
+            legible.any(|(_, append)| append.promised >= ballot)
+        };
         let has_accepted = |ballot: Ballot, first: Slot, wanted: BodyId| {
-            durable.iter().rev().any(|append| {
+            durable().rev().any(|(index, append)| {
                 matches!(append.entry, LogEntry::Accepted { ballot: at, body }
-                    if at == ballot && body.first == first && body.id == wanted)
+                    if at == ballot && body.first == first && body.id == wanted && !self.losses.contains_key(&index))
             })
         };
         let has_prefix = |end: Slot| {
             let below = self.delivered.iter().filter(|(_, mark)| mark.slot <= end);
-            let bodies: BTreeSet<BodyId> = durable.iter().filter_map(body_of).map(|body| body.id).collect();
+            let bodies: BTreeSet<BodyId> = self.bodies(self.durable).map(|body| body.id).collect();
             below.into_iter().all(|(body, _)| bodies.contains(&body.id))
         };
+        let is_vote = matches!(message, Message::Prepare { .. } | Message::Promise { .. } | Message::Accepted { .. });
+        if is_vote && !self.losses.is_empty() && !self.forgives_losses {
+            assert!(!self.known().unsure, "{id} votes, and may have forgotten a promise: {message:?}");
+        }
         match message {
             Message::Prepare { ballot, .. } => assert!(has_promised(*ballot), "{id} prepares before its own promise"),
             Message::Promise { ballot, mark, accepted, .. } => {
@@ -142,64 +193,10 @@ impl Node {
                 assert!(has_accepted(*ballot, *first, *body), "{id} speaks of an accept that isn't durable");
             }
             Message::HeartbeatReply { stable, .. } => {
-                let known = recover(durable).0.mark.slot;
+                let known = self.known().mark.slot;
                 assert!(*stable <= known, "{id} calls slot {stable} stable, a restart would know {known}");
             }
             _ => {}
         }
     }
-}
-
-/// The body that an append brings.
-pub(super) fn body_of(append: &Append) -> Option<&BodyHandle> {
-    match &append.entry {
-        LogEntry::Promise => None,
-        LogEntry::Accepted { body, .. } | LogEntry::Copied { body, .. } => Some(body),
-    }
-}
-
-/// Reads a log from its beginning: the slow, obvious twin of real recovery. Also returns the chosen prefix.
-pub(crate) fn recover(log: &[Append]) -> (Recovered, Vec<(BodyHandle, Mark)>) {
-    let mut recovered = Recovered { trimmed: Slot(0), ..Recovered::default() };
-    let mut accepted: BTreeMap<Slot, AcceptedBody> = BTreeMap::new();
-    let mut delivered: Vec<(BodyHandle, Mark)> = Vec::new();
-    let choose = |mark: &mut Mark, delivered: &mut Vec<(BodyHandle, Mark)>, body: BodyHandle| {
-        *mark = mark.after(&body);
-        delivered.push((body, *mark));
-    };
-    for append in log {
-        recovered.promised = recovered.promised.max(append.promised);
-        while recovered.mark.slot < append.mark.slot {
-            let next =
-                accepted.get(&recovered.mark.slot).expect("a mark stands on bodies that are in the log before it");
-            choose(&mut recovered.mark, &mut delivered, next.body);
-        }
-        assert_eq!(recovered.mark, append.mark, "the mark's chain runs over the bodies before it");
-        accepted = accepted.split_off(&recovered.mark.slot);
-        match append.entry {
-            LogEntry::Promise => {}
-            LogEntry::Accepted { ballot, body } => {
-                assert!(body.first >= recovered.mark.slot, "what is known to be chosen is never accepted again");
-                accepted.retain(|_, known| {
-                    assert!(
-                        !known.body.overlaps(&body) || known.ballot < ballot,
-                        "{body:?} at {ballot} can't replace {known:?}"
-                    );
-                    !known.body.overlaps(&body)
-                });
-                accepted.insert(body.first, AcceptedBody { ballot, body });
-            }
-            LogEntry::Copied { body, .. } => {
-                choose(&mut recovered.mark, &mut delivered, body);
-                accepted = accepted.split_off(&recovered.mark.slot);
-            }
-        }
-    }
-    for (body, _) in &delivered {
-        if let BodyKind::Trim { upto } = body.kind {
-            recovered.trimmed = recovered.trimmed.max(upto);
-        }
-    }
-    recovered.accepted = accepted.into_values().collect();
-    (recovered, delivered)
 }

@@ -1,9 +1,11 @@
 //! Random schedules: loss, duplication, reordering, cut links, slow disks, and crashes that lose what was not durable.
-//! The test cluster checks safety at every step. Then the faults stop, and a leader must commit everywhere.
+//! The test cluster checks safety at every step. Then the faults stop, and a leader must commit everywhere. Other
+//! schedules also damage disks: durable appends are lost, of one node or of all, though never the last copy of a body
+//! that is chosen.
 
 use std::time::Duration;
 
-use super::cluster::{Cluster, Dice, Disk, Packet};
+use super::cluster::{Cluster, Dice, Disk, Loss, Packet, Plant};
 use crate::ballot::NodeId;
 use crate::body::BodyKind;
 use crate::config::{Configuration, Settings};
@@ -68,6 +70,9 @@ enum Step {
     Cut,
     Heal,
     ChangeDisk,
+    Damage,
+    Hold,
+    Release,
 }
 
 /// How often each step is taken. Every schedule draws its own shares, some of them zero, so that one kind of fault
@@ -107,6 +112,12 @@ struct Schedule {
     /// How often a message overtakes others, in percent.
     disorder: u64,
     lost_appends: u64,
+    /// The nodes whose disks may be damaged.
+    victims: Vec<NodeId>,
+    damages: u64,
+    unsure_lives: u64,
+    /// Messages that take long.
+    delayed: Vec<Packet>,
 }
 
 impl Schedule {
@@ -120,7 +131,31 @@ impl Schedule {
             cluster.node_mut(id).hold_compositions = dice.percent(30);
         }
         let (shares, disorder) = (shares(&mut dice), dice.pick(&[0, 5, 40]));
-        Schedule { cluster, dice, shares, disorder, lost_appends: 0 }
+        Schedule {
+            cluster,
+            dice,
+            shares,
+            disorder,
+            lost_appends: 0,
+            victims: Vec::new(),
+            damages: 0,
+            unsure_lives: 0,
+            delayed: Vec::new(),
+        }
+    }
+
+    /// A schedule that damages disks: that of one node, or of all.
+    fn with_damage(seed: u64) -> Schedule {
+        let mut schedule = Schedule::new(seed);
+        let ids = schedule.cluster.ids();
+        schedule.victims = if schedule.dice.percent(70) { vec![schedule.dice.pick(&ids)] } else { ids };
+        // What is lost below a trim that was agreed on before can't be fetched any more.
+        schedule.shares.retain(|(step, _)| !matches!(step, Step::Trim | Step::Cut | Step::Heal));
+        let often = schedule.dice.pick(&[2, 6, 15]);
+        schedule.shares.extend([(Step::Damage, often), (Step::Cut, often), (Step::Heal, often)]);
+        // Whoever forgets a promise does harm only with what was sent before.
+        schedule.shares.extend([(Step::Hold, schedule.dice.pick(&[5, 40])), (Step::Release, 10)]);
+        schedule
     }
 
     fn draw_step(&mut self) -> Step {
@@ -174,24 +209,72 @@ impl Schedule {
                 let composed = self.cluster.node_mut(id).compositions.swap_remove(index as usize);
                 self.cluster.compose(id, composed);
             }
-            Step::Crash if up => {
-                let node = self.cluster.node(id);
-                let undurable = (node.log.len() - node.durable_count()) as u64;
-                let lucky = self.dice.below(undurable + 1);
-                self.lost_appends += undurable - lucky;
-                self.cluster.crash(id, lucky as usize);
+            Step::Crash if up => self.crash(id),
+            Step::Restart if !up => self.restart(id),
+            Step::Damage => self.damage(),
+            Step::Hold => {
+                let packet = self.draw();
+                self.delayed.extend(packet);
             }
-            Step::Restart if !up => self.cluster.restart(id),
+            Step::Release if !self.delayed.is_empty() => {
+                let index = self.dice.below(self.delayed.len() as u64);
+                let packet = self.delayed.swap_remove(index as usize);
+                self.cluster.deliver(packet);
+            }
             Step::Cut => {
                 let other = self.dice.pick(&ids);
                 self.cluster.cut(id, other);
             }
             Step::Heal => self.cluster.heal(),
             Step::ChangeDisk => self.cluster.node_mut(id).disk = self.dice.pick(&[Disk::AtOnce, Disk::WhenTold]),
-            Step::Trim | Step::Barrier | Step::Transfer | Step::Compose | Step::Crash | Step::Restart => {}
+            Step::Trim
+            | Step::Barrier
+            | Step::Transfer
+            | Step::Compose
+            | Step::Crash
+            | Step::Restart
+            | Step::Release => {}
         }
         while self.cluster.network.len() > 200 {
             self.cluster.network.pop_front();
+        }
+    }
+
+    fn crash(&mut self, id: NodeId) {
+        let node = self.cluster.node(id);
+        let undurable = (node.log.len() - node.durable_count()) as u64;
+        let lucky = self.dice.below(undurable + 1);
+        self.lost_appends += undurable - lucky;
+        self.cluster.crash(id, lucky as usize);
+    }
+
+    fn restart(&mut self, id: NodeId) {
+        self.cluster.restart(id);
+        self.unsure_lives += u64::from(self.cluster.replica(id).is_unsure());
+    }
+
+    /// A victim crashes and loses the end of its log, or records in the midst of it.
+    fn damage(&mut self) {
+        let id = self.dice.pick(&self.victims);
+        if self.cluster.is_up(id) {
+            self.crash(id);
+        }
+        let count = self.cluster.node(id).log.len();
+        let wanted = self.dice.pick(&[1, 1, 2, 3]);
+        let losses: Vec<(usize, Loss)> = if self.dice.percent(50) {
+            (count.saturating_sub(wanted)..count).map(|index| (index, Loss::Record)).collect()
+        } else {
+            let kind = self.dice.pick(&[Loss::Record, Loss::Body]);
+            (0..wanted.min(count)).map(|_| (self.dice.below(count as u64) as usize, kind)).collect()
+        };
+        let known = |index: &usize| self.cluster.node(id).losses.contains_key(index);
+        let losses: Vec<(usize, Loss)> =
+            losses.into_iter().filter(|(index, _)| !known(index) && self.cluster.may_lose(id, *index)).collect();
+        self.damages += losses.len() as u64;
+        self.cluster.damage(id, &losses);
+        if self.dice.percent(70) {
+            // What was under way when it forgot still is.
+            self.restart(id);
         }
     }
 
@@ -227,11 +310,12 @@ impl Schedule {
     /// All faults stop; what is still under way arrives, however old it is.
     fn stop_faults(&mut self) {
         self.cluster.heal();
+        self.cluster.network.extend(self.delayed.drain(..));
         for id in self.cluster.ids() {
             self.cluster.node_mut(id).hold_compositions = false;
             self.cluster.node_mut(id).disk = Disk::AtOnce;
             if !self.cluster.is_up(id) {
-                self.cluster.restart(id);
+                self.restart(id);
             }
             for composed in std::mem::take(&mut self.cluster.node_mut(id).compositions) {
                 self.cluster.compose(id, composed);
@@ -253,17 +337,52 @@ impl Schedule {
             assert!(self.cluster.node(id).reading.is_empty(), "{id} has barriers that never end");
             assert_eq!(self.cluster.delivered(id), log, "{id} has the log of {leader}");
         }
+        for body in self.cluster.oracle.chosen().values() {
+            assert!(log.contains(body), "{body:?} was chosen, and is lost");
+        }
+    }
+
+    /// Whether the damage must be healed: the nodes without any are a prepare quorum, and one alone is none.
+    fn must_heal(&self) -> bool {
+        let ids = self.cluster.ids();
+        let whole = ids.iter().filter(|id| self.cluster.node(**id).losses.is_empty()).count();
+        let quorum = self.cluster.configuration().prepare_quorum as usize;
+        whole == ids.len() || (whole + 1 == ids.len() && (2..=whole).contains(&quorum))
     }
 
     fn run(seed: u64) -> Schedule {
         let mut schedule = Schedule::new(seed);
-        let steps = 300 + schedule.dice.below(2000);
-        for _ in 0..steps {
-            schedule.step();
-        }
-        schedule.stop_faults();
+        schedule.play();
         schedule.check_liveness();
         schedule
+    }
+
+    fn play(&mut self) {
+        let steps = 300 + self.dice.below(2000);
+        for _ in 0..steps {
+            self.step();
+        }
+        self.stop_faults();
+    }
+
+    /// Whether a leader emerged in the end.
+    fn run_damaged(seed: u64, plant: Option<Plant>) -> (Schedule, bool) {
+        let mut schedule = Schedule::with_damage(seed);
+        if let Some(plant) = plant {
+            schedule.cluster.plant(plant);
+        }
+        schedule.play();
+        if schedule.must_heal() {
+            schedule.check_liveness();
+            return (schedule, true);
+        }
+        // Nobody may be able to tell what was chosen. Then nothing more is.
+        schedule.cluster.run(Duration::from_secs(15));
+        for id in schedule.cluster.ids() {
+            assert_eq!(schedule.cluster.node(id).halted, None, "{id} halted");
+        }
+        let leads = schedule.cluster.leader().is_some();
+        (schedule, leads)
     }
 
     fn add_to(&self, coverage: &mut Coverage) {
@@ -307,7 +426,7 @@ struct Named(u64);
 impl Drop for Named {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the schedule of seed {} failed: replay it with Schedule::run({})", self.0, self.0);
+            eprintln!("the schedule of seed {} failed: replay it with Schedule::run or run_damaged", self.0);
         }
     }
 }
@@ -336,6 +455,45 @@ fn random_schedules_keep_agreement_and_end_with_progress() {
     let seen = seen.into_iter().chain([reads, reads_lost, moves, rollbacks]);
     // Gaps are rare: it takes bodies that overlap, and a leader lost among them.
     assert!(seen.min() >= Some(20) && noops >= 10, "the schedules are too tame: {coverage:?}");
+}
+
+#[test]
+fn schedules_that_damage_disks_keep_agreement_and_heal() {
+    let mut seen = [0; 6];
+    for seed in 0..seeds() {
+        let _named = Named(seed);
+        let (schedule, leads) = Schedule::run_damaged(seed, None);
+        let sent = |kind| schedule.cluster.sent(kind);
+        let healed = u64::from(schedule.damages > 0 && leads);
+        let stopped = u64::from(!leads);
+        let counts = [schedule.damages, schedule.unsure_lives, sent("Promise, in doubt"), sent("Reject, unsure")];
+        for (total, count) in seen.iter_mut().zip(counts.into_iter().chain([healed, stopped])) {
+            *total += count;
+        }
+    }
+    println!("lost, unsure lives, promises in doubt, refusals of the unsure, healed, stopped: {seen:?}");
+    assert!(seen.iter().all(|count| *count >= 20), "the schedules are too tame: {seen:?}");
+}
+
+/// Damage that isn't told of ends in disagreement: the checks see it.
+fn find_disagreement(plant: Plant) {
+    let found = (0..20 * seeds()).find_map(|seed| {
+        let run = std::panic::catch_unwind(|| Schedule::run_damaged(seed, Some(plant)));
+        run.err().map(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())
+    });
+    let found = found.expect("no schedule shows it");
+    let disagreement = ["two bodies are chosen for one slot", "delivers what isn't chosen", "halted"];
+    assert!(disagreement.iter().any(|text| found.contains(text)), "{found}");
+}
+
+#[test]
+fn schedules_show_a_node_that_hides_its_doubts() {
+    find_disagreement(Plant::HidesDoubts);
+}
+
+#[test]
+fn schedules_show_a_node_that_is_sure_too_soon() {
+    find_disagreement(Plant::SureTooSoon);
 }
 
 #[test]
