@@ -8,6 +8,7 @@ mod acceptor;
 mod barrier;
 mod body_rule;
 mod catch_up;
+mod doubt;
 mod election;
 mod learning;
 mod partitions;

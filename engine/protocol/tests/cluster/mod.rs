@@ -534,14 +534,13 @@ impl Cluster {
             assert!(node.holds(body), "{id} sends {body:?} without its bytes");
         }
         *self.sent.entry(kind_of(&message)).or_default() += 1;
-        match &message {
-            Message::Promise { doubts, .. } if !doubts.is_empty() => {
-                *self.sent.entry("Promise, in doubt").or_default() += 1
-            }
-            Message::Reject { reason: RejectReason::Doubtful, .. } => {
-                *self.sent.entry("Reject, unsure").or_default() += 1
-            }
-            _ => {}
+        let more = match &message {
+            Message::Promise { doubts, .. } if !doubts.is_empty() => Some("Promise, in doubt"),
+            Message::Reject { reason: RejectReason::Doubtful, .. } => Some("Reject, unsure"),
+            _ => None,
+        };
+        if let Some(kind) = more {
+            *self.sent.entry(kind).or_default() += 1;
         }
         self.network.push_back(Packet { from: id, to, message });
     }
