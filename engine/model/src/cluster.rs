@@ -12,13 +12,15 @@
 //!   They stop a proposer early, but choose nothing.
 //! - **Messages that are ignored for ever** leave the network: states that differ only by them are the same. In debug
 //!   builds each is handed to its receiver to see that it is.
+//! - **Damage**, but for what some models say: the record of an accept, or the last record of a log, is lost while the
+//!   node is down. It knows that something is lost there, and what the next record tells of it.
 //! - **A down node.** It starts again at once: until somebody hears of it, that is the same.
 
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use stateright::{Model, Property};
-use synod_protocol::{BodyHandle, Mark, Message, NodeId};
+use synod_protocol::{BodyHandle, Mark, Message, NodeId, RejectReason};
 
 use crate::check::{Checked, Stop};
 use crate::history::{History, Law, Sight};
@@ -54,6 +56,8 @@ struct Spent {
     duplicates: u8,
     drops: u8,
     ticks: u8,
+    lost_accepts: u8,
+    lost_lasts: u8,
 }
 
 impl Hash for State {
@@ -88,6 +92,10 @@ pub enum Action {
     Compose(NodeId, BodyHandle),
     /// A node crashes, and starts again.
     Crash(NodeId),
+    /// A node crashes, loses the record of an accept, which has others behind it, and starts again.
+    LoseAccept(NodeId, usize),
+    /// A node crashes, loses the last record of its log, and starts again.
+    LoseLast(NodeId),
 }
 
 /// The model; see the module documentation.
@@ -167,6 +175,8 @@ impl Cluster {
         self.setup().chatter
             || match message {
                 Message::Heartbeat { mark, .. } => *mark != Mark::START,
+                // What an unsure acceptor has asked for.
+                Message::Reject { ballot, reason } if ballot.round == 0 => *reason != RejectReason::Doubtful,
                 Message::HeartbeatReply { .. } | Message::Reject { .. } | Message::Resigned { .. } => false,
                 _ => true,
             }
@@ -245,6 +255,12 @@ impl Model for Cluster {
             if spent.crashes < setup.crashes && setup.crashing[index] {
                 actions.push(Action::Crash(id));
             }
+            if setup.losing[index] && spent.lost_accepts < setup.lost_accepts {
+                actions.extend(node.log().accepts_between().into_iter().map(|place| Action::LoseAccept(id, place)));
+            }
+            if setup.losing[index] && spent.lost_lasts < setup.lost_lasts && node.log().has_last() {
+                actions.push(Action::LoseLast(id));
+            }
         }
     }
 
@@ -283,6 +299,14 @@ impl Model for Cluster {
                 state.spent.crashes += 1;
                 self.call(&mut state, id, Node::crash);
             }
+            Action::LoseAccept(id, place) => {
+                state.spent.lost_accepts += 1;
+                self.call(&mut state, id, |node, rules| node.lose(rules, Some(place)));
+            }
+            Action::LoseLast(id) => {
+                state.spent.lost_lasts += 1;
+                self.call(&mut state, id, |node, rules| node.lose(rules, None));
+            }
         }
         Some(state)
     }
@@ -306,7 +330,7 @@ impl Model for Cluster {
             properties.retain(|property| property.name == only.name());
         }
         properties.extend(sometimes![
-            Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend Copied
+            Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend Copied InDoubt SureAgain
         ]);
         properties
     }
@@ -335,6 +359,8 @@ impl Checked for Cluster {
             Action::Obtain(id, body) => format!("{id} has the bytes of {}", show_body(body)),
             Action::Compose(id, body) => format!("{id} has made {}", show_body(body)),
             Action::Crash(id) => format!("{id} crashes and starts again"),
+            Action::LoseAccept(id, place) => format!("{id} crashes, loses record {place} of its log, and starts again"),
+            Action::LoseLast(id) => format!("{id} crashes, loses the last record of its log, and starts again"),
         };
         for (id, (before, after)) in NODES.into_iter().zip(before.nodes.iter().zip(&after.nodes)) {
             for body in after.delivered().iter().filter(|body| !before.delivered().contains(body)) {

@@ -98,6 +98,10 @@ sights! {
     LostAppend "a crash loses an append",
     /// A replica that missed a chosen body gets it from a peer's log.
     Copied "a chosen body is fetched",
+    /// A promise names slots for which it is no answer.
+    InDoubt "a promise in doubt",
+    /// An acceptor that may have lost a promise has heard that of everybody else.
+    SureAgain "an unsure acceptor is sure again",
 }
 
 /// Everything proposed, voted for and delivered so far.

@@ -110,7 +110,7 @@ impl Node {
             id,
             boot,
             replica: rules.replica(id, boot, Recovered::default()),
-            log: Log::default(),
+            log: if rules.setup.losing[id.0 as usize - 1] { Log::perishable() } else { Log::default() },
             pending: VecDeque::new(),
             obtaining: BTreeSet::new(),
             composing: BTreeSet::new(),
@@ -133,14 +133,19 @@ impl Node {
                 accepted.retain(|report| !hidden(report));
             }
         }
+        let was_unsure = self.replica.is_unsure();
         self.replica.handle_message(NOW, from, message);
-        self.carry_out(rules)
+        let mut outcome = self.carry_out(rules);
+        if was_unsure && !self.replica.is_unsure() {
+            outcome.events.push(Event::Seen(Sight::SureAgain));
+        }
+        outcome
     }
 
     /// Whether it may run for leader. Whoever has to give up something else first has waited so long that an append
     /// on its way would mean a stalled disk, with which nobody runs.
     pub(crate) fn may_campaign(&self) -> bool {
-        self.role() == Role::Follower || self.pending.is_empty()
+        !self.replica.is_unsure() && (self.role() == Role::Follower || self.pending.is_empty())
     }
 
     /// Timers go off, but no election: heartbeats, retransmissions, fetches.
@@ -244,11 +249,45 @@ impl Node {
         if rules.has(Plant::ForgetsPromise) || rules.has(Plant::ReusesBallots) {
             self.log.forget_promise();
         }
+        self.begin_life(rules, &mut outcome);
+        outcome
+    }
+
+    fn begin_life(&mut self, rules: &Rules, outcome: &mut Outcome) {
         self.delivered = self.log.chosen().to_vec();
         outcome.events.extend(self.delivered.iter().copied().map(Event::Delivered));
         self.replica = rules.replica(self.id, self.boot, self.log.recovered());
+        if self.replica.is_unsure() {
+            // It asks the others for their promises at once: until then it does nothing.
+            self.replica.handle_timeout(NOW);
+        }
         outcome.extend(self.carry_out(rules));
+    }
+
+    /// The process ends, its log loses the record at `place` or the last one, and another process begins with the rest.
+    pub(crate) fn lose(&mut self, rules: &Rules, place: Option<usize>) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.pending.clear();
+        self.obtaining.clear();
+        self.composing.clear();
+        self.boot += 1;
+        self.log.lose(place);
+        if rules.has(Plant::HidesDoubt) {
+            self.log.forget_doubts();
+        }
+        if rules.has(Plant::SureTooEarly) {
+            self.log.pretend_sure();
+        }
+        if self.spoken.node == self.id {
+            // A ballot of its own that it doesn't lead any more: what it has promised to itself binds nobody.
+            self.spoken = self.spoken.min(self.log.promised());
+        }
+        self.begin_life(rules, &mut outcome);
         outcome
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Carries out every effect, in order, until there are none.
@@ -263,7 +302,8 @@ impl Node {
             }
             self.write(&mut outcome);
         }
-        if self.replica.promised() < self.spoken {
+        // Whoever is unsure may have forgotten what it said, and knows.
+        if self.replica.promised() < self.spoken && !self.replica.is_unsure() {
             let (now, before) = (show_ballot(self.replica.promised()), show_ballot(self.spoken));
             let breach = format!("{} has promised {now}, and spoken in {before}", self.id);
             outcome.events.push(Event::Broken(Law::PromiseMonotonic, breach));
@@ -324,7 +364,8 @@ impl Node {
     fn judge_speech(&mut self, message: &Message, outcome: &mut Outcome) {
         let ballot = match message {
             Message::Prepare { ballot, .. } => *ballot,
-            Message::Promise { ballot, accepted, .. } => {
+            Message::Promise { ballot, accepted, doubts, .. } => {
+                outcome.events.extend((!doubts.is_empty()).then_some(Event::Seen(Sight::InDoubt)));
                 outcome.events.extend(accepted.iter().map(|report| Event::Claimed(report.ballot, report.body.first)));
                 *ballot
             }
@@ -361,7 +402,12 @@ impl Node {
                 *ballot != promised || !matches!(self.role(), Role::Leader | Role::Recovering)
             }
             Message::Prepare { ballot, .. } | Message::Accept { ballot, .. } | Message::Heartbeat { ballot, .. } => {
-                !rules.setup.chatter && *ballot < promised
+                // Whoever may lose a promise may come to heed what it would refuse now.
+                let may_forget = rules.setup.losing[self.id.0 as usize - 1];
+                !rules.setup.chatter && !may_forget && *ballot < promised
+            }
+            Message::PreVoteGranted { ballot } | Message::Reject { ballot, .. } if ballot.round == 0 => {
+                !self.replica.is_unsure() || ballot.boot != self.boot
             }
             _ => false,
         }

@@ -48,6 +48,10 @@ plants! {
     LoneQuorum "lone-quorum",
     /// A process resumes the ballots of an earlier life, and has lost the promises of that life.
     ReusesBallots "reuses-ballots",
+    /// An acceptor that has lost accepts promises as if it had not.
+    HidesDoubt "hides-doubt",
+    /// An acceptor that may have lost a promise votes at once.
+    SureTooEarly "sure-too-early",
 }
 
 impl fmt::Display for Plant {

@@ -26,6 +26,12 @@ pub struct Setup {
     pub crashes: u8,
     /// Which nodes may crash.
     pub crashing: [bool; 3],
+    /// How many records of accepts may be lost that have others behind them.
+    pub lost_accepts: u8,
+    /// How many times the last record of a log may be lost, be it a promise or an accept.
+    pub lost_lasts: u8,
+    /// Which nodes may lose records.
+    pub losing: [bool; 3],
     /// How many messages may arrive twice.
     pub duplicates: u8,
     /// How many messages may be dropped by name. Any number may be lost besides: a message need not ever arrive.
@@ -105,6 +111,34 @@ impl Setup {
             ..QUIET
         },
         Setup {
+            name: "doubt",
+            about: "two ballots, bodies 1..2 and 2..3 against 1..3, and an acceptor that loses the record of an accept",
+            bodies: [&[(1, 2), (2, 3)], &[(1, 3)], &[]],
+            campaigns: [1, 1, 0],
+            lost_accepts: 1,
+            losing: [false, false, true],
+            ..QUIET
+        },
+        Setup {
+            name: "unsure",
+            about: "two ballots, bodies 1..3 against 1..2, and an acceptor that loses the last record of its log",
+            bodies: [&[(1, 3)], &[(1, 2)], &[]],
+            campaigns: [1, 1, 0],
+            lost_lasts: 1,
+            losing: [false, false, true],
+            ..QUIET
+        },
+        Setup {
+            name: "losses",
+            about: "three ballots, bodies 1..3 against 1..2, and two losses of any acceptor, one of each kind",
+            bodies: [&[(1, 3)], &[(1, 2)], &[]],
+            campaigns: [2, 1, 0],
+            lost_accepts: 1,
+            lost_lasts: 1,
+            losing: [true; 3],
+            ..QUIET
+        },
+        Setup {
             name: "overlap-crash",
             about: "two ballots, bodies 1..2 and 2..4 against 1..3, a slow disk, and a crash of any node",
             bodies: [&[(1, 2), (2, 4)], &[(1, 3)], &[]],
@@ -130,6 +164,9 @@ impl Setup {
             campaigns: [2, 2, 0],
             crashes: 1,
             crashing: [true; 3],
+            lost_accepts: 0,
+            lost_lasts: 0,
+            losing: [false; 3],
             duplicates: 1,
             drops: 1,
             ticks: 1,
@@ -148,6 +185,9 @@ const QUIET: Setup = Setup {
     campaigns: [0; 3],
     crashes: 0,
     crashing: [false; 3],
+    lost_accepts: 0,
+    lost_lasts: 0,
+    losing: [false; 3],
     duplicates: 0,
     drops: 0,
     ticks: 0,

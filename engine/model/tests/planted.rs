@@ -39,4 +39,6 @@ planted! {
     a_vote_that_counts_before_it_is_durable VotesEarly "crash" PersistBeforeSpeak,
     one_accept_taken_for_a_quorum LoneQuorum "duel" ChosenByQuorum,
     a_ballot_that_is_used_again ReusesBallots "lives" PromiseMonotonic,
+    an_acceptor_that_hides_its_doubt HidesDoubt "doubt" ChosenStaysChosen,
+    an_acceptor_that_is_sure_too_early SureTooEarly "unsure" PromiseMonotonic,
 }

@@ -51,6 +51,24 @@ fn bodies_that_overlap_die_whole() {
 }
 
 #[test]
+fn an_acceptor_that_lost_an_accept_abstains() {
+    let bounds = Bounds { search: Search::Depth, states: Some(150_000), ..Bounds::default() };
+    expect_clean(&explore("doubt", &bounds), &["a body is chosen", "a promise in doubt"]);
+}
+
+#[test]
+fn an_acceptor_that_lost_a_promise_asks_for_it() {
+    let bounds = Bounds { search: Search::Depth, states: Some(150_000), ..Bounds::default() };
+    expect_clean(&explore("unsure", &bounds), &["a body is chosen", "an unsure acceptor is sure again"]);
+}
+
+#[test]
+fn acceptors_that_lose_more_agree_as_far_as_it_goes() {
+    let bounds = Bounds { search: Search::Depth, states: Some(100_000), ..Bounds::default() };
+    expect_clean(&explore("losses", &bounds), &["a body is chosen", "an unsure acceptor is sure again"]);
+}
+
+#[test]
 fn everything_at_once_agrees_as_far_as_it_goes() {
     let bounds = Bounds { search: Search::Depth, states: Some(100_000), ..Bounds::default() };
     expect_clean(&explore("full", &bounds), &["a body is chosen"]);
