@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use synod_protocol::{NodeId, Slot};
+use synod_protocol::{HaltReason, NodeId, Slot};
 use thiserror::Error;
 
 use crate::config::ConfigError;
@@ -85,6 +85,46 @@ pub enum ShutdownError {
     /// The shard's thread has panicked.
     #[error("the shard's thread has panicked: {0}")]
     Panic(String),
+}
+
+/// Why a node no longer serves. It stays so until the process, or the node in it, is started again.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum StopReason {
+    /// A write or a sync of the log failed: the node has fenced itself. It is not tried again, for the kernel may report
+    /// success for what it has dropped; what is on the disk is found out by the next start.
+    #[error("can't {operation} {}: {message}; {}, then start the node again", .path.display(), remedy(*.code))]
+    Disk {
+        /// What failed: `write` or `sync`.
+        operation: &'static str,
+        /// The segment file.
+        path: PathBuf,
+        /// The kernel's error number, if it gave one.
+        code: Option<i32>,
+        /// What the kernel answered.
+        message: String,
+    },
+    /// This node's log contradicts a peer's: one of them isn't the log that was agreed on.
+    #[error("{0}; don't start the node again before `synod-tools verify` has told which log is wrong")]
+    Contradiction(HaltReason),
+    /// A part of the program failed.
+    #[error("a bug: {0}; report it, and start the node again")]
+    Bug(String),
+}
+
+impl StopReason {
+    pub(crate) fn disk(operation: &'static str, path: PathBuf, error: &io::Error) -> StopReason {
+        StopReason::Disk { operation, path, code: error.raw_os_error(), message: error.to_string() }
+    }
+}
+
+fn remedy(code: Option<i32>) -> &'static str {
+    match code.map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::ROFS) => "see in the kernel's log why the file system became read-only and mend it",
+        Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+            "make room below the file system (thin volume, image or quota)"
+        }
+        _ => "mend or replace the disk",
+    }
 }
 
 /// Why an append was not, or may not have been, chosen.

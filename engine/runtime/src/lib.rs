@@ -40,7 +40,9 @@ mod shard;
 mod status;
 
 pub use config::{Config, ConfigError};
-pub use error::{AppendError, BarrierError, ReadError, ShutdownError, StartError, TransferError, TrimError};
+pub use error::{
+    AppendError, BarrierError, ReadError, ShutdownError, StartError, StopReason, TransferError, TrimError,
+};
 pub use log::Log;
 pub use node::{GROUP, Node};
 pub use probe::{HostReport, ProbeError, probe};

@@ -74,6 +74,24 @@ impl Link {
         outbox.push(Parcel { envelope, payload, body })
     }
 
+    /// Forgets what waits to be sent.
+    pub(crate) fn drop_waiting(&self) {
+        self.control.drop_waiting();
+        self.bulk.drop_waiting();
+    }
+
+    /// Sends what was handed over, then closes both connections, for ever.
+    pub(crate) fn end(&self) {
+        self.control.end();
+        self.bulk.end();
+        self.alive.announce();
+    }
+
+    /// Waits until small messages that were handed over before the end are sent, or can't be.
+    pub(crate) async fn wait_closed(&self) {
+        self.control.wait_closed().await;
+    }
+
     /// The peer has connected to this node, so it is worth trying to connect to it now.
     pub(crate) fn peer_is_alive(&self) {
         self.alive.announce();

@@ -29,7 +29,7 @@ use synod_wal::{
 use crate::clients::{ClientBounds, serve_clients};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::error::{AppendError, ShutdownError, StartError};
+use crate::error::{AppendError, ShutdownError, StartError, StopReason};
 use crate::intake::Intake;
 use crate::link::accept::{Connections, serve_peers};
 use crate::link::{Identity, Link, dial};
@@ -243,7 +243,7 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
         Err(panic) => {
             let text = panic_text(panic.as_ref());
             if let Some(shard) = current.borrow_mut().take() {
-                shard.end_service(&format!("a bug: {text}"));
+                shard.end_service(StopReason::Bug(text.clone()));
                 shard.shared.mailbox.close();
             }
             Err(ShutdownError::Panic(text))

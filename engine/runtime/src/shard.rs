@@ -7,9 +7,10 @@
 //! A shard is [`Rc`]'d into its tasks; its mutable part lies in one `RefCell`, borrowed only inside a turn. Tasks are
 //! scheduled and never run from within a turn, so turns don't nest.
 //!
-//! It ends in one of two ways. *Stopped* (a failed write or sync, a diverged log, a bug): it says nothing more to its
-//! peers, every append is refused, and its status says why, until the node is restarted. *Shut down*: its tasks end,
-//! the disk is waited for, everybody who still waits gets an answer.
+//! It ends in one of two ways. *Stopped* (a failed write or sync, a diverged log, a bug): if it led it resigns, and says
+//! nothing more to its peers, whose connections it closes; every append is refused, and its status says why, until the
+//! node is restarted. *Shut down*: it resigns, its tasks end, the disk is waited for, everybody who still waits gets an
+//! answer.
 
 mod compose;
 mod disk;
@@ -26,14 +27,14 @@ use synod_protocol::{BodyKind, Instant, NodeId, Role};
 use synod_wal::{FileId, LoggedReplica, Output};
 
 use crate::clock::Clock;
-use crate::error::{AppendError, ReadError, TrimError};
+use crate::error::{AppendError, ReadError, StopReason, TrimError};
 use crate::link::Link;
 use crate::log::Shared;
 use crate::seam::buffer::{Buffer, Slab};
 use crate::seam::disk::{Durability, Files};
 use crate::seam::executor::Tasks;
 use crate::seam::local::{Moment, Signal};
-use crate::seam::time::sleep;
+use crate::seam::time::{sleep, within};
 use crate::status::Counters;
 
 use compose::InFlight;
@@ -51,6 +52,9 @@ const STATUS_AGE: Duration = Duration::from_millis(1);
 
 /// How long to wait before a segment file that couldn't be created is tried again.
 const FILE_RETRY: Duration = Duration::from_secs(1);
+
+/// How long an orderly end waits for its last words to reach the sockets.
+const FAREWELL: Duration = Duration::from_millis(200);
 
 /// What a shard needs to know of the configuration.
 #[derive(Clone, Debug)]
@@ -73,6 +77,8 @@ pub(crate) struct Shard {
     pub(crate) links: Vec<Rc<Link>>,
     /// Raised to end the shard.
     pub(crate) stop: Signal,
+    /// Announced when it has stopped serving.
+    stopped: Moment,
     clock: Clock,
     core: RefCell<Core>,
     files: Files<FileId>,
@@ -89,7 +95,7 @@ struct Core {
     readers: Readers,
     waiting: Waiting,
     counters: Counters,
-    stopped: Option<String>,
+    stopped: Option<StopReason>,
     gate: Gate,
     /// A body was delivered in this turn.
     delivered: bool,
@@ -138,6 +144,7 @@ impl Shard {
             shared,
             links,
             stop: Signal::default(),
+            stopped: Moment::default(),
             clock,
             core: RefCell::new(core),
             files: Files::new(),
@@ -155,7 +162,7 @@ impl Shard {
         let shard = Rc::clone(self);
         self.tasks.spawn(async move {
             let panic = shard.tasks.panicked().await;
-            shard.end_service(&format!("a bug: {panic}"));
+            shard.end_service(StopReason::Bug(panic));
         });
     }
 
@@ -233,30 +240,36 @@ impl Shard {
                 tracing::info!(%target, ?outcome, "a transfer of the leadership has ended");
                 core.waiting.transfer_ended(target, outcome);
             }
-            Output::Halt(reason) => {
-                core.replica.handle_failed();
-                self.stop_core(core, &reason.to_string());
-            }
+            Output::Halt(reason) => self.stop_core(core, StopReason::Contradiction(reason)),
         }
     }
 
     /// Ends service for good, from outside a turn.
-    pub(crate) fn end_service(self: &Rc<Self>, reason: &str) {
+    pub(crate) fn end_service(self: &Rc<Self>, reason: StopReason) {
         match self.core.try_borrow_mut() {
-            Ok(mut core) => {
-                core.replica.handle_failed();
-                self.stop_core(&mut core, reason);
-            }
-            Err(_) => tracing::error!(reason, "a node stops in the middle of a turn"),
+            Ok(mut core) => self.stop_core(&mut core, reason),
+            Err(_) => tracing::error!(%reason, "a node stops in the middle of a turn"),
         }
     }
 
-    fn stop_core(&self, core: &mut Core, reason: &str) {
+    fn stop_core(self: &Rc<Self>, core: &mut Core, reason: StopReason) {
         if core.stopped.is_some() {
             return;
         }
-        tracing::error!(node = %self.settings.node, reason, "the node stops serving; restart it when the cause is mended");
-        core.stopped = Some(reason.to_owned());
+        tracing::error!(node = %self.settings.node, %reason, "the node is fenced and serves no more");
+        core.stopped = Some(reason);
+        core.replica.handle_failed();
+        // What still waits for a socket was true when it was said, but nothing is said any more; then the last words.
+        for link in &self.links {
+            link.drop_waiting();
+        }
+        while let Some(output) = core.replica.poll_output() {
+            self.carry_out(core, output);
+        }
+        for link in &self.links {
+            link.end();
+        }
+        self.stopped.announce();
         core.gate = Gate::Stopped;
         self.shared.intake.close(AppendError::Poisoned);
         core.in_flight.abandon();
@@ -270,6 +283,7 @@ impl Shard {
         self.stop.wait().await;
         self.shared.intake.close(AppendError::Shutdown);
         self.shared.mailbox.close();
+        self.take_leave().await;
         let ended = self.tasks.stop(deadline).await;
         {
             let mut core = self.core.borrow_mut();
@@ -283,6 +297,34 @@ impl Shard {
             self.files.close().await;
         }
         ended
+    }
+
+    /// Resigns, so that nobody has to wait for this node's silence to find a leader.
+    async fn take_leave(self: &Rc<Self>) {
+        if !self.is_stopped() {
+            for (to, message) in self.core.borrow().replica.replica().last_words() {
+                if let Some(link) = self.links.iter().find(|link| link.peer() == to) {
+                    link.send(&message, None);
+                }
+            }
+        }
+        for link in &self.links {
+            link.end();
+        }
+        let all_closed = async {
+            for link in &self.links {
+                link.wait_closed().await;
+            }
+        };
+        // A peer that doesn't read will notice by itself.
+        within(FAREWELL, all_closed).await;
+    }
+
+    /// Waits until it has stopped serving.
+    pub(crate) async fn wait_until_stopped(&self) {
+        while !self.is_stopped() {
+            self.stopped.wait().await;
+        }
     }
 
     /// Waits while the log has more unsynced bytes than it should: readers of bulk links stop here.
@@ -370,9 +412,9 @@ impl Shard {
         if protocol.role != Role::Recovering {
             core.waiting.leader_is(known_leader);
         }
-        core.waiting.leading_is(leads, known_leader);
+        core.waiting.leading_is(leads);
         let mut shared = self.shared.status.lock().expect("no code that holds this lock panics");
-        shared.role = protocol.role;
+        shared.role = if core.stopped.is_some() { Role::Follower } else { protocol.role };
         shared.leader = known_leader;
         shared.ballot = protocol.leader.unwrap_or_default();
         shared.promised = protocol.promised;

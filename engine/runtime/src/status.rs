@@ -3,13 +3,15 @@
 use synod_protocol::{Ballot, Mark, NodeId, PeerStatus, Role, Slot};
 use synod_wal::LogStats;
 
+use crate::error::StopReason;
+
 /// A view of one node's part in the log, at most some milliseconds old; its mark covers everything that an append or a
 /// reader of this node has given out.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// This node.
     pub node: NodeId,
-    /// Its part.
+    /// Its part; [`Role::Follower`] if it has stopped.
     pub role: Role,
     /// Who leads, as far as it knows.
     pub leader: Option<NodeId>,
@@ -33,8 +35,8 @@ pub struct Status {
     pub wal: LogStats,
     /// What was done since the start.
     pub counters: Counters,
-    /// Why the node no longer serves, if it doesn't.
-    pub stopped: Option<String>,
+    /// Why the node no longer serves, if it doesn't: it is fenced, and gives nothing out that rests on its log.
+    pub stopped: Option<StopReason>,
 }
 
 /// What a shard has done since it started.

@@ -370,11 +370,17 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     /// A write or a sync failed. It is never retried: after a failed sync the kernel may report success for pages that
-    /// it has dropped. The node says nothing more.
+    /// it has dropped. The node says nothing more that rests on its log; a leader resigns, so that nobody waits for it.
     pub fn handle_failed(&mut self) {
+        if self.fenced {
+            return;
+        }
         self.fenced = true;
         self.wal.poison();
         self.outputs.clear();
+        for (to, message) in self.replica.last_words() {
+            self.outputs.push_back(Output::Send { to, message, body: None });
+        }
     }
 
     /// A read is complete; `record` is none if it failed.

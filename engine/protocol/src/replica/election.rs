@@ -294,6 +294,14 @@ impl Replica {
         self.become_follower(now);
     }
 
+    /// What a replica that ends says to its peers: if it leads, that it does so no longer. Nothing in it rests on the
+    /// log, so it may be said after a failed write too; whoever says it must never lead in this life again.
+    pub fn last_words(&self) -> Vec<(NodeId, Message)> {
+        let RoleState::Leader(leadership) = &self.role else { return Vec::new() };
+        let ballot = leadership.ballot;
+        self.peers().into_iter().map(|peer| (peer, Message::Resigned { ballot })).collect()
+    }
+
     pub(super) fn on_resigned(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
         if ballot.node != from || self.leader != Some(ballot) {
             return;

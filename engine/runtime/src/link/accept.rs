@@ -1,15 +1,17 @@
 //! The peer port: who may connect, and what becomes of a connection.
 
 use std::cell::Cell;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_lite::FutureExt as _;
 use synod_frame::{Channel, Hello, HelloRefusal, HelloReply};
 use synod_protocol::NodeId;
 
 use super::handshake::{HandshakeError, Identity, read_hello};
-use super::receive;
+use super::receive::{self, ReceiveError};
 use crate::seam::net::{Listener, Stream};
 use crate::seam::time::sleep;
 use crate::shard::Shard;
@@ -113,10 +115,17 @@ async fn serve_peer(shard: &Rc<Shard>, identity: &Identity, mut stream: Stream, 
     if let Some(link) = shard.links.iter().find(|link| link.peer() == peer) {
         link.peer_is_alive();
     }
-    let end = match channel {
-        Channel::Bulk => receive::receive_bulk(shard, peer, stream).await,
-        _ => receive::receive_control(shard, peer, stream).await,
+    let receiving = async {
+        match channel {
+            Channel::Bulk => receive::receive_bulk(shard, peer, stream).await,
+            _ => receive::receive_control(shard, peer, stream).await,
+        }
     };
+    let silence = async {
+        shard.wait_until_stopped().await;
+        ReceiveError::Io(io::ErrorKind::ConnectionAborted.into())
+    };
+    let end = receiving.or(silence).await;
     if end.is_end_of_stream() {
         tracing::debug!(%peer, %address, ?channel, "the peer closed its connection");
     } else {

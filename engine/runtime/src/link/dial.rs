@@ -21,11 +21,11 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 /// Small messages are gathered into writes of about this size.
 const GATHER_BYTES: usize = 64 << 10;
 
-/// Connects again and again, for ever.
+/// Connects again and again, until the link ends.
 pub(crate) async fn dial(shard: Rc<Shard>, identity: Rc<Identity>, link: Rc<Link>, channel: Channel) {
     let mut back_off = BACK_OFF.0;
     let mut told = None;
-    loop {
+    while !link.outbox(channel).is_ended() {
         match connect(&shard, &identity, &link, channel).await {
             Ok(stream) => {
                 back_off = BACK_OFF.0;
@@ -35,7 +35,10 @@ pub(crate) async fn dial(shard: Rc<Shard>, identity: Rc<Identity>, link: Rc<Link
                 outbox.open();
                 let end = feed(stream, outbox).await;
                 outbox.close();
-                tracing::debug!(peer = %link.peer, ?channel, reason = %end, "connection lost");
+                match end {
+                    Ok(()) => tracing::debug!(peer = %link.peer, ?channel, "connection ended"),
+                    Err(reason) => tracing::debug!(peer = %link.peer, ?channel, %reason, "connection lost"),
+                }
             }
             Err(error) => {
                 let text = error.to_string();
@@ -49,6 +52,9 @@ pub(crate) async fn dial(shard: Rc<Shard>, identity: Rc<Identity>, link: Rc<Link
                     told = Some(text);
                 }
             }
+        }
+        if link.outbox(channel).is_ended() {
+            return;
         }
         sleep(jittered(back_off)).or(link.alive.wait()).await;
         back_off = (back_off * 2).min(BACK_OFF.1);
@@ -64,37 +70,36 @@ async fn connect(shard: &Shard, identity: &Identity, link: &Link, channel: Chann
     Ok(stream)
 }
 
-/// Writes what is in the outbox until the connection fails.
-async fn feed(mut stream: Stream, outbox: &Outbox) -> io::Error {
+/// Writes what is in the outbox until that ends, or the connection fails.
+async fn feed(mut stream: Stream, outbox: &Outbox) -> io::Result<()> {
     // The peer never writes here: whatever a read gives is the end of the connection, and it is known at once instead
     // of at some later write.
     let watch = match stream.second() {
         Ok(watch) => watch,
-        Err(error) => return error,
+        Err(error) => return Err(error),
     };
     let writing = async {
-        loop {
-            if let Err(error) = write_next(&mut stream, outbox).await {
-                return error;
-            }
+        while write_next(&mut stream, outbox).await? {
             yield_if_needed().await;
         }
+        stream.finish()
     };
     writing.or(wait_for_end(watch)).await
 }
 
-async fn wait_for_end(mut watch: Stream) -> io::Error {
-    match watch.read(&mut [0; 1]).await {
-        Ok(0) => io::ErrorKind::UnexpectedEof.into(),
-        Ok(_) => io::Error::new(io::ErrorKind::InvalidData, "the peer writes where it should only read"),
-        Err(error) => error,
+async fn wait_for_end(mut watch: Stream) -> io::Result<()> {
+    match watch.read(&mut [0; 1]).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the peer writes where it should only read")),
     }
 }
 
-async fn write_next(stream: &mut Stream, outbox: &Outbox) -> io::Result<()> {
-    let parcel = outbox.next().await;
+/// Whether there may be more to write.
+async fn write_next(stream: &mut Stream, outbox: &Outbox) -> io::Result<bool> {
+    let Some(parcel) = outbox.next().await else { return Ok(false) };
     if let Some(frame) = &parcel.body {
-        return stream.write_both(&parcel.envelope, frame.body()).await;
+        stream.write_both(&parcel.envelope, frame.body()).await?;
+        return Ok(true);
     }
     let mut gathered = Vec::with_capacity(1024);
     gathered.extend_from_slice(&parcel.envelope);
@@ -105,7 +110,8 @@ async fn write_next(stream: &mut Stream, outbox: &Outbox) -> io::Result<()> {
         gathered.extend_from_slice(&parcel.envelope);
         gathered.extend_from_slice(&parcel.payload);
     }
-    stream.write_all(&gathered).await
+    stream.write_all(&gathered).await?;
+    Ok(true)
 }
 
 /// Half to one and a half times as long, so that nodes that lost each other don't meet in lockstep.

@@ -1,4 +1,6 @@
 //! What waits to be written to one connection.
+//!
+//! An outbox that is *ended* takes nothing more; its connection is closed when what it holds is written.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -7,7 +9,7 @@ use synod_frame::ENVELOPE_BYTES;
 use synod_wal::Frame;
 
 use crate::seam::buffer::Buffer;
-use crate::seam::local::Signal;
+use crate::seam::local::{Moment, Signal};
 
 /// A message ready to be written.
 #[derive(Debug)]
@@ -34,6 +36,9 @@ pub(super) struct Outbox {
     bytes: Cell<u64>,
     parcels: RefCell<VecDeque<Parcel>>,
     filled: Signal,
+    ended: Cell<bool>,
+    /// Announced when the connection is gone.
+    closed: Moment,
 }
 
 impl Outbox {
@@ -44,6 +49,8 @@ impl Outbox {
             bytes: Cell::new(0),
             parcels: RefCell::default(),
             filled: Signal::default(),
+            ended: Cell::new(false),
+            closed: Moment::default(),
         }
     }
 
@@ -59,14 +66,37 @@ impl Outbox {
     /// The connection is down: what waits is stale.
     pub(super) fn close(&self) {
         self.open.set(false);
+        self.drop_waiting();
+        self.closed.announce();
+    }
+
+    /// Forgets what waits.
+    pub(super) fn drop_waiting(&self) {
         self.bytes.set(0);
         self.parcels.borrow_mut().clear();
+    }
+
+    /// Takes nothing more, for ever.
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+        self.filled.raise();
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// Waits until there is no connection.
+    pub(super) async fn wait_closed(&self) {
+        while self.is_open() {
+            self.closed.wait().await;
+        }
     }
 
     /// Takes a message unless there is no room for it.
     pub(super) fn push(&self, parcel: Parcel) -> bool {
         let bytes = self.bytes.get() + parcel.bytes();
-        if bytes > self.bytes_max {
+        if bytes > self.bytes_max || self.is_ended() {
             return false;
         }
         self.bytes.set(bytes);
@@ -75,11 +105,14 @@ impl Outbox {
         true
     }
 
-    /// The next message; waits for one.
-    pub(super) async fn next(&self) -> Parcel {
+    /// The next message; waits for one. None if there will be no other.
+    pub(super) async fn next(&self) -> Option<Parcel> {
         loop {
             if let Some(parcel) = self.pop_if(|_| true) {
-                return parcel;
+                return Some(parcel);
+            }
+            if self.is_ended() {
+                return None;
             }
             self.filled.wait().await;
         }
@@ -109,7 +142,7 @@ mod tests {
         outbox.open();
         assert!(outbox.push(parcel(700)));
         assert!(!outbox.push(parcel(700)));
-        assert_eq!(block_on(outbox.next()).payload.len(), 700);
+        assert_eq!(block_on(outbox.next()).expect("pushed").payload.len(), 700);
         assert!(outbox.push(parcel(700)));
     }
 
@@ -121,5 +154,16 @@ mod tests {
         outbox.close();
         assert!(!outbox.is_open() && outbox.pop_if(|_| true).is_none());
         assert!(outbox.push(parcel(800)), "its bytes are free again");
+    }
+
+    #[test]
+    fn an_ended_outbox_gives_out_what_it_has_and_no_more() {
+        let outbox = Outbox::new(1000);
+        outbox.open();
+        assert!(outbox.push(parcel(1)));
+        outbox.end();
+        assert!(!outbox.push(parcel(1)));
+        assert!(block_on(outbox.next()).is_some());
+        assert!(block_on(outbox.next()).is_none());
     }
 }

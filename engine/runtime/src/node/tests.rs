@@ -65,9 +65,17 @@ fn a_failed_write_ends_the_service() {
         assert_eq!(log.append(b"lost").await, Err(AppendError::Unknown), "it was proposed");
         assert_eq!(log.append(b"late").await, Err(AppendError::Poisoned));
         assert_eq!(reader.next().await.unwrap_err(), ReadError::Poisoned);
+        assert_eq!(log.barrier().await, Err(crate::BarrierError::Poisoned));
         assert_eq!(log.trim(Slot(2)).await, Err(crate::TrimError::Poisoned));
-        let stopped = log.status().stopped.expect("the status says why");
-        assert!(stopped.contains("can't write") && stopped.contains("segment-"), "{stopped}");
+        let status = log.status();
+        let stopped = status.stopped.expect("the status says why");
+        let StopReason::Disk { operation: "write", path, code: Some(code), .. } = &stopped else {
+            panic!("{stopped:?}")
+        };
+        assert!(path.to_string_lossy().contains("segment-") && *code > 0);
+        let sentence = stopped.to_string();
+        assert!(sentence.starts_with("can't write") && sentence.ends_with("start the node again"), "{sentence}");
+        assert_eq!((status.role, status.leader), (synod_protocol::Role::Follower, None), "it leads no more");
     });
 }
 
@@ -78,6 +86,6 @@ fn a_panic_ends_the_service_and_not_the_process() {
         while log.append(b"more").await != Err(AppendError::Poisoned) {
             sleep(Duration::from_millis(1)).await;
         }
-        assert_eq!(log.status().stopped.as_deref(), Some("a bug: planted"));
+        assert_eq!(log.status().stopped, Some(StopReason::Bug("planted".to_owned())));
     });
 }

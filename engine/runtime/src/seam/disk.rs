@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
+use glommio::GlommioError;
 use glommio::io::{Directory, DmaFile, OpenOptions};
 use rustix::fs::OFlags;
 
@@ -47,13 +48,13 @@ impl File {
             .dma_open(path)
             .await
             .map(File)
-            .map_err(io::Error::from)
+            .map_err(plain)
     }
 
     /// A file to which every write fails.
     #[cfg(test)]
     pub(crate) async fn open_read_only(path: &Path) -> io::Result<File> {
-        OpenOptions::new().read(true).dma_open(path).await.map(File).map_err(io::Error::from)
+        OpenOptions::new().read(true).dma_open(path).await.map(File).map_err(plain)
     }
 
     async fn create(path: &Path) -> io::Result<File> {
@@ -67,31 +68,31 @@ impl File {
             .dma_open(path)
             .await
             .map(File)
-            .map_err(io::Error::from)
+            .map_err(plain)
     }
 
     /// Writes the whole buffer.
     pub(crate) async fn write_shared(&self, bytes: Rc<Buffer>, position: u64) -> io::Result<()> {
         let expected = bytes.len();
-        let written = self.0.write_rc_at(bytes, position).await.map_err(io::Error::from)?;
+        let written = self.0.write_rc_at(bytes, position).await.map_err(plain)?;
         complete(written, expected)
     }
 
     /// Writes the whole buffer.
     pub(crate) async fn write(&self, bytes: Buffer, position: u64) -> io::Result<()> {
         let expected = bytes.len();
-        let written = self.0.write_at(bytes, position).await.map_err(io::Error::from)?;
+        let written = self.0.write_at(bytes, position).await.map_err(plain)?;
         complete(written, expected)
     }
 
     /// Makes everything written before durable.
     pub(crate) async fn sync(&self) -> io::Result<()> {
-        self.0.fdatasync().await.map_err(io::Error::from)
+        self.0.fdatasync().await.map_err(plain)
     }
 
     /// Reads exactly `bytes` bytes.
     pub(crate) async fn read(&self, position: u64, bytes: usize) -> io::Result<Buffer> {
-        let read = self.0.read_at_aligned(position, bytes).await.map_err(io::Error::from)?;
+        let read = self.0.read_at_aligned(position, bytes).await.map_err(plain)?;
         if read.len() != bytes {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -129,7 +130,15 @@ impl File {
     }
 
     async fn close(self) -> io::Result<()> {
-        self.0.close().await.map_err(io::Error::from)
+        self.0.close().await.map_err(plain)
+    }
+}
+
+/// The kernel's own answer. The runtime underneath wraps it into a text, and the error's number is lost in it.
+fn plain(error: GlommioError<()>) -> io::Error {
+    match error {
+        GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => source,
+        other => other.into(),
     }
 }
 
@@ -155,7 +164,7 @@ pub(crate) async fn create_zeroed(
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let file = File::create(path).await?;
     let filled = async {
-        file.0.pre_allocate(bytes, false).await.map_err(io::Error::from)?;
+        file.0.pre_allocate(bytes, false).await.map_err(plain)?;
         file.fill_with_zeros(0..bytes, stop).await
     };
     if let Err(error) = filled.await {
@@ -165,9 +174,9 @@ pub(crate) async fn create_zeroed(
         return Err(error);
     }
     file.close().await?;
-    let directory = Directory::open(directory).await.map_err(io::Error::from)?;
-    directory.sync().await.map_err(io::Error::from)?;
-    directory.close().await.map_err(io::Error::from)?;
+    let directory = Directory::open(directory).await.map_err(plain)?;
+    directory.sync().await.map_err(plain)?;
+    directory.close().await.map_err(plain)?;
     File::open(path, durability).await
 }
 

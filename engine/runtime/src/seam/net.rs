@@ -103,6 +103,12 @@ impl Stream {
         Ok(())
     }
 
+    /// Tells the peer at once that nothing more comes. A handle that is only dropped would do so no sooner than a read
+    /// that is still under way on its twin has been cancelled.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        Ok(rustix::net::shutdown(self.borrow(), rustix::net::Shutdown::Write)?)
+    }
+
     fn borrow(&self) -> BorrowedFd<'_> {
         // SAFETY: the stream owns the descriptor and keeps it open for as long as it is borrowed here.
         unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }

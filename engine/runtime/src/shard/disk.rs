@@ -12,6 +12,7 @@ use synod_protocol::Instant;
 use synod_wal::{FileId, LoggedReplica, ReadId, SyncId, WriteId};
 
 use super::{FILE_RETRY, Shard};
+use crate::error::StopReason;
 use crate::seam::buffer::{self, Buffer, Slab};
 use crate::seam::disk::{self, File};
 use crate::seam::executor::Queue;
@@ -96,7 +97,7 @@ impl Shard {
                 Ok(()) => shard.turn(done),
                 Err(error) => {
                     let path = shard.path(file);
-                    shard.end_service(&format!("can't {what} {}: {error}", path.display()));
+                    shard.end_service(StopReason::disk(what, path, &error));
                 }
             }
         });

@@ -68,10 +68,10 @@ impl Waiting {
     }
 
     /// Whether this node leads; a trim that it proposed may be lost with its leadership.
-    pub(super) fn leading_is(&mut self, leads: bool, leader: Option<NodeId>) {
+    pub(super) fn leading_is(&mut self, leads: bool) {
         if !leads {
             for trim in self.trims.drain(..) {
-                let _ = trim.reply.send(Err(TrimError::NotLeader { leader }));
+                let _ = trim.reply.send(Err(TrimError::Unknown));
             }
         }
     }
@@ -95,8 +95,9 @@ impl Waiting {
         if let Some(reply) = self.transfer.take() {
             let _ = reply.send(Err(if poisoned { TransferError::Poisoned } else { TransferError::Shutdown }));
         }
+        // A trim that waits here was proposed: others may yet agree on it.
         for trim in self.trims.drain(..) {
-            let _ = trim.reply.send(Err(error.clone()));
+            let _ = trim.reply.send(Err(TrimError::Unknown));
         }
         for (_, reply) in self.leaders.drain(..) {
             let _ = reply.send(None);

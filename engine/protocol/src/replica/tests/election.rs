@@ -521,6 +521,26 @@ fn a_leader_that_steps_down_says_so_and_is_replaced_without_its_silence() {
 }
 
 #[test]
+fn the_last_words_of_a_leader_bring_about_an_election_at_once() {
+    let mut cluster = Cluster::new(3);
+    let old = cluster.elect(n(1));
+    cluster.commit(n(1), 1);
+    assert_eq!(cluster.replica(n(2)).last_words(), [], "a follower has nothing to resign from");
+    let words = cluster.replica(n(1)).last_words();
+    cluster.crash(n(1), 0);
+    for (to, message) in words {
+        cluster.inject(n(1), to, message);
+    }
+    let limit = cluster.now.plus(cluster.settings().election_timeout);
+    while cluster.leader().is_none() {
+        cluster.run(Duration::from_millis(1));
+        assert!(cluster.now < limit, "nobody waits for an election timeout");
+    }
+    let successor = cluster.leader().expect("just seen");
+    assert!(cluster.replica(successor).promised() > old);
+}
+
+#[test]
 fn a_promise_tells_only_what_the_candidate_lacks() {
     let mut cluster = Cluster::new(3);
     for first in 1..=4 {

@@ -1,6 +1,6 @@
 //! `synod`: makes the directories of a cluster, serves a node, and talks to one.
 //!
-//! Exit codes: 0 done; 1 it failed, or the node stopped serving; 2 the command line or the configuration is wrong.
+//! Exit codes: see [`EXIT_CODES`], which `synod --help` prints.
 //! Results go to stdout, everything else to stderr; a reader that closes the pipe early is no error.
 #![forbid(unsafe_code)]
 
@@ -12,11 +12,21 @@ use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use synod::StopReason;
 use tracing_subscriber::EnvFilter;
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const DISK_FAILED: u8 = 3;
+const CONTRADICTION: u8 = 4;
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed; 2 the command line or the configuration is wrong; \
+3 the node that was served has fenced itself, because a write or a sync of its log failed: mend the disk, then start it \
+again; 4 the node's log contradicts a peer's: find out which is wrong before you start it again";
 
 /// A replicated log: commands go in, every replica gives them out in the same order.
 #[derive(Debug, Parser)]
-#[command(name = "synod", version, max_term_width = 100)]
+#[command(name = "synod", version, max_term_width = 100, after_help = EXIT_CODES)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -57,7 +67,7 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("synod: {}", sentence(&error));
-            ExitCode::from(if is_usage(&error) { 2 } else { 1 })
+            ExitCode::from(code(&error))
         }
     }
 }
@@ -102,6 +112,15 @@ fn sentence(error: &anyhow::Error) -> String {
         }
     }
     sentence
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref() {
+        Some(serve::StoppedError(StopReason::Disk { .. })) => DISK_FAILED,
+        Some(serve::StoppedError(StopReason::Contradiction(_))) => CONTRADICTION,
+        _ if is_usage(error) => USAGE,
+        _ => FAILED,
+    }
 }
 
 fn is_usage(error: &anyhow::Error) -> bool {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::Resource;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use synod::{Config, Node, NodeId, SyncMode};
+use synod::{Config, Node, NodeId, StopReason, SyncMode};
 
 use crate::StdoutError;
 
@@ -51,6 +51,11 @@ pub(crate) struct Serve {
     pin_to_core: Option<usize>,
 }
 
+/// The node serves no more, of its own accord.
+#[derive(Debug, thiserror::Error)]
+#[error("the node has stopped serving: {0}")]
+pub(crate) struct StoppedError(pub(crate) StopReason);
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Sync {
     /// Several writes, then one sync.
@@ -81,7 +86,7 @@ impl Serve {
         };
         let ended = node.shutdown();
         if let Some(reason) = reason.or_else(|| node.status().stopped) {
-            bail!("the node has stopped serving: {reason}");
+            return Err(StoppedError(reason).into());
         }
         ended.context("the node did not end in order")
     }
