@@ -9,7 +9,7 @@
 //! | Accepted | ballot, first, identity | |
 //! | Reject | ballot, reason, and by reason: identity + argument (higher ballot), mark, first, argument | |
 //! | Heartbeat | ballot, mark, argument = beat | |
-//! | HeartbeatReply | ballot, mark, first = stable, argument = beat | |
+//! | HeartbeatReply | ballot, mark, first = stable, argument = beat, flags = full | |
 //! | Fetch | first = from, argument = bytes | |
 //! | Chosen | mark, first and identity of the body, flag 0 = last | the body |
 //! | FetchBody | first, identity | |
@@ -48,6 +48,9 @@ pub(crate) const PROMISE_ROOT_BYTES: usize = size_of::<ArchivedPromiseArchive>()
 const _: () = assert!(ACCEPTED_ROW_BYTES == 64 && DOUBT_ROW_BYTES == 40 && PROMISE_ROOT_BYTES == 16);
 
 const FLAG_LAST: u8 = 1;
+
+/// The sender has no room for new commands.
+const FLAG_FULL: u8 = 2;
 
 mod reason {
     pub(super) const HIGHER_BALLOT: u8 = 1;
@@ -310,8 +313,9 @@ fn fill(base: Envelope, message: &Message) -> Envelope {
         Message::Heartbeat { ballot, mark, beat, recovered } => {
             with_mark(Envelope { ballot, first: recovered, argument: beat, ..base }, mark)
         }
-        Message::HeartbeatReply { ballot, mark, stable, beat } => {
-            with_mark(Envelope { ballot, first: stable, argument: beat, ..base }, mark)
+        Message::HeartbeatReply { ballot, mark, stable, beat, full } => {
+            let flags = if full { FLAG_FULL } else { 0 };
+            with_mark(Envelope { ballot, first: stable, argument: beat, flags, ..base }, mark)
         }
         Message::HandOver { ballot, beat } => Envelope { ballot, argument: beat, ..base },
         Message::AskReadPoint { ballot, boot, number } => {
@@ -389,9 +393,13 @@ fn parse(envelope: &Envelope, payload: &[u8]) -> Result<Message, MessageError> {
         EnvelopeKind::Heartbeat => {
             Message::Heartbeat { ballot, mark: mark(envelope)?, beat: envelope.argument, recovered: envelope.first }
         }
-        EnvelopeKind::HeartbeatReply => {
-            Message::HeartbeatReply { ballot, mark: mark(envelope)?, stable: envelope.first, beat: envelope.argument }
-        }
+        EnvelopeKind::HeartbeatReply => Message::HeartbeatReply {
+            ballot,
+            mark: mark(envelope)?,
+            stable: envelope.first,
+            beat: envelope.argument,
+            full: envelope.flags & FLAG_FULL != 0,
+        },
         EnvelopeKind::Resigned => Message::Resigned { ballot },
         EnvelopeKind::HandOver => Message::HandOver { ballot, beat: envelope.argument },
         EnvelopeKind::AskReadPoint => {

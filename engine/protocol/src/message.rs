@@ -123,6 +123,8 @@ pub enum Message {
         stable: Slot,
         /// As heard.
         beat: u64,
+        /// Whether the follower has no room for new commands.
+        full: bool,
     },
     /// The leader of `ballot` leads no longer, of its own accord: nobody has to wait for its silence.
     Resigned {
@@ -233,7 +235,7 @@ impl Message {
             Message::Heartbeat { ballot, mark: prefix, beat: _, recovered } => {
                 round(*ballot) && mark(*prefix) && slot(*recovered)
             }
-            Message::HeartbeatReply { ballot, mark: prefix, stable, beat: _ } => {
+            Message::HeartbeatReply { ballot, mark: prefix, stable, beat: _, full: _ } => {
                 round(*ballot) && mark(*prefix) && slot(*stable)
             }
             Message::Resigned { ballot } | Message::HandOver { ballot, .. } | Message::AskReadPoint { ballot, .. } => {
@@ -277,7 +279,7 @@ pub enum RejectReason {
         /// First slot of the body accepted before.
         first: Slot,
     },
-    /// No room for client commands; no-ops, re-proposals and trims are still taken.
+    /// No room for client commands; no-ops, re-proposals, trims and what holds up the prefix are still taken.
     DiskFull,
     /// The sender isn't a member of the configuration that rules the slot.
     WrongConfiguration {

@@ -15,6 +15,7 @@ mod election;
 mod learner;
 mod plan;
 mod proposer;
+mod room;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -214,6 +215,8 @@ pub struct PeerStatus {
     pub stable: Slot,
     /// Bytes sent and not acknowledged.
     pub outstanding_bytes: u64,
+    /// Whether it has no room for new commands, as last told.
+    pub full: bool,
 }
 
 /// A view of the replica for operators and tests.
@@ -339,8 +342,8 @@ impl Replica {
             Message::Heartbeat { ballot, mark, beat, recovered } => {
                 self.on_heartbeat(now, from, ballot, mark, (beat, recovered));
             }
-            Message::HeartbeatReply { ballot, mark, stable, beat } => {
-                self.on_heartbeat_reply(now, from, ballot, mark, (stable, beat));
+            Message::HeartbeatReply { ballot, mark, stable, beat, full } => {
+                self.on_heartbeat_reply(now, from, ballot, mark, (stable, beat, full));
             }
             Message::Resigned { ballot } => self.on_resigned(now, from, ballot),
             Message::HandOver { ballot, beat } => self.on_hand_over(now, from, ballot, beat),
@@ -416,11 +419,6 @@ impl Replica {
     /// Takes a body made for [`Effect::Compose`].
     pub fn handle_composed(&mut self, now: Instant, body: BodyHandle) {
         self.propose_composed(now, body);
-    }
-
-    /// Tells the acceptor whether its disk has room for client commands.
-    pub fn set_disk_full(&mut self, full: bool) {
-        self.disk_full = full;
     }
 
     /// The next effect to carry out.

@@ -14,6 +14,9 @@ use thiserror::Error;
 
 use synod_frame::BLOCK_BYTES;
 
+/// Segment files that a node keeps for its next starts: with two, any number of starts in a row need no new file.
+pub(crate) const POOL_SPARES: u32 = 2;
+
 /// What one node is told. [`Config::new`] fills in defaults that suit a local network.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -33,7 +36,8 @@ pub struct Config {
     pub settings: Settings,
     /// Whether each write is durable by itself or a group of them is synced. Default [`SyncMode::Dsync`].
     pub sync: SyncMode,
-    /// Create a segment file when fewer than this many are free. Default 2.
+    /// Create a segment file when fewer than this many are free, besides the two that are kept for the next starts.
+    /// Default 2.
     pub pool_free_min: u32,
     /// Never have more segment files than this. Default 1024.
     pub pool_files_max: u32,
@@ -247,8 +251,9 @@ impl Config {
         range("connections_max", self.connections_max as u64, 2 * self.peers.len().max(1) as u64, 1 << 20)?;
         range("client_requests_max", self.client_requests_max as u64, 1, 1 << 20)?;
         range("client_bytes_max", self.client_bytes_max, 2 * record_max, 1 << 40)?;
-        range("pool_free_min", self.pool_free_min.into(), 1, self.pool_files_max.into())?;
-        range("pool_files_max", self.pool_files_max.into(), POOL_FILES_MIN.into(), 1 << 20)
+        let files_min = POOL_FILES_MIN + POOL_SPARES;
+        range("pool_files_max", self.pool_files_max.into(), files_min.into(), 1 << 20)?;
+        range("pool_free_min", self.pool_free_min.into(), 1, (self.pool_files_max - files_min + 1).into())
     }
 }
 

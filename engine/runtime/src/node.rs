@@ -28,7 +28,7 @@ use synod_wal::{
 
 use crate::clients::{ClientBounds, serve_clients};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, POOL_SPARES};
 use crate::error::{AppendError, ShutdownError, StartError, StopReason};
 use crate::intake::Intake;
 use crate::link::accept::{Connections, serve_peers};
@@ -330,6 +330,7 @@ fn open_replica(
         segment_bytes: facts.segment_bytes,
         sync: config.sync,
         pool_free_min: config.pool_free_min,
+        pool_spares: POOL_SPARES,
         pool_files_max: config.pool_files_max,
     };
     let wal = Wal::new(facts.identity, log, recovered);
@@ -355,6 +356,7 @@ fn first_status(node: NodeId, boot: u64, replica: &LoggedReplica<Slab>) -> Statu
         stable: status.protocol.stable,
         open_bodies: 0,
         peers: Vec::new(),
+        full: false,
         wal: status.log,
         counters: Counters::default(),
         stopped: None,

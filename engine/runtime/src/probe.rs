@@ -281,17 +281,29 @@ fn probe_direct(directory: &Path, file_system: &str) -> Result<Option<u32>, Prob
 fn probe_direct_at(directory: &Path, path: &Path, file_system: &str) -> Result<Option<u32>, ProbeError> {
     let failed = |source: io::Error| ProbeError::Directory { directory: directory.to_owned(), source };
     // An ordinary file first, so that a directory that can't be written isn't taken for one without O_DIRECT.
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(&[0; 4096]).map_err(failed)?;
+    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    // A full disk is no reason not to start: the log has files of its own, and somebody must be there to trim it.
+    let is_full = |error: &io::Error| matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let path = match made.and_then(|mut file| file.write_all(&[0; 4096])) {
+        Ok(()) => path.to_owned(),
+        Err(error) if is_full(&error) => {
+            if path.exists() {
+                path.to_owned()
+            } else {
+                directory.join("identity")
+            }
+        }
+        Err(error) => return Err(failed(error)),
+    };
     let refused = |source: io::Error| ProbeError::NoDirect {
         directory: directory.to_owned(),
         file_system: file_system.to_owned(),
         source,
     };
     let flags = (OFlags::DIRECT | OFlags::NOFOLLOW).bits();
-    fs::OpenOptions::new().read(true).write(true).custom_flags(flags as _).open(path).map_err(refused)?;
+    fs::OpenOptions::new().read(true).write(true).custom_flags(flags as _).open(&path).map_err(refused)?;
 
-    let status = rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::DIOALIGN).map_err(|e| failed(e.into()))?;
+    let status = rustix::fs::statx(CWD, &path, AtFlags::empty(), StatxFlags::DIOALIGN).map_err(|e| failed(e.into()))?;
     if status.stx_mask & StatxFlags::DIOALIGN.bits() == 0 {
         return Ok(None);
     }

@@ -96,6 +96,8 @@ struct Core {
     waiting: Waiting,
     counters: Counters,
     stopped: Option<StopReason>,
+    /// The own log was full when last looked at.
+    full: bool,
     gate: Gate,
     /// A body was delivered in this turn.
     delivered: bool,
@@ -132,6 +134,7 @@ impl Shard {
             waiting: Waiting::default(),
             counters: Counters::default(),
             stopped: None,
+            full: false,
             gate: Gate::NoLeader,
             delivered: false,
             file_retry_at: None,
@@ -387,6 +390,7 @@ impl Shard {
         let protocol = status.protocol;
         let leader = protocol.leader.map(|ballot| ballot.node);
         let leads = matches!(protocol.role, Role::Leader | Role::Recovering);
+        self.tell_room(core);
         if core.gate != Gate::Stopped {
             let gate = match leader {
                 _ if leads && core.replica.is_full() => Gate::DiskFull,
@@ -423,9 +427,29 @@ impl Shard {
         shared.stable = protocol.stable;
         shared.open_bodies = protocol.open_bodies;
         shared.peers = protocol.peers;
+        shared.full = core.full;
         shared.wal = status.log;
         shared.counters = core.counters;
         shared.stopped.clone_from(&core.stopped);
+    }
+
+    /// Says so when the own log becomes full, and when it has room again.
+    fn tell_room(&self, core: &mut Core) {
+        let full = core.replica.wal().is_full();
+        if std::mem::replace(&mut core.full, full) == full {
+            return;
+        }
+        let stats = core.replica.wal().stats();
+        if full {
+            tracing::warn!(
+                files = stats.files,
+                live_bytes = stats.live_bytes,
+                "the log is full: new commands are refused, and a leader hands over if others have room; trim the log, \
+                 or make room on the file system"
+            );
+        } else {
+            tracing::info!(files_clean = stats.files_clean, "the log has room again");
+        }
     }
 
     fn not_leader(&self, leader: NodeId) -> AppendError {

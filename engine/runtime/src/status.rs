@@ -31,7 +31,10 @@ pub struct Status {
     pub open_bodies: u32,
     /// What a leader knows of its peers; empty elsewhere.
     pub peers: Vec<PeerStatus>,
-    /// The write-ahead log.
+    /// Whether this node's own log has no room for new commands, until something is trimmed or the disk has room for a
+    /// file. A leader refuses them too while too many of its peers are full; see [`PeerStatus::full`].
+    pub full: bool,
+    /// The write-ahead log. `files_clean` is the depth of the pool.
     pub wal: LogStats,
     /// What was done since the start.
     pub counters: Counters,

@@ -144,6 +144,7 @@ fn draw_log(random: &mut Random) -> LogSettings {
         segment_bytes: random.pick(&[64 << 10, 64 << 10, 64 << 10, 128 << 10, 512 << 10]),
         sync: random.pick(&[SyncMode::Dsync, SyncMode::Fdatasync]),
         pool_free_min,
+        pool_spares: 0,
         pool_files_max: POOL_FILES_MAX,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! DIR/identity              who this store is; readable, checksummed, replaced as a whole
+//! DIR/identity.spare        the identity before, which is written over and exchanged: that needs no room on the disk
 //! DIR/LOCK                  flock'ed by whoever may write; never deleted
 //! DIR/log-0000/segment-NNNNNN.wal   the pool; a file keeps its name in all its lives
 //! ```
@@ -33,8 +34,8 @@ pub use store::DirectoryStore;
 /// Name of the identity file.
 const IDENTITY: &str = "identity";
 
-/// Its name while it is being written.
-const IDENTITY_NEW: &str = "identity.new";
+/// Its name while it is being written; between two changes the file stays, for the room that it takes.
+const IDENTITY_SPARE: &str = "identity.spare";
 
 /// Something that the file system refused.
 #[derive(Debug, Error)]
@@ -196,11 +197,12 @@ pub fn read_identity(directory: &Path) -> Result<NodeIdentity, OpenError> {
     Ok(NodeIdentity::parse(&text).map_err(|problem| IdentityFileError { path, problem })?)
 }
 
-/// Replaces the identity as a whole: after a crash it is the old one or the new one.
+/// Replaces the identity as a whole: after a crash it is the old one or the new one. A node must start on a full disk,
+/// or nobody could trim its log: so a file that is there already is written over, and the two change names.
 fn write_identity(directory: &Path, identity: &NodeIdentity) -> Result<(), FileError> {
-    let (new, path) = (directory.join(IDENTITY_NEW), directory.join(IDENTITY));
-    disk::write_small(&new, identity.to_text().as_bytes())?;
-    std::fs::rename(&new, &path).map_err(FileError::new("rename", &new))?;
+    let (spare, path) = (directory.join(IDENTITY_SPARE), directory.join(IDENTITY));
+    disk::write_small(&spare, identity.to_text().as_bytes())?;
+    disk::exchange(&spare, &path).map_err(FileError::new("rename", &spare))?;
     disk::sync_directory(directory)
 }
 

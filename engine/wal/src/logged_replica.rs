@@ -473,10 +473,11 @@ impl<P: Buffers> LoggedReplica<P> {
         self.replica.opening()
     }
 
-    /// Whether the log has no room for client commands, until something is trimmed or the disk has room for a file. What
-    /// is left is for promises, trims and what earlier ballots left open.
+    /// Whether the log has no room for client commands, until something is trimmed or the disk has room for a file; or,
+    /// at a leader, too many of its followers' logs. What is left is for promises, trims and what earlier ballots left
+    /// open.
     pub fn is_full(&self) -> bool {
-        self.wal.is_full()
+        self.wal.is_full() || self.replica.is_full()
     }
 
     /// Proposes a body that the caller has encoded into `record` for the current opening.

@@ -142,7 +142,8 @@ impl Wal {
         assert_eq!(recovered.segment_bytes, settings.segment_bytes, "the segment size never changes");
 
         let files = recovered.files_count();
-        let mut pool = Pool::new(settings.pool_free_min, settings.pool_files_max, files, recovered.file_next);
+        let free = (settings.pool_free_min, settings.pool_spares);
+        let mut pool = Pool::new(free, settings.pool_files_max, files, recovered.file_next);
         for file in recovered.clean {
             pool.add_clean(file);
         }

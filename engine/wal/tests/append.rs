@@ -220,6 +220,34 @@ fn restarts_of_a_full_log_still_open() {
     }
 }
 
+/// Full log, full file system: each start begins a segment on a spare, and the one of the start before, which holds no
+/// bodies, becomes a spare again.
+#[test]
+fn restarts_of_a_full_log_need_no_new_file() {
+    let full = LogSettings { pool_files_max: 100, pool_spares: 2, ..settings(SyncMode::Dsync) };
+    let log = RecoveredLog::fresh(SEGMENT_BYTES, (1..=5).map(FileId));
+    let mut machine = Machine::start_with(Disk::fresh(5), full, log, 1);
+    machine.refuse_creation = true;
+    machine.settle();
+    let mut slot = 1;
+    while machine.append(&accepted(1, Mark::START), Some(&noop(slot, 1, slot))).is_some() {
+        machine.settle();
+        slot += 1;
+    }
+    assert!(machine.wal.is_full());
+    for boot in 2..7 {
+        let log = log_of(&machine);
+        machine = Machine::start_with(machine.disk, full, log, boot);
+        machine.refuse_creation = true;
+        machine.settle();
+        assert!(machine.wal.is_open() && machine.wal.is_full(), "boot {boot}: {:?}", machine.wal.stats());
+        assert!(machine.wal.stats().files_clean >= 1, "boot {boot}: a spare is left for the next");
+        let promise = meta(RecordKind::Promise, Ballot::ZERO, ballot(boot), Mark::START);
+        assert!(machine.append(&promise, None).is_some(), "boot {boot}");
+        machine.settle();
+    }
+}
+
 #[test]
 fn files_are_made_ahead_of_need_up_to_the_bound() {
     let mut machine = Machine::fresh(SyncMode::Dsync, 4);
@@ -335,7 +363,10 @@ fn settings_are_checked() {
         LogSettings { segment_bytes: 65_000, ..good }.check(),
         Err(LogSettingsError::SegmentBytes { found: 65_000 })
     );
-    assert_eq!(LogSettings { pool_files_max: 3, ..good }.check(), Err(LogSettingsError::FilesMax(3)));
+    assert_eq!(
+        LogSettings { pool_files_max: 3, ..good }.check(),
+        Err(LogSettingsError::FilesMax { found: 3, min: POOL_FILES_MIN })
+    );
     for found in [0, 6] {
         let error = LogSettingsError::FreeMin { found, max: 8 - POOL_FILES_MIN + 1 };
         assert_eq!(LogSettings { pool_free_min: found, ..good }.check(), Err(error));

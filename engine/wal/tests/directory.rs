@@ -222,12 +222,31 @@ fn a_log_without_its_identity_is_never_overwritten() {
 fn interrupted_init_is_started_again() {
     let (_parent, path, first) = initialised();
     std::fs::remove_file(path.join("identity")).unwrap();
-    std::fs::write(path.join("identity.new"), "half").unwrap();
+    std::fs::write(path.join("identity.spare"), "half").unwrap();
     let last = log_path(&path, 0).join("segment-000004.wal");
     std::fs::OpenOptions::new().write(true).open(&last).unwrap().set_len(5000).unwrap();
     let second = init(&path, NODE, &options(), &mut |_| ()).unwrap();
     assert_ne!(first.incarnation, second.incarnation);
     assert_eq!(std::fs::metadata(last).unwrap().len(), 64 << 10);
+}
+
+/// On a full disk a new file couldn't be written: what is there is written over.
+#[test]
+fn an_opening_makes_no_new_file() {
+    use std::os::unix::fs::MetadataExt as _;
+    let (_parent, path, identity) = initialised();
+    bootstrap(&path, &genesis(&identity)).unwrap();
+    let inodes = || {
+        let mut inodes = ["identity", "identity.spare"].map(|name| std::fs::metadata(path.join(name)).unwrap().ino());
+        inodes.sort_unstable();
+        inodes
+    };
+    let before = inodes();
+    for boot in 1..=12 {
+        let opened = open(&path, &Expected::default()).unwrap();
+        assert_eq!(opened.identity().boot_counter, boot);
+        assert_eq!((read_identity(&path).unwrap().boot_counter, inodes()), (boot, before));
+    }
 }
 
 #[test]

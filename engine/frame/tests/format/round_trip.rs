@@ -111,8 +111,8 @@ fn message() -> impl Strategy<Value = Message> {
         (ballot(), mark(), any::<u64>(), any::<u64>()).prop_map(|(ballot, mark, beat, recovered)| {
             Message::Heartbeat { ballot, mark, beat, recovered: Slot(recovered) }
         }),
-        (ballot(), mark(), any::<u64>(), any::<u64>()).prop_map(|(ballot, mark, stable, beat)| {
-            Message::HeartbeatReply { ballot, mark, stable: Slot(stable), beat }
+        (ballot(), mark(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(|(ballot, mark, stable, beat, full)| {
+            Message::HeartbeatReply { ballot, mark, stable: Slot(stable), beat, full }
         }),
         (slot(), any::<u32>()).prop_map(|(from, bytes)| Message::Fetch { from, bytes }),
         (body(), mark(), any::<bool>()).prop_map(|(body, mark, last)| Message::Chosen { body, mark, last }),

@@ -1,7 +1,6 @@
 //! The acceptor's phase 2: accept whole bodies in any order, or refuse with the reason.
 
 use super::{Accepted, Ballot, BodyHandle, LogEntry, Mark, Message, NodeId, RejectReason, Replica, Slot};
-use crate::body::BodyKind;
 use crate::effect::{AppendId, HaltReason};
 use crate::limits;
 use crate::time::Instant;
@@ -47,7 +46,7 @@ impl Replica {
                     // Far behind: catch up first, or this memory grows with the lag.
                     return Err(RejectReason::Overloaded { retry_after: self.settings.retransmit_interval });
                 }
-                if self.disk_full && body.kind == BodyKind::Commands {
+                if self.refuses(&body) {
                     return Err(RejectReason::DiskFull);
                 }
                 self.store(ballot, body)?

@@ -352,6 +352,7 @@ impl Replica {
             // It hears a leader, but has promised nothing: the question is below any promise.
             RejectReason::LeaderAlive { .. } if self.on_told_promise(from, ballot, Ballot::ZERO) => {}
             RejectReason::Doubtful if concerns_us => self.on_doubtful(from),
+            RejectReason::DiskFull if concerns_us => self.note_full(from, true),
             RejectReason::NotLeader => self.on_not_leader(now, from, ballot),
             RejectReason::AlreadyChosen { mark } => self.note_ahead(now, from, mark),
             RejectReason::BallotConflict { first } if concerns_us => {

@@ -35,7 +35,8 @@ impl Replica {
             return self.send(from, Message::Reject { ballot, reason: RejectReason::Doubtful });
         }
         if !self.halted {
-            self.send(from, Message::HeartbeatReply { ballot, mark: self.mark, stable: self.proved, beat });
+            let (mark, stable, full) = (self.mark, self.proved, self.disk_full);
+            self.send(from, Message::HeartbeatReply { ballot, mark, stable, beat, full });
         }
     }
 

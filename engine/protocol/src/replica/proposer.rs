@@ -45,6 +45,8 @@ pub(super) struct Leadership {
     /// Read points asked for and not confirmed yet, at most one of each member a heartbeat.
     pub(super) questions: Vec<Question>,
     pub(super) transfer: Option<Transfer>,
+    /// Before this a full leader doesn't try again to hand over.
+    pub(super) relieved_at: Instant,
     /// Where recovery stood when it last came a step further, and when that was.
     progress: (Slot, Instant),
 }
@@ -86,11 +88,18 @@ pub(super) struct Peer {
     /// Bodies sent and not acknowledged, by first slot.
     outstanding: BTreeMap<Slot, u32>,
     outstanding_bytes: u64,
+    /// Whether it has no room for new commands, as last told.
+    pub(super) full: bool,
     /// Something open wasn't sent, for want of room among what is outstanding.
     held_back: bool,
 }
 
 impl Peer {
+    /// Whether it has answered a heartbeat of this leadership.
+    pub(super) fn has_answered(&self) -> bool {
+        self.beat > 0
+    }
+
     fn acknowledged(&mut self, first: Slot) {
         if let Some(bytes) = self.outstanding.remove(&first) {
             self.outstanding_bytes -= u64::from(bytes);
@@ -138,6 +147,14 @@ impl Leadership {
         self.peers.get(&node)
     }
 
+    pub(super) fn peer_mut(&mut self, node: NodeId) -> Option<&mut Peer> {
+        self.peers.get_mut(&node)
+    }
+
+    pub(super) fn all_peers(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
+        self.peers.iter()
+    }
+
     /// Who has answered heartbeat `beat` or a later one.
     pub(super) fn answered(&self, beat: u64) -> Vec<NodeId> {
         self.peers.iter().filter(|(_, peer)| peer.beat >= beat).map(|(node, _)| *node).collect()
@@ -158,6 +175,7 @@ impl Leadership {
             mark: peer.mark,
             stable: peer.stable,
             outstanding_bytes: peer.outstanding_bytes,
+            full: peer.full,
         };
         self.peers.iter().map(status).collect()
     }
@@ -225,6 +243,7 @@ impl Replica {
             keeps_pace: false,
             outstanding: BTreeMap::new(),
             outstanding_bytes: 0,
+            full: false,
             held_back: false,
         };
         let peers = self.peers().into_iter().map(|node| (node, peer(node))).collect();
@@ -247,6 +266,7 @@ impl Replica {
             beats: VecDeque::new(),
             questions: Vec::new(),
             transfer: None,
+            relieved_at: now,
             progress: (self.mark.slot, now),
         }));
         self.heartbeat(now);
@@ -355,7 +375,8 @@ impl Replica {
         }
     }
 
-    /// Room for a new body, if this replica leads and neither window nor alpha is exhausted.
+    /// Room for a new body, if this replica leads, an accept quorum has room on its disks, and neither window nor alpha is
+    /// exhausted.
     pub fn opening(&self) -> Option<Opening> {
         let RoleState::Leader(leadership) = &self.role else { return None };
         let limit = self.mark.slot.plus(self.alpha());
@@ -363,6 +384,7 @@ impl Replica {
         if self.halted
             || leadership.is_recovering()
             || leadership.transfer.is_some()
+            || self.is_full()
             || open >= self.settings.window_bodies
             || leadership.open_bytes >= self.settings.window_bytes
             || leadership.next_slot >= limit
@@ -553,7 +575,7 @@ impl Replica {
         from: NodeId,
         ballot: Ballot,
         mark: Mark,
-        (stable, beat): (Slot, u64),
+        (stable, beat, full): (Slot, u64, bool),
     ) {
         if !self.compare_chain(from, mark) {
             return;
@@ -569,12 +591,14 @@ impl Replica {
             peer.beat = beat;
             // Less than before, if its log was damaged since: what it has lost must not be trimmed.
             peer.stable = stable.min(mark.slot);
+            peer.full = full;
             peer.keeps_pace = told.is_some_and(|slot| peer.mark >= slot);
         }
         peer.reached(mark.slot);
         self.send_held_back(from);
         self.note_ahead(now, from, mark);
         self.confirm(now);
+        self.relieve(now);
         self.hand_over();
     }
 

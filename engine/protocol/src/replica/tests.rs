@@ -15,5 +15,6 @@ mod partitions;
 mod proposing;
 mod random;
 mod recovery;
+mod room;
 mod transfer;
 mod trim;

@@ -123,7 +123,13 @@ impl Setup {
             configuration: self.configuration(),
             protocol,
             logged: LoggedSettings { cache_bytes: 1 << 20, backlog_bytes: 1 << 20, scrub_bytes_per_second: 0 },
-            log: LogSettings { segment_bytes: 64 << 10, sync: self.sync, pool_free_min: 1, pool_files_max: 10_000 },
+            log: LogSettings {
+                segment_bytes: 64 << 10,
+                sync: self.sync,
+                pool_free_min: 1,
+                pool_spares: 0,
+                pool_files_max: 10_000,
+            },
             faulty_time: Duration::ZERO,
             faults: Faults::none(),
             workload: WorkloadPlan {

@@ -150,6 +150,7 @@ pub fn bootstrap(directory: &Path, genesis: &Genesis) -> Result<Bootstrapped, Bo
         segment_bytes: identity.segment_bytes,
         sync: SyncMode::Fdatasync,
         pool_free_min: 1,
+        pool_spares: 0,
         ..LogSettings::default()
     };
     let mut wal = Wal::new(log_identity, settings, recovered);

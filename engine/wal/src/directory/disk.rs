@@ -139,14 +139,28 @@ pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// Writes a whole new file, durable but for its name.
+/// Lets two files change names; where there is only the first, or the file system can't, the first takes the name of the
+/// second. After a crash each name stands for one or the other.
+pub(super) fn exchange(new: &Path, old: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(()),
+        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => std::fs::rename(new, old),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes a whole file, durable but for its name. One that is there is written over: its blocks are used again, so that
+/// a full disk has room for it.
 pub(super) fn write_small(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let write = || {
         let flags = OFlags::NOFOLLOW.bits() as i32;
         let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(FILE_MODE).custom_flags(flags);
+        options.write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(flags);
         let mut file = options.open(path)?;
         file.write_all(content)?;
+        file.set_len(content.len() as u64)?;
         file.sync_all()
     };
     write().map_err(FileError::new("write", path))

@@ -207,7 +207,7 @@ fn check_content(directory: &Path) -> Result<(), InitError> {
             let identity = super::read_identity(directory).map_err(InitError::Open)?;
             return Err(InitError::AlreadyInitialised { path: directory.to_path_buf(), node: identity.node });
         }
-        if !["LOCK", super::IDENTITY_NEW, "log-0000"].contains(&name.as_ref()) {
+        if !["LOCK", super::IDENTITY_SPARE, "log-0000"].contains(&name.as_ref()) {
             return Err(InitError::NotEmpty { path: directory.to_path_buf(), name: name.into_owned() });
         }
     }

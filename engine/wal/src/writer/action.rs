@@ -101,7 +101,7 @@ pub enum Action {
 pub struct LogStats {
     /// Segments that hold records or will next.
     pub segments_live: usize,
-    /// Files ready for use.
+    /// Files ready for use: the depth of the pool. Two of them are kept for the next openings of the log.
     pub files_clean: usize,
     /// Files that must be zeroed first, or are being zeroed or created.
     pub files_dirty: usize,

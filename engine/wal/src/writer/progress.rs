@@ -260,7 +260,7 @@ impl Wal {
     /// Lays out the header of the next segment, if there is a file for it. `before` is what it follows if that can't
     /// say itself where it ends.
     fn prepare_next(&mut self, before: Option<(Before, bool)>) {
-        let Some(clean) = self.pool.take() else { return };
+        let Some(clean) = self.pool.take(before.is_some()) else { return };
         let epoch = self.epoch_next;
         self.epoch_next += 1;
         let configuration = self.configuration.as_ref().map(|configuration| configuration.slot);

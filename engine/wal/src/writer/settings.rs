@@ -5,7 +5,7 @@ use thiserror::Error;
 use super::flush::SyncMode;
 use crate::segment::{Geometry, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_RANGE};
 
-/// Fewest files a log can run on: one that takes records, one ahead, one being sealed, one to be trimmed.
+/// Fewest files a log can run on, besides its spares: one that takes records, one ahead, one being sealed, one to be trimmed.
 pub const POOL_FILES_MIN: u32 = 4;
 
 /// What a node may choose for a log, except the segment size, which is fixed when the directory is initialised.
@@ -15,10 +15,13 @@ pub struct LogSettings {
     pub segment_bytes: u64,
     /// How writes become durable. Default fdatasync.
     pub sync: SyncMode,
-    /// A file is created or zeroed when fewer than this many are ready. Default 2.
+    /// A file is created or zeroed when fewer than this many are ready, besides the spares. Default 2.
     pub pool_free_min: u32,
+    /// Files that are kept ready for the next openings of the log, so that a full log on a full disk can be opened. One is
+    /// enough for one opening, two for any number in a row. Default 2.
+    pub pool_spares: u32,
     /// The log makes no more files than this, but for one each time that it couldn't be opened otherwise; at least
-    /// [`POOL_FILES_MIN`]. Default 1,024.
+    /// [`POOL_FILES_MIN`] and the spares. Default 1,024.
     pub pool_files_max: u32,
 }
 
@@ -28,6 +31,7 @@ impl Default for LogSettings {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             sync: SyncMode::default(),
             pool_free_min: 2,
+            pool_spares: 2,
             pool_files_max: 1024,
         }
     }
@@ -47,14 +51,19 @@ pub enum LogSettingsError {
         found: u64,
     },
     /// Too few files to go on after a trim.
-    #[error("pool_files_max must be at least {POOL_FILES_MIN}, not {0}")]
-    FilesMax(u32),
+    #[error("pool_files_max must be at least {min}, not {found}")]
+    FilesMax {
+        /// As given.
+        found: u32,
+        /// [`POOL_FILES_MIN`] and the spares.
+        min: u32,
+    },
     /// Without a file ahead the log would stop at every rotation.
     #[error("pool_free_min must be 1 to {max}, not {found}")]
     FreeMin {
         /// As given.
         found: u32,
-        /// `pool_files_max` without the files that are always in use.
+        /// `pool_files_max` without the spares and the files that are always in use.
         max: u32,
     },
 }
@@ -68,10 +77,11 @@ impl LogSettings {
         if Geometry::new(self.segment_bytes).is_none() {
             return Err(LogSettingsError::SegmentBytes { found: self.segment_bytes });
         }
-        if self.pool_files_max < POOL_FILES_MIN {
-            return Err(LogSettingsError::FilesMax(self.pool_files_max));
+        let min = POOL_FILES_MIN.saturating_add(self.pool_spares);
+        if self.pool_files_max < min {
+            return Err(LogSettingsError::FilesMax { found: self.pool_files_max, min });
         }
-        let max = self.pool_files_max - POOL_FILES_MIN + 1;
+        let max = self.pool_files_max - min + 1;
         if !(1..=max).contains(&self.pool_free_min) {
             return Err(LogSettingsError::FreeMin { found: self.pool_free_min, max });
         }

@@ -21,7 +21,7 @@ pub fn identity(boot_counter: u64) -> LogIdentity {
 }
 
 pub fn settings(sync: SyncMode) -> LogSettings {
-    LogSettings { segment_bytes: SEGMENT_BYTES, sync, pool_free_min: 1, pool_files_max: 8 }
+    LogSettings { segment_bytes: SEGMENT_BYTES, sync, pool_free_min: 1, pool_spares: 0, pool_files_max: 8 }
 }
 
 pub fn ballot(round: u64) -> Ballot {
@@ -201,6 +201,8 @@ pub struct Machine {
     /// Files being created, or zeroed from an offset on.
     pub files: Vec<(FileId, Option<u64>)>,
     pub hold_files: bool,
+    /// The file system is full: no file can be made, but zeroed.
+    pub refuse_creation: bool,
 }
 
 impl Machine {
@@ -226,6 +228,7 @@ impl Machine {
             syncs: Vec::new(),
             files: Vec::new(),
             hold_files: false,
+            refuse_creation: false,
         };
         machine.poll();
         machine
@@ -272,6 +275,10 @@ impl Machine {
     pub fn complete_file(&mut self, index: usize) {
         let (file, zero_from) = self.files.swap_remove(index);
         match zero_from {
+            None if self.refuse_creation => {
+                self.wal.handle_file_failed(file);
+                return self.poll();
+            }
             None => self.disk.create(file),
             Some(offset) => {
                 let zeros = vec![0; (SEGMENT_BYTES - offset) as usize];
@@ -307,6 +314,12 @@ impl Machine {
         let mut random = Random(1);
         self.poll();
         while self.step(&mut random) {}
+        if self.refuse_creation {
+            // As a node does every now and then.
+            self.wal.retry();
+            self.poll();
+            while self.step(&mut random) {}
+        }
     }
 
     fn submit(&mut self, planned: Planned, record: &[u8]) {

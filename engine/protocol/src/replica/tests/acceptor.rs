@@ -243,7 +243,7 @@ fn old_and_doubled_messages_change_nothing() {
             doubts: Vec::new(),
         },
         accepted(old, body(1, 1, 1)),
-        Message::HeartbeatReply { ballot: old, mark: Mark::START, stable: s(1), beat: 1 },
+        Message::HeartbeatReply { ballot: old, mark: Mark::START, stable: s(1), beat: 1, full: false },
         Message::Chosen { body: body(5, 1, 5), mark: Mark { slot: s(6), chain: Chain(6) }, last: true },
         Message::Supply { body: body(1, 1, 1) },
         Message::Unavailable { first: s(1), available: s(9) },
@@ -309,7 +309,7 @@ fn positions_that_no_honest_peer_names_are_ignored() {
     let mut messages = vec![
         Message::Heartbeat { ballot: sound, mark: end, beat: 1, recovered: s(0) },
         Message::Heartbeat { ballot: last_round, mark: Mark::START, beat: 1, recovered: s(0) },
-        Message::HeartbeatReply { ballot: sound, mark: end, stable: s(u64::MAX), beat: 1 },
+        Message::HeartbeatReply { ballot: sound, mark: end, stable: s(u64::MAX), beat: 1, full: false },
         Message::Prepare { ballot: last_round, from: s(1) },
         Message::PreVote { ballot: last_round },
         Message::Accept { ballot: sound, body: body(1, 1, 1), mark: end },

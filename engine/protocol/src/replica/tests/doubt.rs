@@ -615,9 +615,17 @@ fn a_member_with_a_damaged_log_holds_the_trim() {
     let leader = cluster.replica(n(2)).promised();
     let mark = cluster.mark(n(3));
     assert!(mark.slot < before);
-    cluster.inject(n(3), n(2), Message::HeartbeatReply { ballot: leader, mark, stable: mark.slot, beat: 1 });
+    cluster.inject(
+        n(3),
+        n(2),
+        Message::HeartbeatReply { ballot: leader, mark, stable: mark.slot, beat: 1, full: false },
+    );
     assert_eq!(stable(&cluster), Some(before), "that one is old");
-    cluster.inject(n(3), n(2), Message::HeartbeatReply { ballot: leader, mark, stable: mark.slot, beat: 1 << 40 });
+    cluster.inject(
+        n(3),
+        n(2),
+        Message::HeartbeatReply { ballot: leader, mark, stable: mark.slot, beat: 1 << 40, full: false },
+    );
     assert_eq!(stable(&cluster), Some(mark.slot));
     // Lost at the end: nobody can tell how much, so that it holds everything.
     cluster.inject(n(3), n(2), Message::Reject { ballot: leader, reason: RejectReason::Doubtful });

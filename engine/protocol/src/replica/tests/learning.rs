@@ -167,7 +167,7 @@ fn different_chains_at_one_slot_halt_the_replica() {
     let theirs = Mark { chain: Chain(5), ..ours };
     for message in [
         Message::Heartbeat { ballot: OLD, mark: theirs, beat: 1, recovered: s(0) },
-        Message::HeartbeatReply { ballot: OLD, mark: theirs, stable: s(1), beat: 1 },
+        Message::HeartbeatReply { ballot: OLD, mark: theirs, stable: s(1), beat: 1, full: false },
         Message::Accept { ballot: OLD, body: body(2, 1, 9), mark: theirs },
         Message::Reject { ballot: OLD, reason: RejectReason::AlreadyChosen { mark: theirs } },
     ] {
