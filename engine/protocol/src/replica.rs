@@ -19,6 +19,7 @@ mod room;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod trim;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -42,6 +43,7 @@ use doubt::Inquiry;
 use election::{Candidacy, Canvass};
 use proposer::Leadership;
 pub use transfer::TransferError;
+pub use trim::TrimError;
 
 /// What recovery found in the log: the state that an acceptor must not forget.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,6 +100,8 @@ pub struct Replica {
     /// Records not yet durable that prove more: each append, and the end of the prefix that it proves.
     proving: VecDeque<(AppendId, Slot)>,
     catch_up: CatchUp,
+    /// Where a peer's log begins that was asked for more than it has; of no meaning below the mark.
+    available: Slot,
 
     appended: AppendId,
     durable: AppendId,
@@ -187,23 +191,6 @@ pub enum ProposeError {
     TooLarge(u32),
 }
 
-/// Why nothing can be trimmed now.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum TrimError {
-    /// Only a leader proposes trims.
-    #[error("this replica does not lead")]
-    NotLeader,
-    /// Everything that every member durably has, and knows to be chosen, is trimmed already; a member that is down
-    /// holds the log.
-    #[error("nothing to trim: every member durably has the log up to slot {held}, and it is trimmed up to {trimmed}")]
-    NothingToTrim {
-        /// First slot that some member may still need.
-        held: Slot,
-        /// First slot that is kept now.
-        trimmed: Slot,
-    },
-}
-
 /// What a leader knows of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -217,6 +204,9 @@ pub struct PeerStatus {
     pub outstanding_bytes: u64,
     /// Whether it has no room for new commands, as last told.
     pub full: bool,
+    /// Whether it is behind the trim: what it lacks is gone everywhere, and it can't catch up without a snapshot. It
+    /// holds no trims any more.
+    pub behind: bool,
 }
 
 /// A view of the replica for operators and tests.
@@ -236,6 +226,9 @@ pub struct Status {
     pub stable: Slot,
     /// Everything below is trimmed.
     pub trimmed: Slot,
+    /// If this replica is behind the trim: where the log begins that its peers still have. It can't catch up without a
+    /// snapshot, and never seeks to lead.
+    pub behind: Option<Slot>,
     /// Bodies proposed and not yet chosen.
     pub open_bodies: u32,
     /// Slots for which this acceptor's promise is no answer, because damage may hide an accept.
@@ -298,6 +291,7 @@ impl Replica {
             proved: recovered.mark.slot,
             proving: VecDeque::new(),
             catch_up: CatchUp::default(),
+            available: Slot(0),
             appended: AppendId(0),
             durable: AppendId(0),
             held: BTreeMap::new(),
@@ -353,7 +347,7 @@ impl Replica {
             Message::Chosen { body, mark, last } => self.on_chosen(now, from, body, mark, last),
             Message::FetchBody { first, id } => self.effects.push_back(Effect::SupplyBody { to: from, first, id }),
             Message::Supply { body } => self.handle_obtained(now, body.id),
-            Message::Unavailable { .. } => self.on_unavailable(now),
+            Message::Unavailable { available, .. } => self.on_unavailable(now, available),
         }
     }
 
@@ -448,7 +442,7 @@ impl Replica {
             RoleState::Leader(leadership) => {
                 let role = if leadership.is_recovering() { Role::Recovering } else { Role::Leader };
                 let transfer = leadership.transfer.map(|transfer| transfer.target);
-                (role, leadership.open_bodies(), leadership.peers(), transfer)
+                (role, leadership.open_bodies(), leadership.peers(self.trimmed), transfer)
             }
         };
         Status {
@@ -459,6 +453,7 @@ impl Replica {
             mark: self.mark,
             stable: self.stable,
             trimmed: self.trimmed,
+            behind: self.behind(),
             open_bodies,
             doubts: self.doubts.clone(),
             unsure: self.unsure.is_some(),

@@ -67,9 +67,25 @@ pub struct Config {
     pub client_requests_max: usize,
     /// See [`Config::client_requests_max`].
     pub client_bytes_max: u64,
+    /// How much of the log to keep. Default: everything, until somebody trims.
+    pub retention: Retention,
     /// Keep the shard's thread on this core, which must be one that the process may use. Worth it only where the core
     /// has nothing else to do. Default no.
     pub pin_to_core: Option<usize>,
+}
+
+/// How much of the log to keep. A node that leads proposes trims accordingly, always of whole segments; give all nodes the
+/// same settings, for any of them may lead.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Trim while the segments in use are longer than this, in bytes. Nothing is dropped that a member lacks.
+    pub bytes: Option<u64>,
+    /// Trim segments in which everything is older than this, by the log's own time. Nothing is dropped that a member lacks.
+    pub age: Option<Duration>,
+    /// Above this, in bytes, trim also what some members lack, as long as a quorum has it. They are then *behind the
+    /// trim*: they go on voting, but can't catch up without a snapshot, which this version doesn't have. Without it a
+    /// member that is down holds the log, and disks fill up. At least `bytes`.
+    pub hard_bytes: Option<u64>,
 }
 
 /// Why a configuration can't work.
@@ -169,6 +185,7 @@ impl Config {
             connections_max: 256,
             client_requests_max: 1024,
             client_bytes_max: 8 << 20,
+            retention: Retention::default(),
             pin_to_core: None,
         }
     }
@@ -251,6 +268,9 @@ impl Config {
         range("connections_max", self.connections_max as u64, 2 * self.peers.len().max(1) as u64, 1 << 20)?;
         range("client_requests_max", self.client_requests_max as u64, 1, 1 << 20)?;
         range("client_bytes_max", self.client_bytes_max, 2 * record_max, 1 << 40)?;
+        if let (Some(bytes), Some(hard_bytes)) = (self.retention.bytes, self.retention.hard_bytes) {
+            range("retention.hard_bytes", hard_bytes, bytes, u64::MAX)?;
+        }
         let files_min = POOL_FILES_MIN + POOL_SPARES;
         range("pool_files_max", self.pool_files_max.into(), files_min.into(), 1 << 20)?;
         range("pool_free_min", self.pool_free_min.into(), 1, (self.pool_files_max - files_min + 1).into())

@@ -39,7 +39,7 @@ mod seam;
 mod shard;
 mod status;
 
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, Retention};
 pub use error::{
     AppendError, BarrierError, ReadError, ShutdownError, StartError, StopReason, TransferError, TrimError,
 };

@@ -274,6 +274,7 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         record_bytes_max: config.body_bytes_max as usize,
         backlog_bytes: config.wal_backlog_bytes,
         unknown_after: config.unknown_after,
+        retention: config.retention,
     };
     let identity = Rc::new(Identity::new(
         node,
@@ -357,6 +358,8 @@ fn first_status(node: NodeId, boot: u64, replica: &LoggedReplica<Slab>) -> Statu
         open_bodies: 0,
         peers: Vec::new(),
         full: false,
+        behind: None,
+        held_by: None,
         wal: status.log,
         counters: Counters::default(),
         stopped: None,

@@ -16,6 +16,7 @@ mod compose;
 mod disk;
 mod readers;
 mod requests;
+mod retention;
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -23,10 +24,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use synod_protocol::{BodyKind, Instant, NodeId, Role};
+use synod_protocol::{BodyKind, Instant, NodeId, Role, Slot};
 use synod_wal::{FileId, LoggedReplica, Output};
 
 use crate::clock::Clock;
+use crate::config::Retention;
 use crate::error::{AppendError, ReadError, StopReason, TrimError};
 use crate::link::Link;
 use crate::log::Shared;
@@ -40,6 +42,7 @@ use crate::status::Counters;
 use compose::InFlight;
 use readers::Readers;
 use requests::Waiting;
+use retention::Keeper;
 
 /// Longest time between two looks at the clock.
 const TICK: Duration = Duration::from_millis(10);
@@ -67,6 +70,7 @@ pub(crate) struct ShardSettings {
     pub(crate) record_bytes_max: usize,
     pub(crate) backlog_bytes: u64,
     pub(crate) unknown_after: Duration,
+    pub(crate) retention: Retention,
 }
 
 /// See the module.
@@ -94,10 +98,13 @@ struct Core {
     in_flight: InFlight,
     readers: Readers,
     waiting: Waiting,
+    keeper: Keeper,
     counters: Counters,
     stopped: Option<StopReason>,
     /// The own log was full when last looked at.
     full: bool,
+    /// This node was behind the trim when last looked at.
+    behind: bool,
     gate: Gate,
     /// A body was delivered in this turn.
     delivered: bool,
@@ -132,9 +139,11 @@ impl Shard {
             in_flight: InFlight::default(),
             readers: Readers::default(),
             waiting: Waiting::default(),
+            keeper: Keeper::default(),
             counters: Counters::default(),
             stopped: None,
             full: false,
+            behind: false,
             gate: Gate::NoLeader,
             delivered: false,
             file_retry_at: None,
@@ -380,6 +389,7 @@ impl Shard {
         core.counters.unknown += core.in_flight.expire(now, self.settings.unknown_after);
         core.waiting.expire(now);
         core.readers.forget_gone();
+        self.keep_within_bounds(core, now);
         self.follow_up(core, now);
     }
 
@@ -391,6 +401,7 @@ impl Shard {
         let leader = protocol.leader.map(|ballot| ballot.node);
         let leads = matches!(protocol.role, Role::Leader | Role::Recovering);
         self.tell_room(core);
+        self.tell_behind(core, protocol.behind);
         if core.gate != Gate::Stopped {
             let gate = match leader {
                 _ if leads && core.replica.is_full() => Gate::DiskFull,
@@ -428,9 +439,26 @@ impl Shard {
         shared.open_bodies = protocol.open_bodies;
         shared.peers = protocol.peers;
         shared.full = core.full;
+        shared.behind = protocol.behind;
+        shared.held_by = core.keeper.held_by();
         shared.wal = status.log;
         shared.counters = core.counters;
         shared.stopped.clone_from(&core.stopped);
+    }
+
+    /// Says so when what this node lacks turns out to be gone.
+    fn tell_behind(&self, core: &mut Core, behind: Option<Slot>) {
+        if std::mem::replace(&mut core.behind, behind.is_some()) == behind.is_some() {
+            return;
+        }
+        if let Some(first) = behind {
+            let mark = core.replica.replica().mark().slot;
+            tracing::error!(
+                lacks = %mark, %first,
+                "this node is behind the trim: its peers' logs begin above what it lacks, so it can't catch up; it votes, \
+                 but never leads"
+            );
+        }
     }
 
     /// Says so when the own log becomes full, and when it has room again.

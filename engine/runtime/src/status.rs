@@ -34,6 +34,10 @@ pub struct Status {
     /// Whether this node's own log has no room for new commands, until something is trimmed or the disk has room for a
     /// file. A leader refuses them too while too many of its peers are full; see [`PeerStatus::full`].
     pub full: bool,
+    /// If this node is behind the trim: the first slot that its peers still have. It can't catch up without a snapshot.
+    pub behind: Option<Slot>,
+    /// At a leader: the member for whose sake more of the log is kept than the retention settings ask for.
+    pub held_by: Option<NodeId>,
     /// The write-ahead log. `files_clean` is the depth of the pool.
     pub wal: LogStats,
     /// What was done since the start.
@@ -63,6 +67,10 @@ pub struct Counters {
     pub drops: u64,
     /// Messages received.
     pub receives: u64,
+    /// Trims proposed to keep the log within its bounds.
+    pub trims: u64,
+    /// Those of them, beyond the hard limit, that left members behind.
+    pub trims_past: u64,
     /// Connections refused or ended because of what came over them.
     pub refusals: u64,
 }

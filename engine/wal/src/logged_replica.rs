@@ -507,6 +507,19 @@ impl<P: Buffers> LoggedReplica<P> {
         agreed
     }
 
+    /// Proposes a trim past members that are behind; see [`Replica::trim_past`].
+    ///
+    /// # Errors
+    /// As [`Replica::trim_past`].
+    pub fn trim_past(&mut self, now: Instant, upto: Slot) -> Result<Slot, TrimError> {
+        if self.fenced {
+            return Err(TrimError::NotLeader);
+        }
+        let agreed = self.replica.trim_past(upto);
+        self.drain(now);
+        agreed
+    }
+
     /// Begins a barrier; see [`Replica::barrier`].
     ///
     /// # Errors

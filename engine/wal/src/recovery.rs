@@ -59,6 +59,8 @@ pub struct RecoveredSegment {
     pub slot_end: Slot,
     /// Whether its seal is complete.
     pub sealed: bool,
+    /// The log's own time at its end, in microseconds.
+    pub log_time_us: u64,
 }
 
 /// Where the log was cut, if anything lies behind its end.

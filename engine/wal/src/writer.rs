@@ -171,6 +171,7 @@ impl Wal {
             epoch: segment.epoch,
             slot_end: segment.slot_end,
             sealed: segment.sealed,
+            log_time_us: segment.log_time_us,
         });
         Wal {
             identity,
@@ -552,6 +553,24 @@ impl Wal {
     /// The log's own time at its end, in microseconds: the highest of all records.
     pub fn log_time_us(&self) -> u64 {
         self.log_time_us
+    }
+
+    /// Up to where to trim so that at most `bytes_max` bytes of segments are left, and none of which all records were made
+    /// before `made_after_us` (the log's own time in microseconds); but not above `limit`. Only whole segments are
+    /// given up, so there is nothing to be gained by a trim anywhere else. None if nothing is.
+    pub fn trim_point(&self, bytes_max: u64, made_after_us: u64, limit: Slot) -> Option<Slot> {
+        let base = self.index.base().slot;
+        let mut live_bytes = self.stats().live_bytes;
+        let mut upto = base;
+        for segment in &self.complete {
+            let is_surplus = live_bytes > bytes_max || segment.log_time_us < made_after_us;
+            if !is_surplus || segment.slot_end > limit {
+                break;
+            }
+            live_bytes -= self.geometry.segment_bytes();
+            upto = upto.max(segment.slot_end);
+        }
+        (upto > base).then_some(upto)
     }
 
     /// Segments of a lower epoch aren't needed any more, durably.

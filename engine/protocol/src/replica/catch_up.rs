@@ -142,7 +142,8 @@ impl Replica {
     }
 
     /// The peer has trimmed what was asked for; the next turn asks another one.
-    pub(super) fn on_unavailable(&mut self, now: Instant) {
+    pub(super) fn on_unavailable(&mut self, now: Instant, available: Slot) {
+        self.available = self.available.max(available);
         if self.catch_up.fetch_at.is_some() {
             self.catch_up.fetch_at = Some(now.plus(self.settings.retransmit_interval));
         }

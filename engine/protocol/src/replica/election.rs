@@ -67,7 +67,8 @@ impl Replica {
     /// Asks around before raising a ballot, so that a node that comes back from isolation disturbs nobody.
     fn canvass(&mut self, now: Instant) {
         let is_member = self.configurations.configuration_at(self.mark.slot).is_member(self.node);
-        if !is_member || self.disk_stalls(now) {
+        // Whoever is behind the trim could never learn what it would have to lead on from.
+        if !is_member || self.disk_stalls(now) || self.behind().is_some() {
             return self.become_follower(now);
         }
         let ballot = self.next_ballot();

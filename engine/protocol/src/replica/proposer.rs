@@ -8,7 +8,7 @@ use super::plan::{Planned, recovery_plan};
 use super::transfer::Transfer;
 use super::{
     AcceptedBody, Ballot, BodyHandle, BodyId, Mark, Message, NodeId, Opening, PeerStatus, ProposeError, Replica,
-    RoleState, Slot, TrimError,
+    RoleState, Slot,
 };
 use crate::body::BodyKind;
 use crate::effect::{AppendId, Effect, HaltReason};
@@ -26,7 +26,7 @@ pub(super) struct Leadership {
     obtaining: BTreeMap<Slot, Obtaining>,
     /// Compositions asked for and not yet proposed, by first slot. What wasn't asked for in this very leadership is
     /// never proposed: an answer to an earlier one may lie where something else is chosen by now.
-    composing: BTreeMap<Slot, (u32, BodyKind)>,
+    pub(super) composing: BTreeMap<Slot, (u32, BodyKind)>,
     /// Proposed and not yet chosen.
     open: BTreeMap<Slot, Proposal>,
     open_bytes: u64,
@@ -34,7 +34,7 @@ pub(super) struct Leadership {
     chosen_ahead: BTreeMap<Slot, BodyHandle>,
     /// The own appends that aren't durable yet, in order.
     own_pending: VecDeque<(AppendId, Slot)>,
-    next_slot: Slot,
+    pub(super) next_slot: Slot,
     peers: BTreeMap<NodeId, Peer>,
     heartbeat_at: Instant,
     resend_at: Instant,
@@ -80,7 +80,7 @@ struct Proposal {
 pub(super) struct Peer {
     pub(super) heard: Instant,
     pub(super) mark: Slot,
-    stable: Slot,
+    pub(super) stable: Slot,
     /// The last heartbeat that it answered.
     beat: u64,
     /// Whether it had, at its last answer, everything that it had been told of.
@@ -95,6 +95,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Whether it would need what is trimmed: it has said how far it is, and the log begins above that.
+    pub(super) fn is_behind(&self, trimmed: Slot) -> bool {
+        self.has_answered() && self.stable < trimmed
+    }
+
     /// Whether it has answered a heartbeat of this leadership.
     pub(super) fn has_answered(&self) -> bool {
         self.beat > 0
@@ -169,13 +174,15 @@ impl Leadership {
         self.open.len() as u32
     }
 
-    pub(super) fn peers(&self) -> Vec<PeerStatus> {
+    /// What it knows of its peers, in a log that is trimmed up to `trimmed`.
+    pub(super) fn peers(&self, trimmed: Slot) -> Vec<PeerStatus> {
         let status = |(node, peer): (&NodeId, &Peer)| PeerStatus {
             node: *node,
             mark: peer.mark,
             stable: peer.stable,
             outstanding_bytes: peer.outstanding_bytes,
             full: peer.full,
+            behind: peer.is_behind(trimmed),
         };
         self.peers.iter().map(status).collect()
     }
@@ -414,31 +421,6 @@ impl Replica {
         }
         self.start_phase_two(now, body);
         Ok(())
-    }
-
-    /// Proposes to drop everything below `upto`, or as much of it as every member durably has and knows to be chosen.
-    /// Returns the slot that is proposed; it is agreed once the trim is delivered.
-    ///
-    /// # Errors
-    /// If this replica doesn't lead, or nothing below `upto` may be dropped.
-    pub fn trim(&mut self, upto: Slot) -> Result<Slot, TrimError> {
-        let (own, trimmed) = (self.proved, self.trimmed.max(Slot::FIRST));
-        let limit = self.mark.slot.plus(self.alpha());
-        let is_free = |leadership: &&mut Leadership| !leadership.is_recovering() && leadership.transfer.is_none();
-        let leadership = self.leadership().filter(is_free);
-        let leadership = leadership.filter(|leadership| leadership.next_slot < limit).ok_or(TrimError::NotLeader)?;
-        // A member below the trim could only be brought back by a snapshot, so the slowest one holds the log. Having
-        // the bodies isn't enough: a member that restarts without a record of their choice must fetch them again.
-        let held = leadership.peers.values().map(|peer| peer.stable).fold(own, Slot::min);
-        let upto = upto.min(held);
-        if upto <= trimmed {
-            return Err(TrimError::NothingToTrim { held, trimmed });
-        }
-        let (first, ballot) = (leadership.next_slot, leadership.ballot);
-        leadership.next_slot = first.plus(1);
-        leadership.composing.insert(first, (1, BodyKind::Trim { upto }));
-        self.effects.push_back(Effect::Compose { first, count: 1, ballot, kind: BodyKind::Trim { upto } });
-        Ok(upto)
     }
 
     fn start_phase_two(&mut self, now: Instant, body: BodyHandle) {

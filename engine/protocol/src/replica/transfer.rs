@@ -102,9 +102,9 @@ impl Replica {
 
     /// The leader wants this replica to lead: no need to ask around.
     pub(super) fn on_hand_over(&mut self, now: Instant, from: NodeId, ballot: Ballot, beat: u64) {
-        let is_newest = self.leader == Some(ballot) && self.leader_beat == beat && self.unsure.is_none();
-        if ballot.node == from && is_newest && matches!(self.role, RoleState::Follower { .. }) && !self.disk_stalls(now)
-        {
+        let is_newest = self.leader == Some(ballot) && self.leader_beat == beat;
+        let is_able = !self.disk_stalls(now) && self.behind().is_none() && self.unsure.is_none();
+        if ballot.node == from && is_newest && matches!(self.role, RoleState::Follower { .. }) && is_able {
             let next = self.next_ballot();
             self.become_candidate(now, next);
         }

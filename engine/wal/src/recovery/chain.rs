@@ -478,6 +478,7 @@ pub(super) fn assemble(
             slot_end: scan.slot_end(cut),
             // What is damaged doesn't hold what its table says.
             sealed: scan.seal.complete && scan.kept(cut).all(|record| record.is_sound),
+            log_time_us: scan.kept(cut).last().map_or(scan.header.log_time_us, |record| record.log_time_us),
         });
     }
     let end = segments.last().map_or(Lsn::ZERO, |segment| segment.end);

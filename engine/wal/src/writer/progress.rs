@@ -202,7 +202,8 @@ impl Wal {
             }
             ClosingStage::Sealing { .. } if closing.is_sealed() => {
                 let segment = &closing.segment;
-                let complete = Complete { file: segment.file, epoch, slot_end: segment.slot_end, sealed: true };
+                let (slot_end, log_time_us) = (segment.slot_end, self.log_time_us);
+                let complete = Complete { file: segment.file, epoch, slot_end, sealed: true, log_time_us };
                 self.complete.push_back(complete);
                 self.closing = None;
                 self.stats.segments_sealed += 1;

@@ -173,6 +173,8 @@ pub(super) struct Complete {
     pub(super) slot_end: Slot,
     /// Sealed segments may be written again as they are; cut ones must be zeroed first.
     pub(super) sealed: bool,
+    /// The log's own time when it was complete, in microseconds: none of its records is younger.
+    pub(super) log_time_us: u64,
 }
 
 /// The first epoch at or after `floor` that must be kept: the first whose bodies don't all lie below `base`, or else

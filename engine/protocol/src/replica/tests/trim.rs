@@ -150,3 +150,75 @@ fn an_old_reply_never_takes_a_stable_position_back() {
     }
     assert_eq!(trim(&mut cluster, 6), Ok(s(6)));
 }
+
+fn trim_past(cluster: &mut Cluster, leader: u32, upto: u64) -> Result<Slot, TrimError> {
+    let proposed = cluster.replica_mut(n(leader)).trim_past(s(upto));
+    cluster.drive(n(leader));
+    cluster.deliver_all();
+    cluster.run(Duration::from_millis(200));
+    proposed
+}
+
+/// Node 3 is down while the others choose, and trim past it.
+fn left_behind() -> Cluster {
+    let mut cluster = settled(3);
+    cluster.crash(n(3), 0);
+    commit(&mut cluster, 6);
+    assert_eq!(trim(&mut cluster, 8), Ok(s(3)), "an ordinary trim leaves what it lacks");
+    assert_eq!(trim_past(&mut cluster, 1, 8), Ok(s(8)));
+    for id in [n(1), n(2)] {
+        assert_eq!(cluster.replica(id).status().trimmed, s(8));
+    }
+    cluster.restart(n(3));
+    cluster.run(Duration::from_secs(2));
+    cluster
+}
+
+#[test]
+fn a_member_behind_the_trim_knows_it_and_so_does_its_leader() {
+    let mut cluster = left_behind();
+    let status = cluster.replica(n(3)).status();
+    assert_eq!(status.behind, Some(s(8)));
+    assert!(status.mark.slot < s(8));
+    let told: Vec<_> = cluster.replica(n(1)).status().peers.iter().map(|peer| (peer.node, peer.behind)).collect();
+    assert_eq!(told, [(n(2), false), (n(3), true)]);
+    // It holds no trims any more.
+    commit(&mut cluster, 4);
+    let upto = trim(&mut cluster, 12).expect("two of three have it");
+    assert_eq!(upto, s(12));
+}
+
+#[test]
+fn a_member_behind_the_trim_votes_and_never_leads() {
+    let mut cluster = left_behind();
+    cluster.crash(n(1), 0);
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(cluster.leader(), Some(n(2)), "elected by node 3");
+    let before = cluster.mark(n(2)).slot;
+    cluster.commit(n(2), 5);
+    assert_eq!(cluster.mark(n(2)).slot, before.plus(5), "chosen with its vote");
+    // Without node 2 there is nobody who could lead.
+    cluster.crash(n(2), 0);
+    let asked = cluster.sent("PreVote");
+    cluster.run(Duration::from_secs(5));
+    assert_eq!((cluster.leader(), cluster.sent("PreVote")), (None, asked));
+    // What it accepted meanwhile is found by the next leader.
+    cluster.restart(n(1));
+    cluster.run(Duration::from_secs(5));
+    assert_eq!(cluster.leader(), Some(n(1)));
+    assert!(cluster.mark(n(1)).slot >= before.plus(5));
+}
+
+#[test]
+fn a_trim_past_members_leaves_what_a_quorum_lacks() {
+    let mut cluster = settled(3);
+    cluster.crash(n(3), 0);
+    cluster.run(Duration::from_millis(200));
+    cluster.node_mut(n(2)).disk = Disk::WhenTold;
+    let held = cluster.replica(n(1)).held_by_quorum();
+    cluster.propose(n(1), 1);
+    cluster.deliver_all();
+    cluster.run(Duration::from_millis(200));
+    assert_eq!(trim_past(&mut cluster, 1, 99), Ok(held), "node 2 may still need the rest");
+    assert!(held < cluster.mark(n(1)).slot);
+}

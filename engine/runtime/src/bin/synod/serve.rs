@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::Resource;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use synod::{Config, Node, NodeId, StopReason, SyncMode};
+use synod::{Config, Node, NodeId, Retention, StopReason, SyncMode};
 
 use crate::StdoutError;
 
@@ -46,6 +46,18 @@ pub(crate) struct Serve {
     /// Largest record that several submissions share, in bytes; a power of two.
     #[arg(long)]
     body_bytes_max: Option<u32>,
+    /// Trim while the log is longer than this, such as 8GiB; nothing is dropped that a member lacks.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    retention_bytes: Option<u64>,
+    /// Trim what is older than this by the log's own time, such as 36h or 7d; nothing is dropped that a member lacks.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    retention_age: Option<Duration>,
+    /// Above this length trim also what some members lack, as long as a quorum has it: they can't catch up any more.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    retention_hard_bytes: Option<u64>,
+    /// Never have more segment files than this.
+    #[arg(long)]
+    pool_files_max: Option<u32>,
     /// Stay on this core.
     #[arg(long)]
     pin_to_core: Option<usize>,
@@ -97,6 +109,11 @@ impl Serve {
         config.client_listen = self.client_listen;
         config.insecure_plaintext = self.insecure_plaintext;
         config.pin_to_core = self.pin_to_core;
+        config.retention =
+            Retention { bytes: self.retention_bytes, age: self.retention_age, hard_bytes: self.retention_hard_bytes };
+        if let Some(files) = self.pool_files_max {
+            config.pool_files_max = files;
+        }
         config.sync = match self.sync {
             Sync::Fdatasync => SyncMode::Fdatasync,
             Sync::Dsync => SyncMode::Dsync,
@@ -144,9 +161,43 @@ fn watch_signals() -> io::Result<mpsc::Receiver<i32>> {
     Ok(receiver)
 }
 
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let units = [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+    with_unit(text, &units).ok_or_else(|| format!("{text:?} is no size: write 1073741824, 512MiB or 8GiB"))
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+    let seconds = with_unit(text, &units).ok_or_else(|| format!("{text:?} is no time: write 90s, 30m, 36h or 7d"))?;
+    Ok(Duration::from_secs(seconds))
+}
+
+/// A whole number and one of the units, each with its factor.
+fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
 fn parse_peer(text: &str) -> Result<(NodeId, SocketAddr), String> {
     let (id, address) = text.split_once('=').ok_or("expected ID=IP:PORT, like 2=127.0.0.1:7002")?;
     let id = id.parse().map_err(|_| format!("{id:?} is not a node id"))?;
     let address = address.parse().map_err(|_| format!("{address:?} is not IP:PORT; names are not resolved"))?;
     Ok((NodeId(id), address))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        assert_eq!(parse_bytes("4096"), Ok(4096));
+        assert_eq!(parse_bytes("8GiB"), Ok(8 << 30));
+        assert_eq!(parse_time("36h"), Ok(Duration::from_secs(36 * 3600)));
+        for bad in ["", "GiB", "8GB", "-1", "99999999999TiB"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+        assert!(parse_time("7").is_err() && parse_time("1w").is_err());
+    }
 }

@@ -1,0 +1,123 @@
+//! Trims: how much of the log may be dropped, by agreement, and what becomes of a member that needs more.
+//!
+//! A trim is a body of the log; whoever delivers it has everything below, and may drop it. So a trim is never a matter
+//! of safety: an acceptor that dropped something knows that it is chosen, and says so in its promises by its mark. What
+//! it is a matter of is who can still catch up. An ordinary trim leaves whatever some member lacks; a member that stays
+//! away holds the log. A trim *past* members leaves what a quorum lacks. Whoever isn't part of that quorum is *behind the
+//! trim*: it keeps its votes, its promises and what it accepts, but never learns what it lacks, nor seeks to lead.
+
+use thiserror::Error;
+
+use super::proposer::Leadership;
+use super::{NodeId, Replica, Slot};
+use crate::body::BodyKind;
+use crate::effect::Effect;
+
+/// Why nothing can be trimmed now.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TrimError {
+    /// Only a leader proposes trims.
+    #[error("this replica does not lead")]
+    NotLeader,
+    /// Everything that every member durably has, and knows to be chosen, is trimmed already; a member that is down
+    /// holds the log. Members behind the trim don't.
+    #[error("nothing to trim: every member durably has the log up to slot {held}, and it is trimmed up to {trimmed}")]
+    NothingToTrim {
+        /// First slot that some member may still need.
+        held: Slot,
+        /// First slot that is kept now.
+        trimmed: Slot,
+    },
+}
+
+impl Replica {
+    /// Proposes to drop everything below `upto`, or as much of it as every member durably has and knows to be chosen, but
+    /// for members that are behind the trim already. Returns the slot that is proposed; it is agreed once the trim is
+    /// delivered.
+    ///
+    /// # Errors
+    /// If this replica doesn't lead, or nothing below `upto` may be dropped.
+    pub fn trim(&mut self, upto: Slot) -> Result<Slot, TrimError> {
+        let held = self.held_by_all();
+        self.propose_trim(upto, held)
+    }
+
+    /// As [`Replica::trim`], but up to what a quorum durably has and knows to be chosen, this replica included. Members
+    /// that lack some of it can't catch up any more without a snapshot; everybody else goes on without them.
+    ///
+    /// # Errors
+    /// As [`Replica::trim`].
+    pub fn trim_past(&mut self, upto: Slot) -> Result<Slot, TrimError> {
+        let held = self.held_by_quorum();
+        self.propose_trim(upto, held)
+    }
+
+    /// The first slot that some member may still need, as a leader knows it: what [`Replica::trim`] can't go beyond.
+    pub fn held_by_all(&self) -> Slot {
+        let proved = self.proved_by_members();
+        // As long as a quorum is not behind, those that are have nothing to wait for.
+        let (mut votes, mut held) = (Vec::new(), self.proved);
+        for (node, slot, behind) in &proved {
+            if !behind {
+                votes.push(*node);
+                held = held.min(*slot);
+            }
+        }
+        if self.is_trim_quorum(&votes) {
+            return held;
+        }
+        proved.iter().map(|(_, slot, _)| *slot).fold(self.proved, Slot::min)
+    }
+
+    /// The first slot that this replica, or every quorum, may still need: what [`Replica::trim_past`] can't go beyond.
+    pub fn held_by_quorum(&self) -> Slot {
+        let mut proved = self.proved_by_members();
+        proved.sort_unstable_by_key(|(_, slot, _)| std::cmp::Reverse(*slot));
+        let mut votes = Vec::new();
+        for (node, slot, _) in proved {
+            votes.push(node);
+            if self.is_trim_quorum(&votes) {
+                return slot.min(self.proved);
+            }
+        }
+        Slot::FIRST
+    }
+
+    /// If this replica is behind the trim: where the log begins that a peer still has.
+    pub fn behind(&self) -> Option<Slot> {
+        (self.available > self.mark.slot).then_some(self.available)
+    }
+
+    /// How far each member has proved its prefix, as this leader knows it, and whether it is behind the trim.
+    fn proved_by_members(&self) -> Vec<(NodeId, Slot, bool)> {
+        let mut proved = vec![(self.node, self.proved, false)];
+        if let super::RoleState::Leader(leadership) = &self.role {
+            proved
+                .extend(leadership.all_peers().map(|(node, peer)| (*node, peer.stable, peer.is_behind(self.trimmed))));
+        }
+        proved
+    }
+
+    /// Whether these members can go on without the others: elect a leader, and choose.
+    fn is_trim_quorum(&self, members: &[NodeId]) -> bool {
+        self.is_prepare_quorum(members) && self.is_accept_quorum(members)
+    }
+
+    fn propose_trim(&mut self, upto: Slot, held: Slot) -> Result<Slot, TrimError> {
+        let trimmed = self.trimmed.max(Slot::FIRST);
+        let limit = self.mark.slot.plus(self.alpha());
+        let is_free = |leadership: &&mut Leadership| !leadership.is_recovering() && leadership.transfer.is_none();
+        let leadership = self.leadership().filter(is_free);
+        let leadership = leadership.filter(|leadership| leadership.next_slot < limit).ok_or(TrimError::NotLeader)?;
+        // Having the bodies isn't enough: a member that restarts without a record of their choice must fetch them again.
+        let upto = upto.min(held);
+        if upto <= trimmed {
+            return Err(TrimError::NothingToTrim { held, trimmed });
+        }
+        let (first, ballot) = (leadership.next_slot, leadership.ballot);
+        leadership.next_slot = first.plus(1);
+        leadership.composing.insert(first, (1, BodyKind::Trim { upto }));
+        self.effects.push_back(Effect::Compose { first, count: 1, ballot, kind: BodyKind::Trim { upto } });
+        Ok(upto)
+    }
+}

@@ -1,0 +1,95 @@
+//! Keeping the log within its bounds: a leader proposes trims, in whole segments, as the settings ask for.
+
+use std::time::Duration;
+
+use synod_protocol::{NodeId, Role, Slot};
+use synod_wal::LoggedReplica;
+
+use super::{Core, Shard};
+use crate::config::Retention;
+use crate::seam::buffer::Slab;
+use synod_protocol::Instant;
+
+/// How often to look. A trim takes a slot and a disk write on every node, so it isn't done for each segment alone.
+const PACE: Duration = Duration::from_millis(250);
+
+/// Where retention stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Keeper {
+    next_at: Instant,
+    /// The member that holds what should be trimmed, while there is one.
+    held_by: Option<NodeId>,
+}
+
+impl Keeper {
+    /// The member that holds what should be trimmed.
+    pub(super) fn held_by(&self) -> Option<NodeId> {
+        self.held_by
+    }
+}
+
+/// What a leader may trim up to, and who is in the way of more.
+struct Reach {
+    limit: Slot,
+    slowest: Option<NodeId>,
+}
+
+impl Shard {
+    /// Proposes a trim if the log is longer than it should be.
+    pub(super) fn keep_within_bounds(&self, core: &mut Core, now: Instant) {
+        let retention = self.settings.retention;
+        if retention == Retention::default() || now < core.keeper.next_at {
+            return;
+        }
+        core.keeper.next_at = now.plus(PACE);
+        if core.stopped.is_some() || core.replica.replica().status().role != Role::Leader {
+            core.keeper.held_by = None;
+            return;
+        }
+        let bytes_max = retention.bytes.or(retention.hard_bytes).unwrap_or(u64::MAX);
+        let age_us = retention.age.map_or(u64::MAX, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+        let made_after_us = core.replica.leader_time_us().saturating_sub(age_us);
+        let reach = reach(&core.replica);
+        if let Some(upto) = core.replica.wal().trim_point(bytes_max, made_after_us, reach.limit) {
+            // Refused, it is tried again: the leadership may be on its way to somebody else.
+            if core.replica.trim(now, upto).is_ok() {
+                core.counters.trims += 1;
+                tracing::debug!(%upto, "retention proposes a trim");
+            }
+            return;
+        }
+        let wanted = core.replica.wal().trim_point(bytes_max, made_after_us, Slot(u64::MAX));
+        self.tell_held(core, wanted.and(reach.slowest));
+        let Some(hard_bytes) = retention.hard_bytes else { return };
+        let limit = core.replica.replica().held_by_quorum();
+        if let Some(upto) = core.replica.wal().trim_point(hard_bytes, 0, limit)
+            && core.replica.trim_past(now, upto).is_ok()
+        {
+            core.counters.trims_past += 1;
+            tracing::error!(
+                %upto,
+                hard_bytes,
+                left_behind = ?reach.slowest,
+                "the log has passed its hard limit: it is trimmed past members that lack what is trimmed; such a member \
+                 can't catch up any more"
+            );
+        }
+    }
+
+    /// Says once for each member that it holds the log.
+    fn tell_held(&self, core: &mut Core, held_by: Option<NodeId>) {
+        if std::mem::replace(&mut core.keeper.held_by, held_by) == held_by {
+            return;
+        }
+        if let Some(node) = held_by {
+            let live_bytes = core.replica.wal().stats().live_bytes;
+            tracing::warn!(%node, live_bytes, "a member that is behind holds more of the log than is to be kept");
+        }
+    }
+}
+
+fn reach(replica: &LoggedReplica<Slab>) -> Reach {
+    let status = replica.replica().status();
+    let slowest = status.peers.iter().filter(|peer| !peer.behind).min_by_key(|peer| peer.stable);
+    Reach { limit: replica.replica().held_by_all(), slowest: slowest.map(|peer| peer.node) }
+}
