@@ -128,6 +128,11 @@ pub enum ClientRefusal {
     },
     /// The node has no part in this group.
     UnknownGroup,
+    /// The body can't be read from this node's disk; another node has it.
+    Unreadable {
+        /// The slot that can't be read.
+        slot: Slot,
+    },
 }
 
 /// What a node is in a group.

@@ -81,6 +81,9 @@ pub fn refusal_sentence(refusal: &ClientRefusal) -> String {
         ClientRefusal::Shutdown => "the node doesn't serve any more; try another one".to_owned(),
         ClientRefusal::Trimmed { available } => format!("the slots are trimmed; the log begins at {available}"),
         ClientRefusal::UnknownGroup => "the node has no such log".to_owned(),
+        ClientRefusal::Unreadable { slot } => {
+            format!("the body at slot {slot} can't be read from this node's disk; read at another node")
+        }
     }
 }
 

@@ -297,7 +297,7 @@ async fn next_body(reader: &mut Reader) -> Result<crate::reader::SharedBody, Cli
     match reader.next().await {
         Ok(ReadItem::Body(body)) => Ok(body),
         Ok(ReadItem::Trimmed { first }) => Err(ClientRefusal::Trimmed { available: first }),
-        Err(ReadError::Disk { .. }) => Err(ClientRefusal::Overloaded { retry_after: RETRY_AFTER }),
+        Err(ReadError::Disk { slot }) => Err(ClientRefusal::Unreadable { slot }),
         Err(ReadError::Shutdown | ReadError::Poisoned) => Err(ClientRefusal::Shutdown),
     }
 }

@@ -52,6 +52,7 @@ mod reason {
     pub(super) const SHUTDOWN: u32 = 7;
     pub(super) const TRIMMED: u32 = 8;
     pub(super) const UNKNOWN_GROUP: u32 = 9;
+    pub(super) const UNREADABLE: u32 = 10;
 }
 
 /// What is read; written as [`AppendSource`].
@@ -337,6 +338,7 @@ fn fill_reason(base: ClientEnvelope, why: &ClientRefusal) -> ClientEnvelope {
         ClientRefusal::Shutdown => ClientEnvelope { reason: reason::SHUTDOWN, ..base },
         ClientRefusal::Trimmed { available } => ClientEnvelope { reason: reason::TRIMMED, first: *available, ..base },
         ClientRefusal::UnknownGroup => ClientEnvelope { reason: reason::UNKNOWN_GROUP, ..base },
+        ClientRefusal::Unreadable { slot } => ClientEnvelope { reason: reason::UNREADABLE, first: *slot, ..base },
     }
 }
 
@@ -360,6 +362,7 @@ fn parse_reason(envelope: &ClientEnvelope, payload: &[u8]) -> Result<ClientRefus
         reason::SHUTDOWN => ClientRefusal::Shutdown,
         reason::TRIMMED => ClientRefusal::Trimmed { available: first_slot(envelope)? },
         reason::UNKNOWN_GROUP => ClientRefusal::UnknownGroup,
+        reason::UNREADABLE => ClientRefusal::Unreadable { slot: first_slot(envelope)? },
         found => return Err(ClientMessageError::Reason { found }),
     })
 }

@@ -209,7 +209,7 @@ fn client_messages() {
         ("client-request-append-ends", &[(136, &[7])], "Batch(Ends { bytes: 8, index: 2, end: 7 })"),
         ("client-request-append-ends", &[(-4, &[0xff; 4])], "PayloadArchive { kind: Append }"),
         ("client-reply-no-leader", &[(20, &[0])], "Reason { found: 0 }"),
-        ("client-reply-no-leader", &[(20, &[10])], "Reason { found: 10 }"),
+        ("client-reply-no-leader", &[(20, &[11])], "Reason { found: 11 }"),
         ("client-reply-not-leader", &[(20, &[2]), (52, &[0; 4])], "UnusedField { kind: Refused }"),
         ("client-reply-not-leader", &[(128, &[0xff])], "Field { kind: Refused }"),
         ("client-reply-not-leader", &[(-4, &[0; 4])], "Field { kind: Refused }"),

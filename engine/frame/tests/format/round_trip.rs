@@ -270,6 +270,7 @@ fn client_refusal() -> impl Strategy<Value = ClientRefusal> {
         Just(ClientRefusal::Shutdown),
         slot().prop_map(|available| ClientRefusal::Trimmed { available }),
         Just(ClientRefusal::UnknownGroup),
+        slot().prop_map(|slot| ClientRefusal::Unreadable { slot }),
     ]
 }
 

@@ -285,6 +285,7 @@ pub(crate) fn replies() -> Vec<(&'static str, ClientReply)> {
         ("shutdown", refused(ClientRefusal::Shutdown)),
         ("trimmed", refused(ClientRefusal::Trimmed { available: Slot(50) })),
         ("unknown-group", refused(ClientRefusal::UnknownGroup)),
+        ("unreadable", refused(ClientRefusal::Unreadable { slot: Slot(77) })),
         ("status", ClientReply::Status { request, status }),
         ("status-alone", ClientReply::Status { request, status: alone }),
         ("body", ClientReply::Body { request, body: bodies()[0].1.handle }),

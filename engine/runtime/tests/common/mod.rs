@@ -66,6 +66,17 @@ impl Served {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(directory: &Path, node: u32, listens: &[SocketAddr], client: SocketAddr) -> Served {
         let log = directory.with_extension("stderr");
+        Served::start_logging(directory, node, listens, client, log)
+    }
+
+    /// As [`Served::start`], with its log in a file of that name.
+    pub(crate) fn start_logging(
+        directory: &Path,
+        node: u32,
+        listens: &[SocketAddr],
+        client: SocketAddr,
+        log: PathBuf,
+    ) -> Served {
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         let own = listens[node as usize - 1];
         let mut command = Command::new(SYNOD);
