@@ -21,9 +21,58 @@ pub(crate) struct Progress {
     pub(crate) calls: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) unknown: AtomicU64,
+    /// When a replica last began a segment, in microseconds since [`Progress::begun`]; zero before the first time.
+    pub(crate) rotated_us: AtomicU64,
+    pub(crate) rotations: AtomicU64,
+    pub(crate) begun: Begun,
     /// Latencies count from now on.
     pub(crate) measuring: AtomicBool,
     pub(crate) stop: AtomicBool,
+}
+
+/// The moment from which [`Progress`] counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begun(Instant);
+
+impl Default for Begun {
+    fn default() -> Begun {
+        Begun(Instant::now())
+    }
+}
+
+/// An append call counts as made at a rotation if it was acknowledged within this time after one.
+pub(crate) const AT_ROTATION: Duration = Duration::from_millis(10);
+
+/// How often to look whether a replica has begun a segment.
+const ROTATION_PACE: Duration = Duration::from_micros(500);
+
+impl Progress {
+    fn now_us(&self) -> u64 {
+        self.begun.0.elapsed().as_micros() as u64
+    }
+
+    /// Notes when replicas begin segments, until told to stop.
+    pub(crate) fn watch_rotations(&self, logs: &[(NodeId, Log)]) {
+        let count = || logs.iter().map(|(_, log)| log.status().wal.rotations).sum::<u64>();
+        let mut before = count();
+        while !self.stop.load(Ordering::Relaxed) {
+            std::thread::sleep(ROTATION_PACE);
+            let now = count();
+            if now != before {
+                self.rotated_us.store(self.now_us(), Ordering::Relaxed);
+                if self.measuring.load(Ordering::Relaxed) {
+                    self.rotations.fetch_add(now - before, Ordering::Relaxed);
+                }
+                before = now;
+            }
+        }
+    }
+
+    /// Whether a replica has begun a segment just now.
+    fn is_at_rotation(&self) -> bool {
+        let rotated_us = self.rotated_us.load(Ordering::Relaxed);
+        rotated_us > 0 && self.now_us() - rotated_us.min(self.now_us()) < AT_ROTATION.as_micros() as u64
+    }
 }
 
 /// What the clients saw.
@@ -31,6 +80,10 @@ pub(crate) struct Progress {
 pub(crate) struct Seen {
     /// Microseconds from handing in an append call to its acknowledgement, while measuring.
     pub(crate) latency_us: Histogram<u64>,
+    /// Those of them that were acknowledged at a rotation.
+    pub(crate) at_rotation_us: Histogram<u64>,
+    /// The others.
+    pub(crate) between_us: Histogram<u64>,
 }
 
 /// Whom to ask, and what with.
@@ -46,7 +99,8 @@ pub(crate) struct Clients {
 impl Clients {
     /// Keeps `in_flight` append calls of `batch` commands under way until told to stop, and waits for the last answers.
     pub(crate) fn run(&self, in_flight: u32, batch: u32) -> Seen {
-        let mut latency_us = Histogram::new_with_bounds(1, 600_000_000, 3).expect("constant bounds are sound");
+        let histogram = || Histogram::new_with_bounds(1, 600_000_000, 3).expect("constant bounds are sound");
+        let mut seen = Seen { latency_us: histogram(), at_rotation_us: histogram(), between_us: histogram() };
         block_on(async {
             let mut calls = FuturesUnordered::new();
             let mut target = self.leader(0).await;
@@ -59,7 +113,11 @@ impl Clients {
                     self.progress.commands.fetch_add(u64::from(batch), Ordering::Relaxed);
                     self.progress.calls.fetch_add(1, Ordering::Relaxed);
                     if self.progress.measuring.load(Ordering::Relaxed) {
-                        latency_us.saturating_record(took.as_micros() as u64);
+                        let took_us = took.as_micros() as u64;
+                        let is_at = self.progress.is_at_rotation();
+                        let part = if is_at { &mut seen.at_rotation_us } else { &mut seen.between_us };
+                        part.saturating_record(took_us);
+                        seen.latency_us.saturating_record(took_us);
                     }
                 }
                 if !self.progress.stop.load(Ordering::Relaxed) {
@@ -67,7 +125,7 @@ impl Clients {
                 }
             }
         });
-        Seen { latency_us }
+        seen
     }
 
     /// One append call: its time if it was acknowledged, and the node that seems to lead.

@@ -30,7 +30,7 @@ use environment::Environment;
 use ledger::Ledger;
 use load::{Clients, Progress};
 use options::{Format, Options, Sync};
-use report::{Latency, Load, Report, Settings, Single};
+use report::{Latency, Load, Report, Rotations, Settings, Single};
 use retention::Retention;
 
 const AUDIT_FAILED: u8 = 1;
@@ -122,6 +122,10 @@ fn measure(options: &Options, root: &std::path::Path, interrupted: &AtomicBool) 
         let clients = clients.clone();
         thread::spawn(move || clients.run(in_flight, batch))
     };
+    let rotations = {
+        let (progress, logs) = (Arc::clone(&progress), logs.clone());
+        thread::spawn(move || progress.watch_rotations(&logs))
+    };
     watch(options.warm_up, &progress, interrupted, &mut line, "warm-up");
     let before = Counters::read(&logs, &progress);
     progress.measuring.store(true, Ordering::Relaxed);
@@ -131,7 +135,8 @@ fn measure(options: &Options, root: &std::path::Path, interrupted: &AtomicBool) 
     progress.stop.store(true, Ordering::Relaxed);
     line.clear();
     let seen = under_load.join().map_err(|_| anyhow!("the client thread panicked"))?;
-    let load = load_report(options, &before, &after, &seen.latency_us, &progress);
+    rotations.join().map_err(|_| anyhow!("the thread that watches for rotations panicked"))?;
+    let load = load_report(options, &before, &after, &seen, &progress);
 
     let single = if options.latency.is_zero() || interrupted.load(Ordering::Relaxed) {
         None
@@ -215,13 +220,7 @@ impl Counters {
     }
 }
 
-fn load_report(
-    options: &Options,
-    before: &Counters,
-    after: &Counters,
-    latency_us: &hdrhistogram::Histogram<u64>,
-    progress: &Progress,
-) -> Load {
+fn load_report(options: &Options, before: &Counters, after: &Counters, seen: &load::Seen, progress: &Progress) -> Load {
     let seconds = (after.at - before.at).as_secs_f64().max(1e-9);
     let commands = after.commands - before.commands;
     let durable_writes = (after.durable_writes - before.durable_writes) as f64;
@@ -233,7 +232,13 @@ fn load_report(
         commands,
         commits_per_second: commands as f64 / seconds,
         payload_mb_per_second: commands as f64 * f64::from(options.payload) / seconds / 1e6,
-        append_latency: Latency::of(latency_us),
+        append_latency: Latency::of(&seen.latency_us),
+        rotations: Rotations {
+            count: progress.rotations.load(Ordering::Relaxed),
+            calls: seen.at_rotation_us.len(),
+            latency: Latency::of(&seen.at_rotation_us),
+            latency_between: Latency::of(&seen.between_us),
+        },
         commands_per_body: per(commands as f64, bodies),
         durable_writes_per_second: durable_writes / seconds,
         commits_per_durable_write: per(commands as f64, durable_writes),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::audit::Audit;
 use crate::disk::Floor;
 use crate::environment::Environment;
+use crate::load::AT_ROTATION;
 
 /// The whole result of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -43,6 +44,7 @@ pub(crate) struct Load {
     pub(crate) commits_per_second: f64,
     pub(crate) payload_mb_per_second: f64,
     pub(crate) append_latency: Latency,
+    pub(crate) rotations: Rotations,
     pub(crate) commands_per_body: f64,
     /// Syncs (or writes that are durable by themselves) that completed on all replicas together.
     pub(crate) durable_writes_per_second: f64,
@@ -51,6 +53,19 @@ pub(crate) struct Load {
     pub(crate) cpu_us_per_commit: f64,
     pub(crate) calls_refused: u64,
     pub(crate) calls_unknown: u64,
+}
+
+/// What the change from one segment to the next costs.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Rotations {
+    /// Segments begun, on all replicas together.
+    pub(crate) count: u64,
+    /// Append calls acknowledged within 10 ms after that.
+    pub(crate) calls: u64,
+    /// Of those calls.
+    pub(crate) latency: Latency,
+    /// Of all others.
+    pub(crate) latency_between: Latency,
 }
 
 /// Single commands, one at a time.
@@ -115,6 +130,18 @@ impl Report {
             ms(latency.p99_us),
             ms(latency.p999_us),
             ms(latency.max_us)
+        )?;
+        let rotations = &load.rotations;
+        writeln!(
+            text,
+            "rotations         {} segments begun; calls within {} ms after one ({}): p50 {}  p99 {};  others: p50 {}  p99 {}",
+            rotations.count,
+            AT_ROTATION.as_millis(),
+            thousands(rotations.calls),
+            ms(rotations.latency.p50_us),
+            ms(rotations.latency.p99_us),
+            ms(rotations.latency_between.p50_us),
+            ms(rotations.latency_between.p99_us)
         )?;
         writeln!(
             text,

@@ -22,6 +22,9 @@ pub const ADDRESS_BYTES_MAX: usize = 128;
 /// Most nodes in a status reply: all members of two configurations, and some that are no members.
 pub const STATUS_NODES_MAX: usize = 32;
 
+/// Longest text in a reply with figures, in bytes.
+pub const FIGURES_BYTES_MAX: usize = 16 << 10;
+
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientRequest {
@@ -36,6 +39,13 @@ pub enum ClientRequest {
     },
     /// Report the state of the node and its part in the group.
     Status {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+    },
+    /// Report figures for operators.
+    Figures {
         /// The client's number for the request.
         request: u64,
         /// The log.
@@ -79,6 +89,14 @@ pub enum ClientReply {
         request: u64,
         /// The state.
         status: StatusReport,
+    },
+    /// Figures of the node.
+    Figures {
+        /// The request's number.
+        request: u64,
+        /// Lines of a name, a space and a value; at most [`FIGURES_BYTES_MAX`], and not empty. Which names there are
+        /// differs from version to version.
+        text: String,
     },
     /// A body. Its exact bytes follow the envelope.
     Body {
@@ -186,6 +204,7 @@ impl ClientRequest {
         match self {
             ClientRequest::Append { request, .. }
             | ClientRequest::Status { request, .. }
+            | ClientRequest::Figures { request, .. }
             | ClientRequest::Read { request, .. } => *request,
         }
     }
@@ -198,6 +217,7 @@ impl ClientReply {
             ClientReply::Appended { request, .. }
             | ClientReply::Refused { request, .. }
             | ClientReply::Status { request, .. }
+            | ClientReply::Figures { request, .. }
             | ClientReply::Body { request, .. }
             | ClientReply::ReadEnd { request, .. } => *request,
         }

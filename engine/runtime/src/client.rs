@@ -218,6 +218,20 @@ impl Client {
         }
     }
 
+    /// Figures of the node, as lines of a name, a space and a value. Nothing may be outstanding.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn figures(&mut self) -> Result<String, ClientError> {
+        let request = self.next_request();
+        self.send(&ClientRequest::Figures { request, group: self.group })?;
+        match self.read_reply()?.0 {
+            ClientReply::Figures { request: found, text } if found == request => Ok(text),
+            ClientReply::Refused { request: found, reason } if found == request => Err(ClientError::Refused(reason)),
+            other => Err(ClientError::Order { expected: request, found: other.request() }),
+        }
+    }
+
     /// Bodies from `from` on, at least one if there is one, and no more once they pass `bytes_max`. Doesn't wait at
     /// the tail. Nothing may be outstanding.
     ///

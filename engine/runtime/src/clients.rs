@@ -42,6 +42,9 @@ const GATHER_BYTES: usize = 64 << 10;
 /// What a refused client is told to wait.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
+/// Longest reason for a stop among the figures, in characters.
+const STOP_REASON_MAX: usize = 4096;
+
 /// Bounds of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClientBounds {
@@ -207,6 +210,9 @@ async fn take_request(group: GroupId, log: &Log, stream: &mut Stream, desk: &Des
         ClientRequest::Status { request, .. } => {
             Pending::Ready(ClientReply::Status { request, status: report(&log.status()) })
         }
+        ClientRequest::Figures { request, .. } => {
+            Pending::Ready(ClientReply::Figures { request, text: figures(&log.status()) })
+        }
         ClientRequest::Read { request, from, bytes_max, .. } => Pending::Read { request, from, bytes_max },
     });
     Ok(())
@@ -333,6 +339,60 @@ fn refusal(error: AppendError) -> ClientRefusal {
         AppendError::Unknown => ClientRefusal::UnknownOutcome,
         AppendError::Shutdown | AppendError::Poisoned => ClientRefusal::Shutdown,
     }
+}
+
+/// What an operator watches, a line each; sizes are in bytes.
+fn figures(status: &Status) -> String {
+    let Status { wal, counters, .. } = status;
+    let held_by = status.held_by.map_or(0, |node| node.0);
+    let behind = status.behind.map_or(0, |first| first.0);
+    let mut lines = vec![
+        ("boot", status.boot),
+        ("fenced", status.stopped.is_some().into()),
+        ("full", status.full.into()),
+        ("behind_trim_to", behind),
+        ("log_held_by", held_by.into()),
+        ("stable", status.stable.0),
+        ("open_bodies", status.open_bodies.into()),
+        ("pool_depth", wal.files_clean as u64),
+        ("pool_dirty", wal.files_dirty as u64),
+        ("segment_files", wal.files as u64),
+        ("segments_live", wal.segments_live as u64),
+        ("live_bytes", wal.live_bytes),
+        ("unsynced_bytes", wal.unsynced_bytes),
+        ("rotations", wal.rotations),
+        ("rotation_waits", wal.rotation_waits),
+        ("segments_sealed", wal.segments_sealed),
+        ("records_appended", wal.records_appended),
+        ("bytes_appended", wal.bytes_appended),
+        ("durable_writes", wal.durable_writes),
+        ("commands", counters.commands),
+        ("bodies", counters.bodies),
+        ("delivered", counters.delivered),
+        ("unknown", counters.unknown),
+        ("trims", counters.trims),
+        ("trims_past", counters.trims_past),
+        ("sends", counters.sends),
+        ("drops", counters.drops),
+        ("refusals", counters.refusals),
+    ]
+    .into_iter()
+    .map(|(name, value)| format!("{name} {value}\n"))
+    .collect::<String>();
+    for peer in &status.peers {
+        let state = match peer {
+            _ if peer.behind => "behind-trim",
+            _ if peer.full => "full",
+            _ => "well",
+        };
+        lines.push_str(&format!("peer_{} {state} stable={}\n", peer.node.0, peer.stable));
+    }
+    if let Some(reason) = &status.stopped {
+        // One line, whatever the kernel or a path says.
+        let reason: String = reason.to_string().chars().flat_map(char::escape_default).take(STOP_REASON_MAX).collect();
+        lines.push_str(&format!("stopped {reason}\n"));
+    }
+    lines
 }
 
 fn report(status: &Status) -> StatusReport {

@@ -75,6 +75,7 @@ fn a_node_lives_on_through_garbage_strangers_and_mistakes() {
     let mut node = Served::start(&directories[0], 1, &addresses[..1], addresses[1]);
     let slots = wait_for("a leader", PATIENCE, || {
         let status = synod_ok(["status", "--at", &node.client.to_string()]);
+        assert!(status.contains("pool_depth ") && status.contains("fenced             0"), "{status}");
         status.contains("role       leader").then(|| append(node.client, "one\ntwo\nthree\n"))
     });
     assert_eq!(slots.lines().count(), 3, "{slots:?}");

@@ -320,6 +320,7 @@ impl Wal {
                 return Ok(());
             }
         }
+        self.stats.rotation_waits += 1;
         Err(AppendError::NoSegment)
     }
 
@@ -341,6 +342,7 @@ impl Wal {
         let next = self.next.take().expect("rotation needs a segment ahead");
         let segment = self.active.replace(Active::new(next, self.geometry)).expect("rotation leaves a segment");
         assert!(self.closing.is_none(), "at most two segments are unsealed");
+        self.stats.rotations += 1;
         self.closing = Some(Closing { segment, last_checksum: self.last_checksum, stage: ClosingStage::Draining });
         self.advance();
     }

@@ -23,8 +23,8 @@ use synod_protocol::{Ballot, BodyHandle, Chain, Mark, NodeId, Slot};
 use thiserror::Error;
 
 use super::{
-    ADDRESS_BYTES_MAX, ClientEnvelope, ClientKind, ClientRefusal, ClientReply, ClientRequest, NodeReport, NodeRole,
-    STATUS_NODES_MAX, StatusReport,
+    ADDRESS_BYTES_MAX, ClientEnvelope, ClientKind, ClientRefusal, ClientReply, ClientRequest, FIGURES_BYTES_MAX,
+    NodeReport, NodeRole, STATUS_NODES_MAX, StatusReport,
 };
 use crate::archive;
 use crate::batch::{Batch, BatchError, Shape};
@@ -41,6 +41,10 @@ pub(super) const ADDRESS_PAYLOAD_BYTES_MAX: usize =
 /// Longest payload with a status report.
 pub(super) const STATUS_PAYLOAD_BYTES_MAX: usize =
     STATUS_NODES_MAX * (ADDRESS_BYTES_MAX + size_of::<ArchivedNodeRow>()) + 8 + size_of::<ArchivedReport>();
+
+/// Longest payload with figures.
+pub(super) const FIGURES_PAYLOAD_BYTES_MAX: usize =
+    FIGURES_BYTES_MAX + align_of::<ArchivedFigures>() + size_of::<ArchivedFigures>();
 
 mod reason {
     pub(super) const NOT_LEADER: u32 = 1;
@@ -73,6 +77,11 @@ struct Address {
 }
 
 #[derive(Archive, Serialize)]
+struct Figures {
+    text: Vec<u8>,
+}
+
+#[derive(Archive, Serialize)]
 struct Report {
     round: u64,
     boot: u64,
@@ -100,6 +109,7 @@ struct NodeRow {
 const _: () = {
     assert!(APPEND_ROOT_BYTES == 24);
     assert!(size_of::<ArchivedAddress>() == 8);
+    assert!(size_of::<ArchivedFigures>() == 8);
     assert!(size_of::<ArchivedReport>() == 72);
     assert!(size_of::<ArchivedNodeRow>() == 24);
 };
@@ -197,6 +207,7 @@ pub fn encode_reply(reply: &ClientReply) -> ([u8; ENVELOPE_BYTES], Vec<u8>) {
     let payload = match reply {
         ClientReply::Refused { reason: ClientRefusal::NotLeader { address, .. }, .. } => address_payload(address),
         ClientReply::Status { status, .. } => status_payload(status),
+        ClientReply::Figures { text, .. } => figures_payload(text),
         _ => Vec::new(),
     };
     (with_payload(fill_reply(reply), &payload).encode(), payload)
@@ -215,6 +226,7 @@ pub fn decode_request(envelope: &ClientEnvelope, payload: &[u8]) -> Result<Clien
             ClientRequest::Append { request, group, batch }
         }
         ClientKind::Status => ClientRequest::Status { request, group },
+        ClientKind::Figures => ClientRequest::Figures { request, group },
         ClientKind::Read => {
             let bytes_max = u32::try_from(envelope.argument).map_err(|_| ClientMessageError::Field { kind })?;
             ClientRequest::Read { request, group, from: first_slot(envelope)?, bytes_max }
@@ -244,6 +256,9 @@ pub fn decode_reply(
         ClientKind::Refused => ClientReply::Refused { request, reason: parse_reason(envelope, payload)? },
         ClientKind::StatusReport => {
             ClientReply::Status { request, status: archive::with_aligned(payload, parse_status)? }
+        }
+        ClientKind::FiguresReport => {
+            ClientReply::Figures { request, text: archive::with_aligned(payload, parse_figures)? }
         }
         ClientKind::Body => ClientReply::Body { request, body: parse_body(envelope, body)? },
         ClientKind::ReadEnd => ClientReply::ReadEnd { request, next: first_slot(envelope)? },
@@ -292,6 +307,9 @@ fn fill_request(message: &ClientRequest) -> ClientEnvelope {
         ClientRequest::Status { request, group } => {
             ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Status, request) }
         }
+        ClientRequest::Figures { request, group } => {
+            ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Figures, request) }
+        }
         ClientRequest::Read { request, group, from, bytes_max } => ClientEnvelope {
             group,
             first: from,
@@ -310,6 +328,7 @@ fn fill_reply(message: &ClientReply) -> ClientEnvelope {
             fill_reason(ClientEnvelope::blank(ClientKind::Refused, *request), reason)
         }
         ClientReply::Status { request, status: _ } => ClientEnvelope::blank(ClientKind::StatusReport, *request),
+        ClientReply::Figures { request, text: _ } => ClientEnvelope::blank(ClientKind::FiguresReport, *request),
         ClientReply::Body { request, body } => ClientEnvelope {
             payload_bytes: body.bytes,
             first: body.first,
@@ -443,6 +462,23 @@ fn address_payload(address: &str) -> Vec<u8> {
 /// An address, or nothing in place of one that is too long.
 fn hint(address: &str) -> &[u8] {
     if address.len() <= ADDRESS_BYTES_MAX { address.as_bytes() } else { &[] }
+}
+
+/// # Panics
+/// If the text is empty or longer than [`FIGURES_BYTES_MAX`]: a bug of the caller.
+fn figures_payload(text: &str) -> Vec<u8> {
+    assert!((1..=FIGURES_BYTES_MAX).contains(&text.len()), "{} bytes of figures", text.len());
+    archive::to_vec(&Figures { text: text.as_bytes().to_vec() })
+}
+
+fn parse_figures(payload: &[u8]) -> Result<String, ClientMessageError> {
+    let kind = ClientKind::FiguresReport;
+    let archive = archive::access::<ArchivedFigures>(payload).ok_or(ClientMessageError::PayloadArchive { kind })?;
+    let text = std::str::from_utf8(&archive.text).map_err(|_| ClientMessageError::Field { kind })?;
+    if !(1..=FIGURES_BYTES_MAX).contains(&text.len()) {
+        return Err(ClientMessageError::Field { kind });
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_address(payload: &[u8]) -> Result<String, ClientMessageError> {

@@ -4,7 +4,7 @@ use synod_protocol::limits::BODY_BYTES_MAX;
 use synod_protocol::{NodeId, Slot};
 use thiserror::Error;
 
-use super::codec::{ADDRESS_PAYLOAD_BYTES_MAX, APPEND_ROOT_BYTES, STATUS_PAYLOAD_BYTES_MAX};
+use super::codec::{ADDRESS_PAYLOAD_BYTES_MAX, APPEND_ROOT_BYTES, FIGURES_PAYLOAD_BYTES_MAX, STATUS_PAYLOAD_BYTES_MAX};
 use crate::encode::EMPTY_BODY;
 use crate::layout::{ENVELOPE_BYTES, FORMAT_VERSION, GroupId, first_nonzero, magic};
 
@@ -48,29 +48,33 @@ pub enum ClientKind {
     Append = 1,
     Status = 2,
     Read = 3,
+    Figures = 4,
     Appended = 17,
     Refused = 18,
     StatusReport = 19,
     Body = 20,
     ReadEnd = 21,
+    FiguresReport = 22,
 }
 
 impl ClientKind {
     /// Every kind, requests first.
-    pub const ALL: [ClientKind; 8] = [
+    pub const ALL: [ClientKind; 10] = [
         ClientKind::Append,
         ClientKind::Status,
         ClientKind::Read,
+        ClientKind::Figures,
         ClientKind::Appended,
         ClientKind::Refused,
         ClientKind::StatusReport,
         ClientKind::Body,
         ClientKind::ReadEnd,
+        ClientKind::FiguresReport,
     ];
 
     /// Whether it is a client that sends this.
     pub fn is_request(self) -> bool {
-        matches!(self, ClientKind::Append | ClientKind::Status | ClientKind::Read)
+        matches!(self, ClientKind::Append | ClientKind::Status | ClientKind::Read | ClientKind::Figures)
     }
 
     fn from_number(number: u16) -> Option<ClientKind> {
@@ -168,7 +172,12 @@ impl ClientEnvelope {
             ClientKind::Body => (EMPTY_BODY.body_bytes, BODY_BYTES_MAX),
             ClientKind::Refused => (0, ADDRESS_PAYLOAD_BYTES_MAX as u32),
             ClientKind::StatusReport => (1, STATUS_PAYLOAD_BYTES_MAX as u32),
-            ClientKind::Status | ClientKind::Read | ClientKind::Appended | ClientKind::ReadEnd => (0, 0),
+            ClientKind::FiguresReport => (1, FIGURES_PAYLOAD_BYTES_MAX as u32),
+            ClientKind::Status
+            | ClientKind::Read
+            | ClientKind::Figures
+            | ClientKind::Appended
+            | ClientKind::ReadEnd => (0, 0),
         }
     }
 

@@ -189,7 +189,7 @@ fn hellos() {
 fn client_messages() {
     check_all(&[
         ("client-request-status", &[(4, &[2])], "Version { found: 2 }"),
-        ("client-request-status", &[(6, &[4])], "Kind { found: 4 }"),
+        ("client-request-status", &[(6, &[5])], "Kind { found: 5 }"),
         ("client-request-status", &[(6, &[17])], "Direction { kind: Appended }"),
         ("client-reply-appended", &[(6, &[2])], "Direction { kind: Status }"),
         ("client-request-status", &[(56, &[1])], "Reserved { offset: 56 }"),

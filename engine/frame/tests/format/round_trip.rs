@@ -246,6 +246,7 @@ fn request() -> impl Strategy<Value = ClientRequest> {
             batch
         }),
         (any::<u64>(), group()).prop_map(|(request, group)| ClientRequest::Status { request, group }),
+        (any::<u64>(), group()).prop_map(|(request, group)| ClientRequest::Figures { request, group }),
         (any::<u64>(), group(), slot(), any::<u32>())
             .prop_map(|(request, group, from, bytes_max)| ClientRequest::Read { request, group, from, bytes_max }),
     ]
@@ -303,6 +304,7 @@ fn reply() -> impl Strategy<Value = ClientReply> {
         (any::<u64>(), status()).prop_map(|(request, status)| ClientReply::Status { request, status }),
         (any::<u64>(), body()).prop_map(|(request, body)| ClientReply::Body { request, body }),
         (any::<u64>(), slot()).prop_map(|(request, next)| ClientReply::ReadEnd { request, next }),
+        (any::<u64>(), "\\PC{1,200}").prop_map(|(request, text)| ClientReply::Figures { request, text }),
     ]
 }
 

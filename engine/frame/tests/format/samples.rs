@@ -248,6 +248,7 @@ pub(crate) fn requests() -> Vec<(&'static str, ClientRequest)> {
         ("append-empty-commands", append(&[b"", b""])),
         ("append-nothing", append(&[])),
         ("status", ClientRequest::Status { request, group }),
+        ("figures", ClientRequest::Figures { request, group }),
         ("read", ClientRequest::Read { request, group, from: Slot(100), bytes_max: 1 << 20 }),
     ]
 }
@@ -290,5 +291,6 @@ pub(crate) fn replies() -> Vec<(&'static str, ClientReply)> {
         ("status-alone", ClientReply::Status { request, status: alone }),
         ("body", ClientReply::Body { request, body: bodies()[0].1.handle }),
         ("read-end", ClientReply::ReadEnd { request, next: Slot(103) }),
+        ("figures", ClientReply::Figures { request, text: "pool_depth 4\nfull 0\n".to_owned() }),
     ]
 }

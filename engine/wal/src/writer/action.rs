@@ -113,6 +113,11 @@ pub struct LogStats {
     pub bytes_appended: u64,
     /// Syncs asked for since the log was opened.
     pub syncs: u64,
+    /// Segments begun because the one before was full, since the log was opened.
+    pub rotations: u64,
+    /// How often a record found no room at once: the next segment wasn't ready yet, the one before wasn't sealed, or the
+    /// log is full.
+    pub rotation_waits: u64,
     /// Segments sealed since the log was opened.
     pub segments_sealed: u64,
     /// Bodies in the index.

@@ -54,8 +54,16 @@ pub(crate) struct Read {
 
 impl Status {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let status = connect(self.at)?.status()?;
-        print_status(&mut io::stdout().lock(), &status).map_err(StdoutError)?;
+        let mut client = connect(self.at)?;
+        let (status, figures) = (client.status()?, client.figures()?);
+        let mut out = io::stdout().lock();
+        print_status(&mut out, &status).map_err(StdoutError)?;
+        for line in figures.lines() {
+            let (name, value) = line.split_once(' ').unwrap_or((line, ""));
+            // Escaped by the node already, but this may be another one.
+            let (name, value) = (name.escape_debug().to_string(), value.escape_debug());
+            writeln!(out, "{name:<18} {value}").map_err(StdoutError)?;
+        }
         Ok(())
     }
 }
