@@ -121,6 +121,7 @@ pub struct Replica {
     barriers: Barriers,
     role: RoleState,
     disk_full: bool,
+    disk_reserved: bool,
     halted: bool,
 }
 
@@ -305,6 +306,7 @@ impl Replica {
             barriers: Barriers::default(),
             role: RoleState::Follower { deadline },
             disk_full: false,
+            disk_reserved: false,
             halted: false,
         }
     }

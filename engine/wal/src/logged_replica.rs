@@ -638,6 +638,7 @@ impl<P: Buffers> LoggedReplica<P> {
 
     fn drain_wal(&mut self) {
         self.replica.set_disk_full(self.wal.is_full());
+        self.replica.set_disk_reserved(self.wal.is_running_out());
         if self.wal.has_doubts() && !self.replica.is_unsure() && !self.replica.has_doubts() {
             self.wal.settle_doubts();
         }

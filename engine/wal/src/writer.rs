@@ -535,6 +535,12 @@ impl Wal {
         self.pool.is_exhausted() && self.opening.is_none()
     }
 
+    /// Whether the log is full, and only a quarter of its last segment is left.
+    pub fn is_running_out(&self) -> bool {
+        let used = self.active.as_ref().map_or(0, |active| active.offset);
+        self.is_full() && self.next.is_none() && used > self.geometry.segment_bytes() / 4 * 3
+    }
+
     /// Whether the log is idle and the last record doesn't say yet that all before it is durable: then a record of
     /// kind [`RecordKind::Mark`] lets a later recovery tell damage from a torn tail without doubt.
     pub fn mark_due(&self) -> bool {

@@ -73,6 +73,11 @@ impl Replica {
     /// Asks for the missing bodies: first whoever answered last or spoke of them, then the other peers in turn.
     fn fetch(&mut self, now: Instant) {
         let Some(news) = self.catch_up.news else { return };
+        if self.disk_reserved {
+            // What came would take the room that votes need; there may be some later.
+            self.catch_up.fetch_at = Some(now.plus(self.settings.election_timeout));
+            return;
+        }
         let peers = self.peers();
         let start = peers.iter().position(|peer| *peer == self.catch_up.source.unwrap_or(news.from)).unwrap_or(0);
         let Some(peer) = peers.get((start + self.catch_up.attempts as usize) % peers.len().max(1)) else { return };

@@ -18,6 +18,11 @@ impl Replica {
         self.disk_full = full;
     }
 
+    /// Tells the acceptor whether its disk has room for little more than votes. Only a full disk can be.
+    pub fn set_disk_reserved(&mut self, reserved: bool) {
+        self.disk_reserved = reserved;
+    }
+
     /// Whether no new commands should be proposed here, for want of room on the own disk or on those of others.
     pub fn is_full(&self) -> bool {
         if self.disk_full {
@@ -35,9 +40,11 @@ impl Replica {
     /// Whether a body that isn't here yet is refused for want of room.
     ///
     /// The one that holds up the prefix is taken even so. It was proposed before the leader knew, and the trim that
-    /// makes room can only be delivered behind it; and there are few such bodies, for the leader proposes no more.
+    /// makes room can only be delivered behind it; and there are few such bodies, for the leader proposes no more. But if
+    /// others have room it does, and a full replica that took them all would end up without room for its votes.
     pub(super) fn refuses(&self, body: &BodyHandle) -> bool {
-        self.disk_full && body.kind == BodyKind::Commands && body.first > self.mark.slot
+        let holds_up = body.first == self.mark.slot && !self.disk_reserved;
+        self.disk_full && body.kind == BodyKind::Commands && !holds_up
     }
 
     /// Notes whether a peer has room.

@@ -87,6 +87,28 @@ fn a_refusal_tells_the_leader_before_the_next_heartbeat_does() {
     assert_eq!(cluster.mark(n(1)).slot, second.first, "the one behind was refused");
 }
 
+#[test]
+fn a_disk_that_runs_out_keeps_what_is_left_for_votes() {
+    let mut cluster = settled();
+    cluster.replica_mut(n(3)).set_disk_full(true);
+    cluster.replica_mut(n(3)).set_disk_reserved(true);
+    let stood = cluster.mark(n(3)).slot;
+    for _ in 0..3 {
+        cluster.commit(n(1), 1);
+    }
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.mark(n(3)).slot, stood, "nothing is taken, and nothing fetched");
+    // Its vote is there when it is needed.
+    cluster.crash(n(1), 0);
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.leader(), Some(n(2)));
+    cluster.restart(n(1));
+    cluster.replica_mut(n(3)).set_disk_full(false);
+    cluster.replica_mut(n(3)).set_disk_reserved(false);
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.mark(n(3)), cluster.mark(n(2)), "it goes on by itself");
+}
+
 /// Without the exception for what holds up the prefix this stands still for ever: the trim is accepted, but lies behind
 /// commands that full followers refuse.
 #[test]
