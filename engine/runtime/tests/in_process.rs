@@ -214,3 +214,26 @@ fn barriers_are_never_stale_and_the_leadership_moves_without_loss() {
     drop(nodes);
     wait_for("a refusal", PATIENCE, || (lonely.log().barrier_blocking() == Err(BarrierError::NoLeader)).then_some(()));
 }
+
+#[test]
+fn a_leader_that_is_shut_down_leaves_nobody_waiting_for_its_silence() {
+    let root = temporary_directory();
+    let directories = make_cluster(root.path(), 3, 2 << 20);
+    let listens = free_addresses(3);
+    let timeout = Duration::from_secs(4);
+    let start = |node| {
+        let mut config = config(&directories, &listens, node);
+        config.settings.election_timeout = timeout;
+        Node::start(config).expect("the node starts")
+    };
+    let mut nodes: Vec<Node> = (1..=3).map(start).collect();
+    let leads = |node: &Node| node.status().role == Role::Leader;
+    let leader = wait_for("a leader", PATIENCE, || nodes.iter().position(leads));
+    let old = nodes[leader].status().node;
+    wait_for("all to follow", PATIENCE, || nodes.iter().all(|node| node.status().leader == Some(old)).then_some(()));
+    let mut leaving = nodes.remove(leader);
+    let left = std::time::Instant::now();
+    leaving.shutdown().expect("an orderly end");
+    wait_for("another leader", PATIENCE, || nodes.iter().position(leads));
+    assert!(left.elapsed() < timeout, "they waited {:?} of {timeout:?}", left.elapsed());
+}

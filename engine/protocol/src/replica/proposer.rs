@@ -35,7 +35,7 @@ pub(super) struct Leadership {
     /// The own appends that aren't durable yet, in order.
     own_pending: VecDeque<(AppendId, Slot)>,
     pub(super) next_slot: Slot,
-    peers: BTreeMap<NodeId, Peer>,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
     heartbeat_at: Instant,
     resend_at: Instant,
     /// Number of the last heartbeat.
@@ -82,7 +82,7 @@ pub(super) struct Peer {
     pub(super) mark: Slot,
     pub(super) stable: Slot,
     /// The last heartbeat that it answered.
-    beat: u64,
+    pub(super) beat: u64,
     /// Whether it had, at its last answer, everything that it had been told of.
     pub(super) keeps_pace: bool,
     /// Bodies sent and not acknowledged, by first slot.
@@ -95,16 +95,6 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Whether it would need what is trimmed: it has said how far it is, and the log begins above that.
-    pub(super) fn is_behind(&self, trimmed: Slot) -> bool {
-        self.has_answered() && self.stable < trimmed
-    }
-
-    /// Whether it has answered a heartbeat of this leadership.
-    pub(super) fn has_answered(&self) -> bool {
-        self.beat > 0
-    }
-
     fn acknowledged(&mut self, first: Slot) {
         if let Some(bytes) = self.outstanding.remove(&first) {
             self.outstanding_bytes -= u64::from(bytes);
@@ -150,14 +140,6 @@ impl Leadership {
 
     pub(super) fn peer(&self, node: NodeId) -> Option<&Peer> {
         self.peers.get(&node)
-    }
-
-    pub(super) fn peer_mut(&mut self, node: NodeId) -> Option<&mut Peer> {
-        self.peers.get_mut(&node)
-    }
-
-    pub(super) fn all_peers(&self) -> impl Iterator<Item = (&NodeId, &Peer)> {
-        self.peers.iter()
     }
 
     /// Who has answered heartbeat `beat` or a later one.

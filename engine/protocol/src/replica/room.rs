@@ -30,7 +30,7 @@ impl Replica {
         }
         let RoleState::Leader(leadership) = &self.role else { return false };
         // Asked at every turn: nothing is gathered as long as nobody is full.
-        leadership.all_peers().any(|(_, peer)| peer.full) && {
+        leadership.peers.iter().any(|(_, peer)| peer.full) && {
             let mut roomy = self.peers_with_room();
             roomy.push(self.node);
             !self.is_accept_quorum(&roomy)
@@ -49,7 +49,7 @@ impl Replica {
 
     /// Notes whether a peer has room.
     pub(super) fn note_full(&mut self, node: NodeId, full: bool) {
-        if let Some(peer) = self.leadership().and_then(|leadership| leadership.peer_mut(node)) {
+        if let Some(peer) = self.leadership().and_then(|leadership| leadership.peers.get_mut(&node)) {
             peer.full = full;
         }
     }
@@ -57,7 +57,7 @@ impl Replica {
     /// The peers that haven't said that they are full.
     fn peers_with_room(&self) -> Vec<NodeId> {
         let RoleState::Leader(leadership) = &self.role else { return Vec::new() };
-        leadership.all_peers().filter(|(_, peer)| !peer.full).map(|(node, _)| *node).collect()
+        leadership.peers.iter().filter(|(_, peer)| !peer.full).map(|(node, _)| *node).collect()
     }
 
     /// Hands over, if this leader is full and others can go on without it.
@@ -70,7 +70,7 @@ impl Replica {
         if now < leadership.relieved_at || leadership.transfer.is_some() || leadership.is_recovering() {
             return;
         }
-        let fit = leadership.all_peers().filter(|(_, peer)| {
+        let fit = leadership.peers.iter().filter(|(_, peer)| {
             // Only what was told in this very leadership counts.
             let answers = peer.has_answered() && now.since(peer.heard) < timeout;
             answers && !peer.full && peer.keeps_pace

@@ -8,8 +8,8 @@
 
 use thiserror::Error;
 
-use super::proposer::Leadership;
-use super::{NodeId, Replica, Slot};
+use super::proposer::{Leadership, Peer};
+use super::{NodeId, Replica, RoleState, Slot};
 use crate::body::BodyKind;
 use crate::effect::Effect;
 
@@ -28,6 +28,18 @@ pub enum TrimError {
         /// First slot that is kept now.
         trimmed: Slot,
     },
+}
+
+impl Peer {
+    /// Whether it would need what is trimmed: it has said how far it is, and the log begins above that.
+    pub(super) fn is_behind(&self, trimmed: Slot) -> bool {
+        self.has_answered() && self.stable < trimmed
+    }
+
+    /// Whether it has answered a heartbeat of this leadership.
+    pub(super) fn has_answered(&self) -> bool {
+        self.beat > 0
+    }
 }
 
 impl Replica {
@@ -91,9 +103,9 @@ impl Replica {
     /// How far each member has proved its prefix, as this leader knows it, and whether it is behind the trim.
     fn proved_by_members(&self) -> Vec<(NodeId, Slot, bool)> {
         let mut proved = vec![(self.node, self.proved, false)];
-        if let super::RoleState::Leader(leadership) = &self.role {
+        if let RoleState::Leader(leadership) = &self.role {
             proved
-                .extend(leadership.all_peers().map(|(node, peer)| (*node, peer.stable, peer.is_behind(self.trimmed))));
+                .extend(leadership.peers.iter().map(|(node, peer)| (*node, peer.stable, peer.is_behind(self.trimmed))));
         }
         proved
     }
