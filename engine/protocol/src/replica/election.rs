@@ -195,7 +195,10 @@ impl Replica {
         if self.unsure.is_some() {
             return self.send(from, Message::Reject { ballot, reason: RejectReason::Doubtful });
         }
-        if ballot < self.promised {
+        // Parts of a promise of this life don't fit to those of an earlier one that knew more, and nobody could tell.
+        let was_told_otherwise =
+            ballot == self.promised && self.promise_append == AppendId(0) && !self.doubts.is_empty();
+        if ballot < self.promised || was_told_otherwise {
             let reason = RejectReason::HigherBallot { promised: self.promised };
             return self.send(from, Message::Reject { ballot, reason });
         }

@@ -89,6 +89,24 @@ fn a_promise_names_the_slots_in_doubt() {
 }
 
 #[test]
+fn a_promise_of_an_earlier_life_is_not_repeated_in_doubt() {
+    let mut cluster = Cluster::new(3);
+    let bodies = [body(1, 2, 1), body(3, 1, 3)];
+    accept(&mut cluster, 3, OLD, &bodies);
+    let prepare = |round| Message::Prepare { ballot: ballot(round, 1), from: s(1) };
+    cluster.inject(n(1), n(3), prepare(4));
+    assert_eq!(cluster.take(is("Promise")).len(), 1);
+    lose(&mut cluster, 3, &[0], Loss::Record);
+    // Where it takes many parts, some of the old promise may have arrived, and be taken for parts of the new one.
+    cluster.inject(n(1), n(3), prepare(4));
+    assert_eq!(refusals(&cluster.take(|_| true)), [RejectReason::HigherBallot { promised: ballot(4, 1) }]);
+    for _ in 0..2 {
+        cluster.inject(n(1), n(3), prepare(5));
+        assert_eq!(cluster.take(is("Promise")).len(), 1, "the next one is");
+    }
+}
+
+#[test]
 fn a_promise_in_doubt_is_no_answer_at_its_slots() {
     let (mut cluster, bodies) = one_lost();
     cluster.isolate(n(2));
