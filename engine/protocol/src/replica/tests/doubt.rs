@@ -259,8 +259,15 @@ fn a_doubt_without_end_stays_until_a_leader_confines_it() {
 #[test]
 fn a_leader_of_the_bound_itself_confines_nothing() {
     let (mut cluster, _) = one_lost();
-    cluster.inject(n(2), n(3), Message::Heartbeat { ballot: OLD, mark: Mark::START, beat: 1, recovered: s(1) });
-    assert_eq!(doubts(&cluster, 3), [Doubt { first: s(0), end: s(4), bound: OLD }]);
+    let heartbeat = |round| {
+        let ballot = Ballot { round, ..OLD };
+        Message::Heartbeat { ballot, mark: Mark::START, beat: 1, recovered: s(2) }
+    };
+    let doubt = Doubt { first: s(0), end: s(4), bound: OLD };
+    cluster.inject(n(1), n(3), heartbeat(OLD.round));
+    assert_eq!(doubts(&cluster, 3), [doubt], "what is lost may be a proposal of its own");
+    cluster.inject(n(1), n(3), heartbeat(OLD.round + 1));
+    assert_eq!(doubts(&cluster, 3), [Doubt { end: s(2), ..doubt }]);
 }
 
 #[test]
@@ -323,7 +330,6 @@ fn unsure() -> Cluster {
 #[test]
 fn the_unsure_vote_for_nothing() {
     let mut cluster = unsure();
-    let leader = cluster.replica(n(2)).promised();
     let high = ballot(99, 1);
     let mark = Mark::START;
     for (message, answer) in [
@@ -336,7 +342,9 @@ fn the_unsure_vote_for_nothing() {
         cluster.inject(n(1), n(3), message);
         assert_eq!(refusals(&cluster.take(|_| true)), [answer]);
     }
-    cluster.inject(n(2), n(3), Message::HandOver { ballot: leader, beat: 1 });
+    cluster.inject(n(1), n(3), Message::HandOver { ballot: high, beat: 1 });
+    assert_eq!(cluster.role(n(3)), Role::Follower, "it takes nothing over");
+    assert!(cluster.network.is_empty());
     cluster.run(Duration::from_secs(5));
     assert_eq!(cluster.role(n(3)), Role::Follower, "nor does it run for leader");
     let votes = cluster.node(n(3)).log.iter().filter(|append| append.unsure).collect::<Vec<_>>();
