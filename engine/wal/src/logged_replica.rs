@@ -640,7 +640,7 @@ impl<P: Buffers> LoggedReplica<P> {
         self.replica.set_disk_full(self.wal.is_full());
         self.replica.set_disk_reserved(self.wal.is_running_out());
         if self.wal.has_doubts() && !self.replica.is_unsure() && !self.replica.has_doubts() {
-            self.wal.settle_doubts();
+            self.wal.settle_doubts(self.replica.mark().slot);
         }
         self.ready |= self.wal.is_open() && self.wal.durable() >= self.wal.appended();
         while let Some(action) = self.wal.poll_action() {

@@ -23,7 +23,7 @@ use synod_frame::GroupId;
 use synod_protocol::{AcceptedBody, Ballot, BodyHandle, Doubt, Mark, Recovered, Slot};
 use thiserror::Error;
 
-use crate::format::{SegmentHeaderError, StoredConfiguration};
+use crate::format::{SegmentHeaderError, Settled, StoredConfiguration};
 use crate::identity::ExpectedIdentity;
 use crate::index::Index;
 use crate::lsn::{FileId, Lsn};
@@ -131,8 +131,14 @@ pub struct RecoveredLog {
     pub unsure: bool,
     /// Records may be missing behind the last one.
     pub end_lost: bool,
+    /// Whether the first record of a process that is sure of its promise will bound what was lost.
+    pub end_open: bool,
     /// From this segment on none may be given up while there are doubts: a restart must find them again.
     pub pinned: Option<u64>,
+    /// What was lost matters up to here only, as the log says.
+    pub settled: Settled,
+    /// Records before this position are meant once the doubts about what was lost are settled.
+    pub settles_at: Lsn,
     /// Chosen bodies whose bytes are lost here, to be had from other replicas.
     pub damaged: Vec<BodyHandle>,
     /// The first slot after all bodies that were ever in the log; zero if there were none.

@@ -34,7 +34,9 @@ pub use settings::{LogSettings, LogSettingsError, POOL_FILES_MIN};
 
 use segments::{Active, Closing, ClosingStage, Complete, Next, first_needed};
 
-use crate::format::{CONFIGURATION_BYTES_MAX, RecordHeader, RecordKind, RecordMeta, SealedRecord, StoredConfiguration};
+use crate::format::{
+    CONFIGURATION_BYTES_MAX, RecordHeader, RecordKind, RecordMeta, SealedRecord, Settled, StoredConfiguration,
+};
 use crate::identity::{LogIdentity, LogSalt};
 use crate::index::{Index, Insert, Location};
 use crate::lsn::{FileId, Lsn, SyncId, WriteId};
@@ -97,6 +99,12 @@ pub struct Wal {
     slot_end: Slot,
     /// A promise may have been lost, and no record since then says otherwise.
     unsure: bool,
+    /// What was lost matters up to here only.
+    settled: Settled,
+    /// Where that will be once today's doubts are settled.
+    settles_at: Lsn,
+    /// No record bounds the last loss yet.
+    end_open: bool,
     /// From this segment on none is given up: what is damaged there tells a restart what to doubt.
     pinned: Option<u64>,
     /// Chosen bodies whose bytes are lost, until somebody sees to them.
@@ -187,6 +195,9 @@ impl Wal {
             index: recovered.index,
             slot_end: recovered.slot_end,
             unsure: recovered.unsure,
+            settled: recovered.settled,
+            settles_at: recovered.settles_at,
+            end_open: recovered.end_open,
             pinned: recovered.pinned,
             damaged: recovered.damaged,
             lost_files: recovered.lost_files,
@@ -401,12 +412,17 @@ impl Wal {
             self.mark = meta.mark;
         }
         self.unsure = meta.unsure;
+        let bounds_loss = !meta.unsure && self.end_open;
+        self.end_open &= meta.unsure;
         if let Some(body) = body.filter(|_| meta.kind.fills_slots()) {
             self.slot_end = self.slot_end.max(body.end());
         }
         let active = self.active.as_mut().expect("admitted");
         let offset = active.offset;
         let lsn = Lsn::new(active.epoch, self.geometry.segment_bytes(), offset);
+        if bounds_loss {
+            self.settles_at = lsn;
+        }
         let record_bytes = record.len() as u32;
         let header = RecordHeader {
             meta: *meta,
@@ -421,6 +437,7 @@ impl Wal {
             first_needed: first_needed.unwrap_or(self.first_needed),
             configuration: self.configuration.as_ref().map_or(Slot(0), |configuration| configuration.slot),
             slot_end: self.slot_end,
+            settled: self.settled,
         };
         let body_head_bytes = match body {
             Some(_) => {
@@ -477,9 +494,15 @@ impl Wal {
         self.configuration = Some(configuration);
     }
 
-    /// Nothing that was lost matters any more: what is damaged may be given up like anything else.
-    pub fn settle_doubts(&mut self) {
+    /// Nothing that was lost matters to a vote any more, as long as what is chosen is known: what is damaged may be given up
+    /// like anything else, and the records from here on say so, or a restart would doubt it all again.
+    ///
+    /// `mark` is the end of the chosen prefix: all doubts ended below it.
+    pub fn settle_doubts(&mut self, mark: Slot) {
         self.pinned = None;
+        self.settled = self.settled.max(Settled { before: self.settles_at, slot: mark });
+        // Makes a mark due.
+        self.last_kind = Some(RecordKind::Trim);
     }
 
     /// Hands over the chosen bodies that recovery found to be damaged.
@@ -487,9 +510,10 @@ impl Wal {
         std::mem::take(&mut self.damaged)
     }
 
-    /// Whether damaged segments are kept, because a restart must doubt what they may have held.
+    /// Whether damaged segments are kept, because a restart must doubt what they may have held, and a record bounds all of
+    /// that: then the doubts can be settled.
     pub fn has_doubts(&self) -> bool {
-        self.pinned.is_some()
+        self.pinned.is_some() && !self.end_open
     }
 
     /// Whether a promise may have been lost, as far as the log says.

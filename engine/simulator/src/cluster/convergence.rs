@@ -374,7 +374,8 @@ impl Cluster {
     fn read_everything(&mut self) {
         for index in self.core() {
             let node = &self.nodes[index];
-            match node.recover(&node.disk.durable(), &self.plan) {
+            let image = if node.marred { node.disk.seen() } else { node.disk.durable() };
+            match node.recover(&image, &self.plan) {
                 Ok(recovered) => {
                     self.invariants.recovered(index, &node.durability, &recovered, &self.oracle);
                     self.invariants.held_at_end(index, &recovered, &self.oracle);

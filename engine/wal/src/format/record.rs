@@ -37,7 +37,9 @@ mod field {
     pub(super) const LOG_TIME: Field = CONFIGURATION.then(8);
     pub(super) const SLOT_END: Field = LOG_TIME.then(8);
     pub(super) const FLAGS: Field = SLOT_END.then(8);
-    pub(super) const RESERVED: Field = FLAGS.then(RECORD_HEADER_BYTES - FLAGS.end());
+    pub(super) const SETTLED: Field = FLAGS.then(8);
+    pub(super) const SETTLED_SLOT: Field = SETTLED.then(8);
+    pub(super) const RESERVED: Field = SETTLED_SLOT.then(RECORD_HEADER_BYTES - SETTLED_SLOT.end());
 }
 
 // The byte map of engine/docs/wal-format.md; a change here is a new format version.
@@ -50,7 +52,8 @@ const _: () = {
     assert!(field::DURABLE.offset == 96);
     assert!(field::FIRST_NEEDED.offset == 152);
     assert!(field::SLOT_END.offset == 176);
-    assert!(field::RESERVED.offset == 192);
+    assert!(field::SETTLED.offset == 192);
+    assert!(field::RESERVED.offset == 208);
     assert!(field::RESERVED.end() == RECORD_HEADER_BYTES);
 };
 
@@ -181,6 +184,17 @@ pub struct RecordHeader {
     pub configuration: Slot,
     /// The first slot after all bodies of the log up to here, that of this record included; zero if there are none.
     pub slot_end: Slot,
+    /// What was lost up to here matters only for slots below a point.
+    pub settled: Settled,
+}
+
+/// What was lost before a position matters to a vote only at slots below another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Settled {
+    /// Records before this position are meant.
+    pub before: Lsn,
+    /// At this slot and above, none of their accepts can have been chosen, unless the leader of a later ballot found it so.
+    pub slot: Slot,
 }
 
 /// Why bytes aren't a valid record of the log at this position.
@@ -290,6 +304,8 @@ impl RecordHeader {
         field::CONFIGURATION.put(header, &self.configuration.0.to_le_bytes());
         field::LOG_TIME.put(header, &self.meta.log_time_us.to_le_bytes());
         field::SLOT_END.put(header, &self.slot_end.0.to_le_bytes());
+        field::SETTLED.put(header, &self.settled.before.0.to_le_bytes());
+        field::SETTLED_SLOT.put(header, &self.settled.slot.0.to_le_bytes());
         field::FLAGS.put(header, &(u64::from(self.meta.unsure) * FLAG_UNSURE).to_le_bytes());
         let checksum = checksum(salt, &record[..RECORD_HEADER_BYTES + body_head_bytes]);
         field::CHECKSUM.put(record, &checksum.to_le_bytes());
@@ -377,12 +393,16 @@ impl RecordHeader {
             first_needed: field::FIRST_NEEDED.u64(block),
             configuration: Slot(field::CONFIGURATION.u64(block)),
             slot_end: Slot(field::SLOT_END.u64(block)),
+            settled: Settled { before: Lsn(field::SETTLED.u64(block)), slot: Slot(field::SETTLED_SLOT.u64(block)) },
         };
         // Both are positions of the past; believed as they are, they would outlive this log.
         let flags_known = field::FLAGS.u64(block) & !FLAG_UNSURE == 0;
-        for (field, valid) in
-            [("durable", header.durable <= at), ("first needed", header.first_needed <= epoch), ("flags", flags_known)]
-        {
+        for (field, valid) in [
+            ("durable", header.durable <= at),
+            ("first needed", header.first_needed <= epoch),
+            ("flags", flags_known),
+            ("settled", header.settled.before <= at),
+        ] {
             if !valid {
                 return Err(RecordError::Bounds { field });
             }

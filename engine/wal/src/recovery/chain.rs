@@ -13,7 +13,7 @@ use super::{
 };
 use crate::format::{
     Block, CONFIGURATION_BYTES_MAX, RecordKind, SealBlock, SealKind, SealedRecord, SegmentHeader, SegmentHeaderError,
-    StoredConfiguration, first_nonzero,
+    Settled, StoredConfiguration, first_nonzero,
 };
 use crate::identity::{ExpectedIdentity, LogIdentity, LogSalt};
 use crate::lsn::{FileId, Lsn};
@@ -229,6 +229,7 @@ pub(super) struct RecordSummary {
     /// None if only the segment's index knows of the record.
     pub(super) previous_checksum: Option<u32>,
     pub(super) slot_end: Slot,
+    pub(super) settled: Settled,
     pub(super) unsure: bool,
     /// Whether its header was read, and not only an entry of the segment's index.
     pub(super) is_read: bool,
@@ -408,6 +409,7 @@ fn add_sealed(later: &mut Vec<RecordSummary>, records: &[RecordSummary], index: 
         checksum: sealed.checksum,
         previous_checksum: None,
         slot_end: Slot(0),
+        settled: Settled::default(),
         unsure: true,
         is_read: false,
         is_sound: false,
@@ -433,6 +435,7 @@ fn summary(record: &ScannedRecord, is_sound: bool) -> RecordSummary {
         checksum: header.checksum,
         previous_checksum: Some(header.previous_checksum),
         slot_end: header.slot_end,
+        settled: header.settled,
         unsure: header.meta.unsure,
         is_read: true,
         is_sound,
@@ -462,7 +465,8 @@ pub(super) fn assemble(
     joined: Joined,
 ) -> Result<RecoveredLog, RecoverError> {
     let damages: Vec<Damage> = files.damages.iter().chain(&verdict.damages).cloned().collect();
-    let doubts: Vec<Doubt> = losses.doubts.into_iter().chain(joined.doubts).collect();
+    let doubts = losses.doubts.into_iter().chain(joined.doubts).filter(|doubt| doubt.end > joined.mark.slot);
+    let doubts: Vec<Doubt> = doubts.collect();
     let kept = &scans[verdict.start..=verdict.last];
     let mut segments = Vec::with_capacity(kept.len());
     let mut last_checksum = verdict.previous.unwrap_or(0);
@@ -547,7 +551,10 @@ pub(super) fn assemble(
         doubts,
         unsure: losses.unsure,
         end_lost: losses.end_lost,
+        end_open: losses.end_open,
         pinned: losses.pinned.or(joined.pinned),
+        settled: losses.settled,
+        settles_at: losses.settles_at,
         slot_end: joined.slot_end,
         lost_files: files.lost,
     })

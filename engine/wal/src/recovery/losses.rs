@@ -8,11 +8,16 @@
 //!
 //! A process that opens a log with such an end says so in the header of its first segment, which bounds nothing: that
 //! process didn't know what was lost. Only a record written once it was sure of its promise again does.
+//!
+//! Once the core has no doubts left, records say how far losses are *settled*: every accept before the record that bounds a
+//! loss lies below the chosen prefix by then, or at a ballot below that of a leader who found nothing chosen there. So
+//! what is found to be missing there, now or later, leaves doubt only below that prefix, if it isn't known any more.
 
 use synod_protocol::{Ballot, Doubt, NodeId, Slot};
 
 use super::chain::{Files, RecordSummary, SegmentScan};
 use super::verdict::Verdict;
+use crate::format::Settled;
 use crate::lsn::Lsn;
 
 /// See the module documentation.
@@ -22,6 +27,12 @@ pub(super) struct Losses {
     pub(super) unsure: bool,
     /// Records may be missing behind the last one.
     pub(super) end_lost: bool,
+    /// No record bounds the last loss yet.
+    pub(super) end_open: bool,
+    /// What was lost matters up to here only, as a record says.
+    pub(super) settled: Settled,
+    /// Records before this position are meant once the doubts named here are settled.
+    pub(super) settles_at: Lsn,
     /// From this segment on all must be kept, for the next recovery to come to the same conclusions.
     pub(super) pinned: Option<u64>,
 }
@@ -38,29 +49,31 @@ struct Break {
     named: bool,
     /// The promise in a header that was laid out after a recovery which knew what is missing.
     header: Option<Ballot>,
+    /// The first segment that must be kept for the next recovery to find it.
+    pin: u64,
 }
 
 pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> Losses {
     let mut losses = Losses::default();
+    let kept = || scans[verdict.start..=verdict.last].iter().flat_map(SegmentScan::known);
+    losses.settled = kept().map(|record| record.settled).max().unwrap_or_default();
     let mut last = verdict.previous;
     let mut last_epoch = scans[verdict.start].header.epoch;
     let mut open: Option<Break> = None;
-    let begun = |tentative, named| Break { tentative, named, header: None };
+    let begun = |tentative, named, pin| Break { tentative, named, header: None, pin };
     for (index, scan) in scans.iter().enumerate().take(verdict.last + 1).skip(verdict.start) {
         let epoch = scan.header.epoch;
         let is_last = index == verdict.last;
         if let Some(missing) = scan.missing_before.filter(|missing| *missing >= verdict.first_needed) {
-            open.get_or_insert(begun(true, false));
+            // That it is missing shows only as long as it is needed.
+            open.get_or_insert(begun(true, false, missing));
             // What a header says of records that nobody has read proves nothing.
             last = None;
-            // That it is missing shows only as long as it is needed.
-            losses.pin(missing);
         }
         // A header that was lost may have said so; then whoever wrote it was unsure.
         let was_unsure = files.rebuilt.contains(&epoch) && scan.known().next().is_none_or(|first| first.unsure);
         if scan.header.before_lost || was_unsure {
-            open = Some(begun(false, true));
-            losses.pin(epoch);
+            open = Some(begun(false, true, open.map_or(epoch, |broken| broken.pin.min(epoch))));
         } else if scan.header.before_end != Lsn::ZERO
             && let (Some(broken), Some(state)) = (&mut open, scan.header.groups.first())
         {
@@ -69,8 +82,7 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
         for record in scan.kept(verdict.cut && is_last) {
             let follows = record.previous_checksum.is_none_or(|previous| last.is_none_or(|last| last == previous));
             if !follows {
-                open.get_or_insert(begun(false, false)).tentative = false;
-                losses.pin(last_epoch);
+                open.get_or_insert(begun(false, false, last_epoch)).tentative = false;
             }
             let proven = record.previous_checksum.is_some() && record.previous_checksum == last;
             open = open.filter(|broken| !(broken.tentative && proven));
@@ -79,37 +91,38 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
             open = open.map(|broken| Break { named: broken.named || unsure, ..broken });
             if let Some(broken) = open.filter(|_| record.is_read && !record.unsure) {
                 let end = if broken.named { Doubt::OPEN } else { record.slot_end };
-                losses.doubts.push(Doubt { first: Slot::FIRST, end, bound: record.promised.max(record.ballot) });
+                let at = Lsn::new(epoch, scan.segment_bytes, record.offset);
+                let end = if at <= losses.settled.before { end.min(losses.settled.slot) } else { end };
+                let bound = record.promised.max(record.ballot);
+                losses.doubt(&broken, Doubt { first: Slot::FIRST, end, bound });
+                losses.settles_at = losses.settles_at.max(at);
                 open = None;
             }
             last = Some(record.checksum);
             last_epoch = epoch;
         }
         if verdict.open_ended.contains(&index) {
-            open.get_or_insert(begun(true, false));
-            losses.pin(epoch);
+            open.get_or_insert(begun(true, false, epoch));
         }
     }
     let files_unexplained = files.unexplained > scans.iter().filter(|scan| scan.missing_before.is_some()).count();
     if files_unexplained && open.is_none() {
-        open = Some(begun(true, false));
-        losses.pin(scans[verdict.last].header.epoch);
+        open = Some(begun(true, false, scans[verdict.last].header.epoch));
     }
     if let Some(broken) = open {
         let bound = broken.header.filter(|_| !broken.named && !files_unexplained);
+        losses.end_open = true;
         losses.end_lost = bound.is_none();
-        losses.doubts.push(Doubt { first: Slot::FIRST, end: Doubt::OPEN, bound: bound.unwrap_or(UNBOUNDED) });
-    }
-    if losses.doubts.is_empty() && !losses.end_lost {
-        losses.pinned = None;
+        losses.doubt(&broken, Doubt { first: Slot::FIRST, end: Doubt::OPEN, bound: bound.unwrap_or(UNBOUNDED) });
     }
     losses.unsure = losses.end_lost || is_still_unsure(files, scans, verdict);
     losses
 }
 
 impl Losses {
-    fn pin(&mut self, epoch: u64) {
-        self.pinned = Some(self.pinned.map_or(epoch, |pinned| pinned.min(epoch)));
+    fn doubt(&mut self, broken: &Break, doubt: Doubt) {
+        self.doubts.push(doubt);
+        self.pinned = Some(self.pinned.map_or(broken.pin, |pinned| pinned.min(broken.pin)));
     }
 }
 
