@@ -95,6 +95,8 @@ pub(super) fn read_headers(
     for (epoch, file) in known {
         // Headers are durable before records are planned: the disk has lost the later one.
         let later = later_life(store, file, geometry, expected.salt(), epoch)?;
+        let sealed = sealed_epoch(store, file, geometry, expected.salt())?.filter(|sealed| *sealed > epoch);
+        let later = later.or(sealed);
         if let Some(later) = later.filter(|later| !files.headers.contains_key(later)) {
             files.damaged(file, DamageCause::HeaderLost { epoch: later });
             files.rebuilt.insert(later);

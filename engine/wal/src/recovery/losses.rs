@@ -66,7 +66,7 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
         let is_last = index == verdict.last;
         if let Some(missing) = scan.missing_before.filter(|missing| *missing >= verdict.first_needed) {
             // That it is missing shows only as long as it is needed.
-            open.get_or_insert(begun(true, false, missing));
+            open.get_or_insert(begun(false, false, missing)).tentative = false;
             // What a header says of records that nobody has read proves nothing.
             last = None;
         }
@@ -86,6 +86,8 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
             }
             let proven = record.previous_checksum.is_some() && record.previous_checksum == last;
             open = open.filter(|broken| !(broken.tentative && proven));
+            // Whoever comes next shows nothing of what came before this one.
+            open = open.map(|broken| Break { tentative: false, ..broken });
             // Who was unsure may have been so for want of these very records.
             let unsure = record.is_read && record.unsure;
             open = open.map(|broken| Break { named: broken.named || unsure, ..broken });

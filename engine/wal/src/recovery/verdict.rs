@@ -121,9 +121,11 @@ fn walk(
         // A lost header can't name where the segment before was cut. The record behind it may, and that there was one at all
         // says that the log went on.
         let next = scans.get(index + 1);
-        let nameless = next.is_some_and(|next| chain.is_rebuilt(&next.header));
-        let followed = next.is_some_and(|next| nameless && next.first_previous() == previous)
-            || scans[index + 1..].iter().any(|later| later.missing_before.is_some_and(|epoch| epoch >= first_needed));
+        let later = &scans[index + 1..];
+        let nameless = later.iter().any(|later| chain.is_rebuilt(&later.header));
+        let follower = later.iter().find_map(SegmentScan::first_previous);
+        let followed = nameless && follower.is_some() && follower == previous
+            || later.iter().any(|later| later.missing_before.is_some_and(|epoch| epoch >= first_needed));
         let end = end_of(scan, next.is_none(), previous, proof, options);
         let first = scan.kept(matches!(end, End::Cut) && !nameless).next();
         if let (Some(expected), Some(found)) = (before, first.and_then(|first| first.previous_checksum))
