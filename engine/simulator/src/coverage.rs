@@ -90,7 +90,6 @@ impl Coverage {
         "a write went to another place",
         "an old copy lacked something",
         "an old copy was put back",
-        "answered a reader: damaged",
         "answered a reader: fenced",
         "came together without some nodes",
         "copied a segment",
@@ -117,6 +116,13 @@ impl Coverage {
         "damage: no slots known",
         "damage: slots named",
         "everybody exposed to damage",
+        "healed a body",
+        "opened a damaged log",
+        "recovered a doubt",
+        "recovered an open doubt",
+        "recovered chosen bodies without their bytes",
+        "recovered unsure of the promise",
+        "refused: doubtful",
         "everybody lost power",
         "left a node down for ever",
         "left clients without an answer",
@@ -152,7 +158,10 @@ impl Coverage {
     pub const RARE: &[&str] = &[
         "a lost write that nobody could notice came true",
         "a read failed",
+        "answered a reader: damaged",
+        "damage: a lost header",
         "damage: a seal",
+        "stopped: in doubt",
         "stopped: a chosen body has no intact copy",
     ];
 

@@ -192,6 +192,8 @@ pub struct Disk {
     damage: Damage,
     /// Where the last write that is complete began: the tail of the log, most of the time.
     last_written: Option<(FileId, usize)>,
+    /// How many files were ever made, which is noted beside them.
+    files_made: u32,
 }
 
 impl Disk {
@@ -206,6 +208,7 @@ impl Disk {
             lies: false,
             damage: Damage::default(),
             last_written: None,
+            files_made: 0,
         }
     }
 
@@ -317,6 +320,7 @@ impl Disk {
                 *content = zeros;
                 content.resize(bytes);
                 self.damage.created(file);
+                self.files_made = self.files_made.max(file.0);
             }
             Operation::Read { file, offset, bytes } => {
                 return self.read_seen(file, offset..offset + bytes);
@@ -381,6 +385,7 @@ impl Disk {
         self.in_flight.clear();
         self.damage = Damage::default();
         self.last_written = None;
+        self.files_made = 0;
     }
 
     /// Whether every byte of the range would survive a power failure as the process sees it.
@@ -400,7 +405,7 @@ impl Disk {
     /// What the process sees.
     pub fn live(&self) -> Image<'_> {
         let files = self.files.iter().map(|(file, content)| (*file, Cow::from(&content.live))).collect();
-        Image { files, unreadable: Vec::new() }
+        Image { files, files_made: self.files_made, unreadable: Vec::new() }
     }
 
     /// What a process finds: what was written, as far as the medium gives it back.
@@ -420,7 +425,7 @@ impl Disk {
     pub fn durable(&self) -> Image<'_> {
         let certain = self.files.iter().filter(|(_, content)| content.named && content.sized);
         let files = certain.map(|(file, content)| (*file, Cow::from(&content.durable))).collect();
-        Image { files, unreadable: Vec::new() }
+        Image { files, files_made: self.files_made, unreadable: Vec::new() }
     }
 
     /// What a power failure at this moment might leave: some blocks of what isn't synced or still in flight.
@@ -464,6 +469,7 @@ fn blocks_of(write: Write) -> impl Iterator<Item = Write> {
 #[derive(Clone, Debug)]
 pub struct Image<'a> {
     files: BTreeMap<FileId, Cow<'a, [u8]>>,
+    files_made: u32,
     /// Blocks that can't be read.
     unreadable: Vec<(FileId, usize)>,
 }
@@ -477,6 +483,10 @@ impl Image<'_> {
 impl SegmentStore for Image<'_> {
     fn files(&self) -> io::Result<Vec<FileId>> {
         Ok(self.files.keys().copied().collect())
+    }
+
+    fn files_made(&self) -> u32 {
+        self.files_made
     }
 
     fn len(&self, file: FileId) -> io::Result<u64> {

@@ -4,6 +4,7 @@
 //! DIR/identity              who this store is; readable, checksummed, replaced as a whole
 //! DIR/identity.spare        the identity before, which is written over and exchanged: that needs no room on the disk
 //! DIR/LOCK                  flock'ed by whoever may write; never deleted
+//! DIR/log-0000/pool         how many files the pool has ever had; readable, checksummed, replaced as a whole
 //! DIR/log-0000/segment-NNNNNN.wal   the pool; a file keeps its name in all its lives
 //! ```
 //!
@@ -16,6 +17,7 @@ mod disk;
 mod identity_file;
 mod init;
 mod lock;
+mod pool_file;
 mod store;
 
 use std::io;
@@ -29,6 +31,7 @@ pub use disk::FileDisk;
 pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};
 pub use init::{InitError, InitOptions, InitProgress, init};
 pub use lock::DirectoryLock;
+pub use pool_file::note_file_made;
 pub use store::DirectoryStore;
 
 /// Name of the identity file.

@@ -296,12 +296,34 @@ pub fn later_life(
 ) -> Result<Option<u64>, ReadError> {
     let mut reader = Reader::new(store, file, BLOCK_BYTES);
     let block = reader.block(geometry.records_offset())?;
-    let Some((claimed, lsn)) = RecordHeader::claim(block).filter(|(claimed, _)| *claimed > epoch) else {
-        return Ok(None);
-    };
-    let at = Lsn::new(claimed, geometry.segment_bytes(), geometry.records_offset());
-    let valid = lsn == at && RecordHeader::decode(block, salt, at, claimed).is_ok();
-    Ok(valid.then_some(claimed))
+    Ok(record_epoch(block, geometry, salt, geometry.records_offset()).filter(|claimed| *claimed > epoch))
+}
+
+/// The highest epoch of any record in a file whose header tells nothing.
+///
+/// # Errors
+/// If the file can't be read at all.
+pub(crate) fn latest_life(
+    store: &dyn SegmentStore,
+    file: FileId,
+    geometry: Geometry,
+    salt: LogSalt,
+) -> Result<Option<u64>, ReadError> {
+    let mut reader = Reader::new(store, file, READ_AHEAD_BYTES);
+    let mut latest = None;
+    let mut offset = geometry.records_offset();
+    while offset < geometry.table_offset() {
+        latest = latest.max(record_epoch(reader.block(offset)?, geometry, salt, offset));
+        offset += BLOCK;
+    }
+    Ok(latest)
+}
+
+/// The epoch that the block's record names, if it is a valid one that belongs there.
+fn record_epoch(block: &Block, geometry: Geometry, salt: LogSalt, offset: u64) -> Option<u64> {
+    let (claimed, lsn) = RecordHeader::claim(block)?;
+    let at = Lsn::new(claimed, geometry.segment_bytes(), offset);
+    (lsn == at && RecordHeader::decode(block, salt, at, claimed).is_ok()).then_some(claimed)
 }
 
 trait FilterEpoch {

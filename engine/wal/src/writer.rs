@@ -205,7 +205,7 @@ impl Wal {
                 syncs: recovered.files_to_sync.into_iter().map(|file| (file, None)).collect(),
                 end: recovered.end,
                 before,
-                before_lost: recovered.end_lost,
+                before_lost: recovered.end_open,
             }),
             complete: complete.collect(),
             closing: None,

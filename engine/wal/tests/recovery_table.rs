@@ -407,7 +407,7 @@ fn missing_segment_is_named() {
     store.remove(FIRST);
     let log = damaged(&store);
     assert_eq!(log.damages[0].cause, DamageCause::SegmentMissing { epoch: 1 });
-    assert_eq!((slots(&log), doubts(&log), log.unsure), (vec![3], vec![(1, 4, 1)], false));
+    assert_eq!((slots(&log), doubts(&log), log.unsure), (vec![3], vec![(1, OPEN, 1)], false));
 
     // Behind the segment that takes records there is one ahead, which misses it.
     let mut store = machine.disk.durable;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use synod_protocol::Instant;
+use synod_wal::directory::note_file_made;
 use synod_wal::{FileId, LoggedReplica, ReadId, SyncId, WriteId};
 
 use super::{FILE_RETRY, Shard};
@@ -127,7 +128,12 @@ impl Shard {
             let settings = &shard.settings;
             let path = shard.path(file);
             let stop = || shard.tasks.are_stopping();
-            match disk::create_zeroed(&path, settings.segment_bytes, settings.durability, stop).await {
+            let created = disk::create_zeroed(&path, settings.segment_bytes, settings.durability, stop).await;
+            let noted = |created| {
+                let noted = note_file_made(&settings.log_directory, file);
+                noted.map(|()| created).map_err(|error| error.source)
+            };
+            match created.and_then(noted) {
                 Ok(created) => {
                     shard.files.insert(file, created);
                     shard.file_ready(file);

@@ -111,7 +111,8 @@ impl Cluster {
     /// Leaves some nodes down for ever that the cluster can do without.
     fn choose_core(&mut self) {
         // Those whose disk is damaged may still find out that they can't go on.
-        let sound = self.core().into_iter().filter(|index| self.nodes[*index].disk.damage().is_empty()).count();
+        let is_sound = |index: &usize| self.nodes[*index].disk.damage().is_empty() && !self.nodes[*index].marred;
+        let sound = self.core().into_iter().filter(is_sound).count();
         let spare = sound.saturating_sub(self.plan.needed()) as u64;
         if self.options.mild || spare == 0 || !self.core_random.chance(Chance::of(1, 4)) {
             return;
@@ -215,13 +216,14 @@ impl Cluster {
             // Whoever is left has to find its way without the one that is gone.
             (convergence.core, convergence.since) = (core, now);
             self.convergence = Some(convergence);
-            if let Stage::Partial { cut } = convergence.stage
-                && !cut.leaves_quorum_of(&self.voters(), needed)
-            {
-                self.network.set_cut(Cut::Nothing);
-                self.enter(Stage::Healing);
-                convergence.stage = Stage::Healing;
-            }
+        }
+        // Somebody may have found damage since, and have doubts.
+        if let Stage::Partial { cut } = convergence.stage
+            && !cut.leaves_quorum_of(&self.voters(), needed)
+        {
+            self.network.set_cut(Cut::Nothing);
+            self.enter(Stage::Healing);
+            convergence = self.convergence.expect("just entered");
         }
         let waited = now.since(convergence.since);
         match convergence.stage {

@@ -9,6 +9,7 @@ use rustix::fs::{FallocateFlags, OFlags};
 use synod_frame::RecordBuffer;
 
 use super::FileError;
+use super::pool_file::note_file_made;
 use crate::lsn::FileId;
 use crate::segment::BLOCK;
 
@@ -76,7 +77,8 @@ impl FileDisk {
         };
         make().map_err(FileError::new("create", &path))?;
         write_zeros(&path, 0, self.segment_bytes)?;
-        sync_directory(&self.directory)
+        sync_directory(&self.directory)?;
+        note_file_made(&self.directory, file)
     }
 
     /// Writes zeros behind block 0 of a file, durable.

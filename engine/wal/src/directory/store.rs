@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use super::pool_file;
 use crate::lsn::FileId;
 use crate::store::SegmentStore;
 
@@ -53,6 +54,10 @@ impl SegmentStore for DirectoryStore {
         }
         files.sort_unstable();
         Ok(files)
+    }
+
+    fn files_made(&self) -> u32 {
+        pool_file::files_made(&self.directory)
     }
 
     fn len(&self, file: FileId) -> io::Result<u64> {

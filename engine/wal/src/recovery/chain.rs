@@ -19,8 +19,8 @@ use crate::identity::{ExpectedIdentity, LogIdentity, LogSalt};
 use crate::lsn::{FileId, Lsn};
 use crate::pool::CleanFile;
 use crate::scan::{
-    Hole, HoleCause, Item, ScanOptions, ScannedRecord, Scanner, Seal, is_sealed, later_life, read_index, read_seal,
-    read_segment_header,
+    Hole, HoleCause, Item, ScanOptions, ScannedRecord, Scanner, Seal, is_sealed, later_life, latest_life, read_index,
+    read_seal, read_segment_header,
 };
 use crate::segment::{BLOCK, Geometry};
 use crate::store::SegmentStore;
@@ -125,9 +125,9 @@ fn rebuild(
     whole: bool,
 ) -> Result<(), RecoverError> {
     let salt = expected.salt();
-    let records = later_life(store, file, geometry, salt, 0)?;
+    let records = latest_life(store, file, geometry, salt)?;
     let sealed = sealed_epoch(store, file, geometry, salt)?;
-    if let Some(epoch) = records.or(sealed).filter(|epoch| !files.headers.contains_key(epoch)) {
+    if let Some(epoch) = records.max(sealed).filter(|epoch| !files.headers.contains_key(epoch)) {
         files.damaged(file, DamageCause::Header(error));
         files.rebuilt.insert(epoch);
         let previous_epoch = sealed.filter(|sealed| *sealed < epoch).unwrap_or(0);

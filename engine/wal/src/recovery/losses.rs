@@ -45,7 +45,7 @@ const UNBOUNDED: Ballot = Ballot { round: u64::MAX, node: NodeId(u32::MAX), boot
 struct Break {
     /// Nothing is known to be missing if the next record follows the last one.
     tentative: bool,
-    /// A header says that what follows was written without knowledge of what is missing.
+    /// A header says, or may have said, that what follows was written without knowledge of what is missing.
     named: bool,
     /// The promise in a header that was laid out after a recovery which knew what is missing.
     header: Option<Ballot>,
@@ -66,13 +66,13 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
         let is_last = index == verdict.last;
         if let Some(missing) = scan.missing_before.filter(|missing| *missing >= verdict.first_needed) {
             // That it is missing shows only as long as it is needed.
-            open.get_or_insert(begun(false, false, missing)).tentative = false;
+            let broken = open.get_or_insert(begun(false, true, missing));
+            (broken.tentative, broken.named) = (false, true);
             // What a header says of records that nobody has read proves nothing.
             last = None;
         }
-        // A header that was lost may have said so; then whoever wrote it was unsure.
-        let was_unsure = files.rebuilt.contains(&epoch) && scan.known().next().is_none_or(|first| first.unsure);
-        if scan.header.before_lost || was_unsure {
+        // A header that was lost, or that of a segment that is missing, may have said so.
+        if scan.header.before_lost || files.rebuilt.contains(&epoch) {
             open = Some(begun(false, true, open.map_or(epoch, |broken| broken.pin.min(epoch))));
         } else if scan.header.before_end != Lsn::ZERO
             && let (Some(broken), Some(state)) = (&mut open, scan.header.groups.first())
