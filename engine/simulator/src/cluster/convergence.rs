@@ -333,9 +333,10 @@ impl Cluster {
     fn has_converged(&self, convergence: Convergence) -> bool {
         // Who reads what its disk can't give any more is restarted first, as long as there is time for it: in the calm it
         // may come to read such a place too, and goes on.
-        // Who is unsure of its promise makes the leader prepare again as soon as everybody has told it theirs.
-        let is_sure = |node: &Node| node.status().is_some_and(|status| !status.unsure);
-        let is_settled = self.core().len() < self.nodes.len() || self.all_of_core(is_sure);
+        // Who is unsure of its promise makes the leader prepare again as soon as everybody has told it theirs. Two of them never
+        // tell each other.
+        let unsure = self.nodes.iter().filter(|node| node.status().is_some_and(|status| status.unsure)).count();
+        let is_settled = self.core().len() < self.nodes.len() || unsure != 1;
         let calm = is_settled && self.all_of_core(|node| !node.has_lost());
         self.commands_acked() > convergence.acked_before && calm && self.is_complete()
     }

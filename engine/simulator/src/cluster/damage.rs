@@ -259,6 +259,8 @@ impl Cluster {
         {
             // Nobody could tell this from a crash before the write.
             self.stats.coverage.note("a lost write that nobody could notice came true");
+            // A disk that lies without a trace may take an acknowledged command with it: nothing more can be asked for.
+            (self.stopped, self.over) = (true, true);
             node.disk.surface_lost();
             recovered = node.recover(&node.disk.seen(), &self.plan);
         }
