@@ -1,7 +1,7 @@
 //! I11, what is acknowledged is durable: a command stays at the slot that its client was told. After any restart a node
 //! still has every chosen body that was durable on its disk, and in the end every node gives every command out there.
 
-use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind};
+use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind, Slot};
 use synod_wal::RecoveredLog;
 
 use super::{Property, Verdict, Violation};
@@ -11,13 +11,17 @@ use crate::oracle::Oracle;
 
 /// What was durable and chosen must be in what is recovered.
 pub(super) fn check_recovered(node: usize, held: &Durability, recovered: &RecoveredLog, oracle: &Oracle) -> Verdict {
-    if is_marred(recovered) {
+    if recovered.unsure {
         return Ok(());
     }
     let base = recovered.index.base();
+    let in_doubt = |body: &BodyHandle| {
+        let doubted = |slot: u64| recovered.doubts.iter().any(|doubt| doubt.covers(Slot(slot)));
+        (body.first.0..body.end().0).all(doubted)
+    };
     let lost = oracle.chosen_from(base.slot).find(|chosen| {
         let found = recovered.index.get(chosen.body.first).is_some_and(|entry| entry.body == chosen.body);
-        held.holds(chosen.body.id) && !found && !is_displaced(held, &chosen.body, oracle)
+        held.holds(chosen.body.id) && !found && !in_doubt(&chosen.body) && !is_displaced(held, &chosen.body, oracle)
     });
     match lost {
         None => Ok(()),
