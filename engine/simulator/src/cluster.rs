@@ -125,6 +125,8 @@ pub struct Cluster {
     failing: Option<usize>,
     /// Too much was damaged for the cluster to go on, and that is proven.
     stopped: bool,
+    /// A leader has handed over in this stage.
+    handed_over: bool,
     /// A mistake that nobody has put right yet.
     mistake: Option<operators::Made>,
     /// Until when each disk has no room for another file.
@@ -182,6 +184,7 @@ impl Cluster {
             over: false,
             failing: None,
             stopped: false,
+            handed_over: false,
             mistake: None,
             full_until: vec![START; nodes.len()],
             led: Vec::new(),

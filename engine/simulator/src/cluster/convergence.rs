@@ -294,6 +294,7 @@ impl Cluster {
 
     /// Goes on to the next stage, whose patience begins now.
     fn enter(&mut self, stage: Stage) {
+        self.handed_over = false;
         let (now, acked_before, core) = (self.now(), self.commands_acked(), self.core().len());
         self.convergence = Some(Convergence { since: now, acked_before, core, stage });
     }

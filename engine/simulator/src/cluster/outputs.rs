@@ -9,7 +9,7 @@ use synod_wal::{Frame, Output, ReadAnswer, ReadId};
 use crate::disk::Data;
 use crate::invariants::{Invariants, Property};
 use crate::network::{Packet, node_id, undefined_buffer};
-use crate::node::{Finish, GROUP, Node, Reader};
+use crate::node::{Finish, GROUP, Reader};
 use crate::plant::Plant;
 use crate::random::Chance;
 use crate::story;
@@ -147,11 +147,11 @@ impl Cluster {
         }
         self.stats.coverage.note_sent(message);
         self.note_leader(index, message);
-        // A leader whose log is full hands over.
-        let is_full = |node: &Node| node.running.as_ref().is_some_and(|running| running.replica.is_full());
+        // A leader whose log is full hands over, calm or not.
+        self.handed_over |= matches!(message, Message::HandOver { .. });
         if let Message::Prepare { ballot, .. } = message
             && self.is_calm()
-            && !self.nodes.iter().any(is_full)
+            && !self.handed_over
         {
             let detail = format!("{} prepares {ballot} although all is well and another leads", node_id(index));
             self.invariants.report(Property::Stability, detail);
