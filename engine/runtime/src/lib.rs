@@ -47,7 +47,7 @@ pub use log::Log;
 pub use node::{GROUP, Node};
 pub use probe::{HostReport, ProbeError, probe};
 pub use reader::{ReadItem, Reader, SharedBody};
-pub use status::{Counters, Status};
+pub use status::{Counters, Damage, Status};
 
 pub use synod_frame::{Batch, BatchError, BodyHeader, CommandsError, CommandsView, ConfigurationBody, GroupId, Member};
 /// Why the leadership isn't handed over.

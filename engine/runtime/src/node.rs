@@ -41,7 +41,7 @@ use crate::seam::disk::Durability;
 use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
 use crate::seam::net::Listener;
 use crate::shard::{Shard, ShardSettings};
-use crate::status::{Counters, Status};
+use crate::status::{Counters, Damage, Status};
 
 /// The group of a node's one log: what `bootstrap` writes into genesis, and what clients ask for.
 pub const GROUP: GroupId = GroupId(1);
@@ -82,6 +82,7 @@ impl Node {
         let started = std::time::Instant::now();
         let (facts, recovered) = recover_log(&directory)?;
         tracing::info!(node = %config.node, mark = %recovered.mark.slot, took = ?started.elapsed(), "log recovered");
+        tell_damage(&recovered);
         let (group, genesis) = check_members(&config, &recovered)?;
         let (listener, listen) = bind(config.listen)?;
         let (client_listener, client_listen) = match config.client_listen.map(bind).transpose()? {
@@ -165,6 +166,23 @@ struct Facts {
     segment_bytes: u64,
     log_directory: PathBuf,
     files: Vec<FileId>,
+}
+
+/// Says what is damaged, and what that means for this node.
+fn tell_damage(recovered: &RecoveredLog) {
+    for damage in &recovered.damages {
+        tracing::error!("the log is damaged: {damage}");
+    }
+    if !recovered.damaged.is_empty() {
+        let count = recovered.damaged.len();
+        tracing::warn!(count, "chosen bodies are damaged here; they are fetched from the other members");
+    }
+    for doubt in &recovered.doubts {
+        tracing::warn!(first = %doubt.first.max(recovered.mark.slot), end = %doubt.end, "abstaining from promises for slots in doubt");
+    }
+    if recovered.unsure {
+        tracing::warn!("a promise may be lost: not voting until every other member has told theirs");
+    }
 }
 
 /// Reads back the log of a directory that is open.
@@ -362,6 +380,7 @@ fn first_status(node: NodeId, boot: u64, replica: &LoggedReplica<Slab>) -> Statu
         held_by: None,
         wal: status.log,
         counters: Counters::default(),
+        damage: Damage::default(),
         stopped: None,
     }
 }

@@ -37,7 +37,7 @@ use crate::seam::disk::{Durability, Files};
 use crate::seam::executor::Tasks;
 use crate::seam::local::{Moment, Signal};
 use crate::seam::time::{sleep, within};
-use crate::status::Counters;
+use crate::status::{Counters, Damage};
 
 use compose::InFlight;
 use readers::Readers;
@@ -441,6 +441,15 @@ impl Shard {
         shared.full = core.full;
         shared.behind = protocol.behind;
         shared.held_by = core.keeper.held_by();
+        shared.damage = Damage {
+            found: status.damaged_found,
+            healed: status.healed,
+            lost: status.lost.len() as u64,
+            lost_first: status.lost.first().map(|body| body.first),
+            doubts: protocol.doubts.len() as u64,
+            unsure: protocol.unsure,
+            scrub_passes: status.scrub_passes,
+        };
         shared.wal = status.log;
         shared.counters = core.counters;
         shared.stopped.clone_from(&core.stopped);

@@ -38,12 +38,34 @@ pub struct Status {
     pub behind: Option<Slot>,
     /// At a leader: the member for whose sake more of the log is kept than the retention settings ask for.
     pub held_by: Option<NodeId>,
+    /// What is or was wrong with the log on this node's disk.
+    pub damage: Damage,
     /// The write-ahead log. `files_clean` is the depth of the pool.
     pub wal: LogStats,
     /// What was done since the start.
     pub counters: Counters,
     /// Why the node no longer serves, if it doesn't: it is fenced, and gives nothing out that rests on its log.
     pub stopped: Option<StopReason>,
+}
+
+/// What is or was wrong with a node's log, beyond what an interrupted write explains. The node heals by itself what its
+/// peers can give it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Places found to be damaged, when the node started and since.
+    pub found: u64,
+    /// Bodies fetched from peers and written again since the start.
+    pub healed: u64,
+    /// Chosen bodies whose bytes are lost here and not yet healed.
+    pub lost: u64,
+    /// The first of them.
+    pub lost_first: Option<Slot>,
+    /// Ranges of slots for which this node abstains from promises, because damage may hide what it accepted.
+    pub doubts: u64,
+    /// Whether damage may hide a promise: the node doesn't vote at all until every other member has told it theirs.
+    pub unsure: bool,
+    /// How often everything stored was read again since the start.
+    pub scrub_passes: u64,
 }
 
 /// What a shard has done since it started.

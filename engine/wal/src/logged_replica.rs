@@ -209,7 +209,7 @@ pub struct ReplicaStatus {
     pub fenced: bool,
     /// Chosen bodies whose bytes are lost here, ascending: fetched from other members as long as one has them.
     pub lost: Vec<BodyHandle>,
-    /// Bodies found to be damaged since the start.
+    /// Places found to be damaged, when the log was read back and since.
     pub damaged_found: u64,
     /// Bodies healed since the start.
     pub healed: u64,

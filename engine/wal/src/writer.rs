@@ -109,6 +109,8 @@ pub struct Wal {
     pinned: Option<u64>,
     /// Chosen bodies whose bytes are lost, until somebody sees to them.
     damaged: Vec<BodyHandle>,
+    /// Places found to be damaged when the log was read back.
+    damages: u64,
     /// Files that hold nothing any more; made anew once a header says durably what was lost with them.
     lost_files: Vec<FileId>,
 
@@ -199,6 +201,7 @@ impl Wal {
             settles_at: recovered.settles_at,
             end_open: recovered.end_open,
             pinned: recovered.pinned,
+            damages: recovered.damages.len() as u64,
             damaged: recovered.damaged,
             lost_files: recovered.lost_files,
             opening: Some(Opening {
@@ -505,9 +508,9 @@ impl Wal {
         self.last_kind = Some(RecordKind::Trim);
     }
 
-    /// Hands over the chosen bodies that recovery found to be damaged.
-    pub(crate) fn take_damaged(&mut self) -> Vec<BodyHandle> {
-        std::mem::take(&mut self.damaged)
+    /// Hands over the chosen bodies that recovery found to be damaged, and how many places are.
+    pub(crate) fn take_damaged(&mut self) -> (Vec<BodyHandle>, u64) {
+        (std::mem::take(&mut self.damaged), self.damages)
     }
 
     /// Whether damaged segments are kept, because a restart must doubt what they may have held, and a record bounds all of

@@ -19,6 +19,9 @@ const ASKED_MAX: usize = 8;
 /// How long an answer may take until another member is asked.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
+/// Shortest time between two reads of the scrub: an idle node should sleep most of the time.
+const SCRUB_PAUSE: Duration = Duration::from_millis(5);
+
 /// Readers that wait for a body to be healed; more are told that it is damaged.
 const WAITING_MAX: usize = 64;
 
@@ -28,7 +31,7 @@ pub(super) struct Healing {
     lost: BTreeMap<Slot, Lost>,
     /// Accepted bodies whose bytes are lost, by their first slot. Once chosen, they can be had from others.
     doubted: BTreeSet<Slot>,
-    /// Bodies found to be damaged, and healed, since the start.
+    /// Places found to be damaged, when the log was read back and since; and bodies healed since the start.
     pub(super) found: u64,
     pub(super) healed: u64,
     scrub: Scrub,
@@ -52,9 +55,10 @@ struct Scrub {
 }
 
 impl Healing {
-    pub(super) fn of(damaged: Vec<BodyHandle>) -> Healing {
+    pub(super) fn of((damaged, places): (Vec<BodyHandle>, u64)) -> Healing {
         let mut healing = Healing::default();
         damaged.into_iter().for_each(|body| healing.note(body));
+        healing.found = places;
         healing
     }
 
@@ -194,7 +198,7 @@ impl<P: Buffers> LoggedReplica<P> {
         };
         let bytes = u64::from(entry.location.record_bytes);
         self.healing.scrub.next = entry.body.end();
-        self.healing.scrub.at = now.plus(Duration::from_micros(bytes * 1_000_000 / rate));
+        self.healing.scrub.at = now.plus(Duration::from_micros(bytes * 1_000_000 / rate).max(SCRUB_PAUSE));
         // What is in memory was written a moment ago, and is read another time.
         if !self.healing.lost.contains_key(&entry.body.first) && self.bodies.frame(entry.body.id).is_none() {
             self.healing.scrub.reading = true;
