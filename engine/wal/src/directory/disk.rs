@@ -132,10 +132,19 @@ fn fill(file: &File, offset: u64, bytes: u64, zeros: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// Opens a regular file, and nothing else: a pipe of that name would keep its reader waiting for ever.
+pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    Ok(file)
+}
+
 /// Reads a file that can't be long.
 pub(super) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::NOFOLLOW.bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let file = open_for_reading(path)?;
     let mut content = Vec::new();
     file.take(SMALL_BYTES_MAX).read_to_end(&mut content)?;
     Ok(content)

@@ -1,14 +1,12 @@
 //! Segments of a directory, read-only.
 
 use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
-use super::pool_file;
+use super::{disk, pool_file};
 use crate::lsn::FileId;
 use crate::store::SegmentStore;
 
@@ -34,9 +32,8 @@ impl DirectoryStore {
     fn with_file<T>(&self, id: FileId, read: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
         let mut open = self.open.borrow_mut();
         if open.as_ref().is_none_or(|(known, _)| *known != id) {
-            let flags = OFlags::NOFOLLOW.bits() as i32;
             let path = self.directory.join(id.file_name());
-            *open = Some((id, OpenOptions::new().read(true).custom_flags(flags).open(path)?));
+            *open = Some((id, disk::open_for_reading(&path)?));
         }
         let (_, file) = open.as_ref().expect("just opened");
         read(file)
