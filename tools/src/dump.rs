@@ -7,8 +7,9 @@ use clap::{Args, ValueEnum};
 use synod_frame::{CommandsView, RECORD_HEADER_BYTES, RecordBuffer};
 use synod_protocol::{BodyHandle, BodyKind, Slot};
 use synod_wal::RecordKind;
-use synod_wal::scan::{Hole, Item, ScanOptions, ScannedRecord, Scanner};
+use synod_wal::scan::{Depth, Hole, Item, ScannedRecord, Scanner};
 
+use crate::exit::Exit;
 use crate::output::{Output, escaped, hex};
 use crate::source::Source;
 
@@ -67,18 +68,15 @@ fn name(kind: RecordKind) -> &'static str {
 }
 
 /// Whether nothing looked damaged on the way.
-pub(crate) fn run(options: &Options, output: &mut Output) -> Result<bool> {
+pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     let source = Source::open(&options.directory)?;
     let files = source.files()?;
-    let first_needed = Source::first_needed(&files);
     let mut left = options.limit.unwrap_or(u64::MAX);
     let mut sound = true;
-    let readable = files.iter().filter_map(|file| Some((file.id, file.header.as_ref().ok()?)));
-    let segments: Vec<_> = readable.filter(|(_, header)| options.all || header.epoch >= first_needed).collect();
-    for (place, (file, header)) in segments.iter().enumerate() {
-        let newest = place + 1 == segments.len();
-        let scan = ScanOptions { live: source.live, ..ScanOptions::default() };
-        let mut scanner = Scanner::new(&source.store, *file, source.geometry, header, scan);
+    let (segments, _) = source.segments(&files, options.all);
+    for segment in &segments {
+        let (file, newest) = (&segment.file.id, segment.newest);
+        let mut scanner = source.scanner(segment, Depth::Full);
         while left > 0
             && let Some(item) = scanner.next_item()?
         {
@@ -101,7 +99,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<bool> {
             }
         }
     }
-    Ok(sound)
+    Ok(Exit::sound(sound))
 }
 
 fn wanted(options: &Options, record: &ScannedRecord) -> bool {

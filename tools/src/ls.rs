@@ -1,15 +1,103 @@
-//! `ls`: the node and its segments.
+//! `ls`: the node and its files, in the order of the log.
 
-use std::path::Path;
+use std::fmt;
+use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
 use synod_frame::BLOCK_BYTES;
 use synod_protocol::SlotRange;
-use synod_wal::format::SegmentHeaderError;
-use synod_wal::scan::{self, Depth, Item, ScanOptions, Scanner};
+use synod_wal::scan::{self, Depth, HoleCause, Item};
 
-use crate::output::{Output, uuid};
-use crate::source::{File, Source};
+use crate::exit::Exit;
+use crate::output::{Align, Output, Row, uuid};
+use crate::source::{FileProblem, Segment, Source};
+
+/// Which directory.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Directory of a node
+    directory: PathBuf,
+}
+
+/// The node.
+#[derive(Serialize)]
+struct Head {
+    directory: String,
+    node: u32,
+    cluster: Option<String>,
+    lineage: u64,
+    incarnation: String,
+    boots: u64,
+    running: bool,
+    segment_bytes: u64,
+    files: u64,
+    bytes: u64,
+}
+
+/// One file.
+#[derive(Serialize)]
+struct Line {
+    file: String,
+    state: &'static str,
+    epoch: Option<u64>,
+    bytes: u64,
+    records: u64,
+    bodies: u64,
+    slot_first: Option<u64>,
+    slot_end: Option<u64>,
+    /// Of the file's bytes, how many are taken by header and records.
+    used_bytes: u64,
+    problem: Option<String>,
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "node {}  cluster {}  lineage {}  incarnation {}  boots {}{}\n{} files of {} KiB, {:.1} MiB together",
+            self.node,
+            self.cluster.as_deref().unwrap_or("none: not bootstrapped"),
+            self.lineage,
+            self.incarnation,
+            self.boots,
+            if self.running { "  running" } else { "" },
+            self.files,
+            self.segment_bytes >> 10,
+            self.bytes as f64 / (1 << 20) as f64,
+        )
+    }
+}
+
+impl Row for Line {
+    const COLUMNS: &'static [(&'static str, Align)] = &[
+        ("file", Align::Left),
+        ("epoch", Align::Right),
+        ("state", Align::Left),
+        ("records", Align::Right),
+        ("bodies", Align::Right),
+        ("slots", Align::Right),
+        ("fill", Align::Right),
+        ("", Align::Left),
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let number = |value: u64| if self.epoch.is_some() { value.to_string() } else { "-".to_owned() };
+        let slots = self.slot_first.zip(self.slot_end).map(|(first, end)| format!("{first}..{end}"));
+        let fill = 100.0 * self.used_bytes as f64 / self.bytes.max(1) as f64;
+        vec![
+            self.file.clone(),
+            number(self.epoch.unwrap_or(0)),
+            self.state.to_owned(),
+            number(self.records),
+            number(self.bodies),
+            slots.unwrap_or_else(|| "-".to_owned()),
+            if self.epoch.is_some() { format!("{fill:.1}%") } else { "-".to_owned() },
+            self.problem.clone().unwrap_or_default(),
+        ]
+    }
+}
 
 /// What a segment holds.
 #[derive(Default)]
@@ -19,73 +107,103 @@ struct Content {
     slots: Option<SlotRange>,
     end: u64,
     sealed: bool,
+    problem: Option<String>,
 }
 
-pub(crate) fn run(path: &Path, output: &mut Output) -> Result<()> {
-    let source = Source::open(path)?;
-    let identity = &source.identity;
-    let cluster = identity.cluster.map_or_else(|| "none: not bootstrapped".to_owned(), |id| uuid(&id));
-    output.line(format_args!(
-        "node {}  cluster {cluster}  lineage {}  incarnation {}  boots {}  segments of {} KiB",
-        identity.node.0,
-        identity.lineage,
-        uuid(&identity.incarnation),
-        identity.boot_counter,
-        identity.segment_bytes >> 10,
-    ))?;
-    if source.live {
-        output.line("a node is running on this directory; the newest segment is growing")?;
-    }
+pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
+    let source = Source::open(&options.directory)?;
     let files = source.files()?;
     let first_needed = Source::first_needed(&files);
-    let mut contents = Vec::new();
-    for file in &files {
-        contents.push(content(&source, file)?);
-    }
+    let (segments, missing) = source.segments(&files, true);
+    let contents: Vec<Content> = segments.iter().map(|segment| content(&source, segment)).collect();
     // The log grows in the newest segment that has records; one behind it is only prepared.
     let growing = contents.iter().rposition(|content| content.records > 0);
-    output.line(format_args!(
-        "{:<20} {:>8} {:<8} {:>8} {:>8} {:>25} {:>6}",
-        "file", "epoch", "state", "records", "bodies", "slots", "fill"
-    ))?;
-    for (place, (file, content)) in files.iter().zip(&contents).enumerate() {
-        let name = file.id.to_string();
-        let header = match &file.header {
-            Ok(header) => header,
-            Err(SegmentHeaderError::Fresh) => {
-                output.line(format_args!("{name:<20} {:>8} unused", "-"))?;
-                continue;
-            }
-            Err(error) => {
-                output.line(format_args!("{name:<20} {:>8} damaged: {error}; run `synod-tools verify`", "-"))?;
-                continue;
-            }
-        };
+    let mut lines = Vec::new();
+    for (place, (segment, content)) in segments.iter().zip(&contents).enumerate() {
         let state = match growing {
-            _ if header.epoch < first_needed => "free",
+            _ if segment.header.epoch < first_needed => "free",
+            _ if content.problem.is_some() || segment.file.problem.is_some() => "damaged",
             _ if content.sealed => "sealed",
             Some(growing) if place < growing => "cut",
             Some(growing) if place == growing => "open",
             _ => "next",
         };
-        let slots =
-            content.slots.as_ref().map_or_else(|| "-".to_owned(), |slots| format!("{}..{}", slots.start, slots.end));
-        let fill = 100.0 * content.end as f64 / source.geometry.segment_bytes() as f64;
-        output.line(format_args!(
-            "{name:<20} {:>8} {state:<8} {:>8} {:>8} {slots:>25} {fill:>5.1}%",
-            header.epoch, content.records, content.bodies
-        ))?;
+        let problem = segment.file.problem.as_ref().map(ToString::to_string).or_else(|| content.problem.clone());
+        lines.push(Line {
+            file: segment.file.id.to_string(),
+            state,
+            epoch: Some(segment.header.epoch),
+            bytes: segment.file.bytes,
+            records: content.records,
+            bodies: content.bodies,
+            slot_first: content.slots.as_ref().map(|slots| slots.start.0),
+            slot_end: content.slots.as_ref().map(|slots| slots.end.0),
+            used_bytes: content.end,
+            problem,
+        });
     }
-    Ok(())
+    for file in files.iter().filter(|file| file.header.is_none()) {
+        let problem = file.problem.as_ref();
+        let state = match problem {
+            Some(FileProblem::Fresh) => "unused",
+            Some(FileProblem::Unfinished { .. }) => "unfinished",
+            Some(FileProblem::Foreign) => "foreign",
+            _ => "damaged",
+        };
+        lines.push(Line {
+            file: file.id.to_string(),
+            state,
+            epoch: None,
+            bytes: file.bytes,
+            records: 0,
+            bodies: 0,
+            slot_first: None,
+            slot_end: None,
+            used_bytes: 0,
+            problem: problem.filter(|problem| !problem.is_harmless()).map(ToString::to_string),
+        });
+    }
+    let identity = &source.identity;
+    let head = Head {
+        directory: source.path.display().to_string(),
+        node: identity.node.0,
+        cluster: identity.cluster.map(|id| uuid(&id)),
+        lineage: identity.lineage,
+        incarnation: uuid(&identity.incarnation),
+        boots: identity.boot_counter,
+        running: source.live,
+        segment_bytes: identity.segment_bytes,
+        files: lines.len() as u64,
+        bytes: lines.iter().map(|line| line.bytes).sum(),
+    };
+    output.report(&head, "segments", &lines)?;
+    for epoch in &missing {
+        eprintln!("synod-tools: segment {epoch} is missing; restore its file, or run `synod-tools verify`");
+    }
+    Ok(Exit::sound(missing.is_empty() && lines.iter().all(|line| line.problem.is_none())))
 }
 
-fn content(source: &Source, file: &File) -> Result<Content> {
-    let Ok(header) = &file.header else { return Ok(Content::default()) };
-    let options = ScanOptions { depth: Depth::Heads, live: source.live, stop: None };
-    let mut scanner = Scanner::new(&source.store, file.id, source.geometry, header, options);
+fn content(source: &Source, segment: &Segment<'_>) -> Content {
     let mut content = Content { end: BLOCK_BYTES as u64, ..Content::default() };
+    if let Err(error) = fill(source, segment, &mut content) {
+        content.problem = Some(error.to_string());
+    }
+    content
+}
+
+fn fill(source: &Source, segment: &Segment<'_>, content: &mut Content) -> Result<(), scan::ReadError> {
+    let mut scanner = source.scanner(segment, Depth::Heads);
     while let Some(item) = scanner.next_item()? {
-        let Item::Record(record) = item else { break };
+        let record = match item {
+            Item::Record(record) => record,
+            Item::Hole(hole) => {
+                if let HoleCause::Head(error) = &hole.cause {
+                    content.problem = Some(format!("at {:#x}: {error}", hole.offset)).filter(|_| !source.live);
+                }
+                break;
+            }
+            Item::Stray(_) => break,
+        };
         content.records += 1;
         content.end = record.offset + u64::from(record.header.record_bytes);
         if let Some(body) = record.body.filter(|_| record.header.meta.kind.fills_slots()) {
@@ -95,7 +213,7 @@ fn content(source: &Source, file: &File) -> Result<Content> {
             content.bodies += 1;
         }
     }
-    let seal = scan::read_seal(&source.store, file.id, source.geometry, header, content.end)?;
+    let seal = scan::read_seal(&source.store, segment.file.id, source.geometry, segment.header, content.end)?;
     content.sealed = seal.complete;
-    Ok(content)
+    Ok(())
 }

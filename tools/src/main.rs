@@ -1,68 +1,78 @@
 //! `synod-tools`: what is in a log directory, and whether it is sound. Built on the log's own reader.
+//!
+//! One file a verb; [`source`] opens directories, [`output`] writes data in the format that was asked for, [`exit`] has
+//! the exit codes, [`progress`] shows how far a long reading is.
 #![forbid(unsafe_code)]
+#![allow(dead_code, reason = "the frame comes before the verbs that use all of it")]
 
 mod dump;
+mod exit;
+mod handbook;
 mod ls;
 mod output;
+mod progress;
 mod source;
 mod verify;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use output::{EndOfReading, Output};
+use exit::{Exit, Failure};
+use output::{EndOfReading, Format, Output};
 
-/// Something is damaged, or replicas differ.
-const DAMAGED: u8 = 1;
-/// A directory can't be read.
-const UNREADABLE: u8 = 3;
-
-/// Lists, dumps and verifies the log directories of Synod nodes. Reads only, also beside a running node.
+/// Looks into the log directories of Synod nodes, and checks them. Reads only, also beside a running node, unless the
+/// verb says otherwise.
 #[derive(Debug, Parser)]
-#[command(name = "synod-tools", version, after_help = EXIT_CODES)]
+#[command(name = "synod-tools", version, after_help = exit::HELP)]
 struct Arguments {
+    /// How data is written
+    #[arg(long, value_enum, default_value_t, global = true)]
+    format: Format,
     #[command(subcommand)]
     verb: Verb,
 }
 
-const EXIT_CODES: &str = "Data goes to stdout, messages to stderr. Exit codes: 0 all is well; 1 damage was found; 2 bad \
-flags; 3 a directory can't be read. A reader that stops early (`| head`) is no error.";
-
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// The node and its segments, oldest first
-    Ls {
-        /// Directory of a node
-        directory: PathBuf,
-    },
+    Ls(ls::Options),
     /// Every record, in log order
     Dump(dump::Options),
     /// Read every byte: checksums, order, the chain over the chosen bodies
-    Verify {
-        /// Directories of nodes
-        #[arg(required = true)]
-        directories: Vec<PathBuf>,
-    },
+    Verify(verify::Options),
+    /// A completion script for a shell
+    Completions(handbook::Completions),
+    /// Man pages
+    Man(handbook::Man),
+}
+
+impl Verb {
+    fn run(&self, output: &mut Output) -> Result<Exit> {
+        match self {
+            Verb::Ls(options) => ls::run(options, output),
+            Verb::Dump(options) => dump::run(options, output),
+            Verb::Verify(options) => verify::run(options, output),
+            Verb::Completions(options) => handbook::completions::<Arguments>(options, output),
+            Verb::Man(options) => handbook::man::<Arguments>(options, output),
+        }
+    }
 }
 
 fn main() -> ExitCode {
-    let mut output = Output::stdout();
-    let result = match Arguments::parse().verb {
-        Verb::Ls { directory } => ls::run(&directory, &mut output).map(|()| true),
-        Verb::Dump(options) => dump::run(&options, &mut output),
-        Verb::Verify { directories } => verify::run(&directories, &mut output),
-    };
-    match result.and_then(|sound| output.finish().map(|()| sound)) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(DAMAGED),
-        Err(error) if error.is::<EndOfReading>() => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("synod-tools: {error:#}");
-            ExitCode::from(UNREADABLE)
-        }
+    let arguments = Arguments::parse();
+    let mut output = Output::stdout(arguments.format);
+    let result = arguments.verb.run(&mut output).and_then(|exit| output.finish().map(|()| exit));
+    result.unwrap_or_else(|error| failed(&error)).into()
+}
+
+fn failed(error: &anyhow::Error) -> Exit {
+    if error.is::<EndOfReading>() {
+        return Exit::Well;
     }
+    eprintln!("synod-tools: {error:#}");
+    error.downcast_ref::<Failure>().map_or(Exit::Unreadable, |failure| failure.exit)
 }
 
 #[cfg(test)]

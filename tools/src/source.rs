@@ -1,19 +1,28 @@
 //! A node's directory, opened for reading, possibly beside the running node.
+//!
+//! Nothing in a directory is trusted: symbolic links are never followed, what isn't a regular file is never opened,
+//! and a file of another length, of another log or without a readable header is named and left out of the log's order.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
-use synod_wal::directory::{self, DirectoryStore, NodeIdentity};
+use anyhow::{Context, Result, anyhow, bail};
+use synod_wal::directory::{self, DirectoryLock, DirectoryStore, NodeIdentity, OpenError};
 use synod_wal::format::{SegmentHeader, SegmentHeaderError};
-use synod_wal::{FileId, Geometry, SegmentStore, scan};
+use synod_wal::scan::{self, Depth, ReadError, ScanOptions, Scanner};
+use synod_wal::{FileId, Geometry, Lsn, SegmentStore};
+use thiserror::Error;
+
+use crate::exit::{self, Exit};
 
 /// The log that this build writes; nodes have one each.
 const LOG: u32 = 0;
 
 /// A log and where it belongs.
 pub(crate) struct Source {
+    pub(crate) path: PathBuf,
     pub(crate) identity: NodeIdentity,
     pub(crate) store: DirectoryStore,
     pub(crate) geometry: Geometry,
@@ -24,45 +33,197 @@ pub(crate) struct Source {
 /// A segment file.
 pub(crate) struct File {
     pub(crate) id: FileId,
-    pub(crate) header: Result<SegmentHeader, SegmentHeaderError>,
+    /// Its length, if it could be asked.
+    pub(crate) bytes: u64,
+    /// What its first block says. Present beside a problem too, if the records behind it can be read nevertheless.
+    pub(crate) header: Option<SegmentHeader>,
+    pub(crate) problem: Option<FileProblem>,
+}
+
+/// Why a file isn't a whole segment of this log.
+#[derive(Debug, Error)]
+pub(crate) enum FileProblem {
+    #[error("it was never used")]
+    Fresh,
+    #[error("its creation was interrupted at {bytes} bytes")]
+    Unfinished { bytes: u64 },
+    #[error("it has {bytes} bytes, but segments have {expected}: it was cut or copied in part")]
+    Length { bytes: u64, expected: u64 },
+    #[error("it belongs to another log; it was copied or moved here by mistake")]
+    Foreign,
+    #[error("{first} claims to be segment {epoch} too: one of them is a copy; remove it")]
+    Duplicate { first: FileId, epoch: u64 },
+    #[error("it is {what}, which is never followed or opened")]
+    NoFile { what: &'static str },
+    #[error(transparent)]
+    Header(#[from] SegmentHeaderError),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl FileProblem {
+    /// Whether a sound directory may hold such a file.
+    pub(crate) fn is_harmless(&self) -> bool {
+        matches!(self, FileProblem::Fresh | FileProblem::Unfinished { .. })
+    }
+}
+
+/// A segment in the order of the log.
+pub(crate) struct Segment<'files> {
+    pub(crate) file: &'files File,
+    pub(crate) header: &'files SegmentHeader,
+    /// Where its records end, if the segment after it names the place.
+    pub(crate) stop: Option<u64>,
+    /// Whether none comes after it.
+    pub(crate) newest: bool,
 }
 
 impl Source {
+    /// Opens a directory and says on stderr if a node runs on it. Takes no lock.
+    ///
     /// # Errors
     /// If the directory isn't one of a node, or can't be read.
     pub(crate) fn open(path: &Path) -> Result<Source> {
         let identity = directory::read_identity(path)?;
-        let store = DirectoryStore::new(directory::log_path(path, LOG));
+        let log = directory::log_path(path, LOG);
+        let found = fs::symlink_metadata(&log).with_context(|| format!("can't look at {}", log.display()))?;
+        if !found.is_dir() {
+            bail!("{} is no directory; symbolic links are never followed", log.display());
+        }
         let geometry = Geometry::new(identity.segment_bytes)
             .ok_or_else(|| anyhow!("{}: no log has segments of {} bytes", path.display(), identity.segment_bytes))?;
-        Ok(Source { identity, store, geometry, live: is_running(path) })
+        let live = is_running(path);
+        if live {
+            eprintln!("synod-tools: a node is running on {}: the end of its log may move", path.display());
+        }
+        Ok(Source { path: path.to_owned(), identity, store: DirectoryStore::new(log), geometry, live })
     }
 
     /// All segment files: those with a readable header by epoch, then the others.
     ///
     /// # Errors
-    /// If a file can't be read.
+    /// If they can't be listed. What is wrong with a single file is said there.
     pub(crate) fn files(&self) -> Result<Vec<File>> {
-        let mut files = Vec::new();
         let shown = || format!("{}: the segments can't be listed", self.store.directory().display());
-        for id in self.store.files().with_context(shown)? {
-            files.push(File { id, header: scan::read_segment_header(&self.store, id, self.geometry)? });
+        let ids = self.store.files().with_context(shown)?;
+        let mut files: Vec<File> = ids.into_iter().map(|id| self.file(id)).collect();
+        let epoch = |file: &File| file.header.as_ref().map_or(0, |header| header.epoch);
+        files.sort_by_key(|file| (file.header.is_none(), epoch(file), file.id));
+        let mut seen = BTreeMap::new();
+        for file in &mut files {
+            let Some(epoch) = file.header.as_ref().map(|header| header.epoch) else { continue };
+            if let Some(first) = seen.insert(epoch, file.id) {
+                seen.insert(epoch, first);
+                file.header = None;
+                file.problem = Some(FileProblem::Duplicate { first, epoch });
+            }
         }
-        files
-            .sort_by_key(|file| (file.header.is_err(), file.header.as_ref().map_or(0, |header| header.epoch), file.id));
         Ok(files)
+    }
+
+    fn file(&self, id: FileId) -> File {
+        let failed = |problem| File { id, bytes: 0, header: None, problem: Some(problem) };
+        let path = self.store.directory().join(id.file_name());
+        let metadata = match fs::symlink_metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(source) => return failed(ReadError { file: id, offset: 0, bytes: 0, source }.into()),
+        };
+        let kind = metadata.file_type();
+        if !kind.is_file() {
+            let what = match () {
+                () if kind.is_symlink() => "a symbolic link",
+                () if kind.is_dir() => "a directory",
+                () => "a pipe, a socket or a device",
+            };
+            return failed(FileProblem::NoFile { what });
+        }
+        let bytes = metadata.len();
+        let (header, problem) = self.header(id, bytes);
+        File { id, bytes, header, problem }
+    }
+
+    fn header(&self, id: FileId, bytes: u64) -> (Option<SegmentHeader>, Option<FileProblem>) {
+        let expected = self.geometry.segment_bytes();
+        if bytes < self.geometry.records_offset() {
+            return (None, Some(FileProblem::Unfinished { bytes }));
+        }
+        let ours = self.identity.log_identity(LOG).map(|identity| identity.expected());
+        match scan::read_segment_header(&self.store, id, self.geometry) {
+            Err(error) => (None, Some(error.into())),
+            Ok(Err(SegmentHeaderError::Fresh)) if bytes == expected => (None, Some(FileProblem::Fresh)),
+            Ok(Err(SegmentHeaderError::Fresh)) => (None, Some(FileProblem::Unfinished { bytes })),
+            Ok(Err(error)) => (None, Some(error.into())),
+            Ok(Ok(header)) if ours.is_some_and(|ours| ours != header.identity.expected()) => {
+                (None, Some(FileProblem::Foreign))
+            }
+            Ok(Ok(header)) => {
+                let problem = (bytes != expected).then_some(FileProblem::Length { bytes, expected });
+                (Some(header), problem)
+            }
+        }
     }
 
     /// Segments of a lower epoch aren't needed, as far as the headers tell.
     pub(crate) fn first_needed(files: &[File]) -> u64 {
-        files.iter().filter_map(|file| file.header.as_ref().ok()).map(|header| header.first_needed).max().unwrap_or(0)
+        files.iter().filter_map(|file| file.header.as_ref()).map(|header| header.first_needed).max().unwrap_or(0)
     }
+
+    /// The segments that make up the log, oldest first: the newest names the one before it, and so on down. With `all`
+    /// also those that the log doesn't need any more, or never came to use.
+    ///
+    /// Where one is missing, the walk goes on with the newest below it; the second value names the missing ones.
+    pub(crate) fn segments<'files>(&self, files: &'files [File], all: bool) -> (Vec<Segment<'files>>, Vec<u64>) {
+        let by_epoch: BTreeMap<u64, (&File, &SegmentHeader)> =
+            files.iter().filter_map(|file| file.header.as_ref().map(|header| (header.epoch, (file, header)))).collect();
+        let first_needed = Source::first_needed(files);
+        let (mut segments, mut missing) = (Vec::new(), Vec::new());
+        let mut next = by_epoch.last_key_value().map(|(epoch, _)| *epoch);
+        let mut named_end = Lsn::ZERO;
+        while let Some(epoch) = next.filter(|epoch| *epoch != 0 && *epoch >= first_needed) {
+            let Some((file, header)) = by_epoch.get(&epoch).copied() else {
+                missing.push(epoch);
+                named_end = Lsn::ZERO;
+                next = by_epoch.range(..epoch).next_back().map(|(epoch, _)| *epoch);
+                continue;
+            };
+            let stop = (named_end != Lsn::ZERO).then(|| named_end.offset(self.geometry.segment_bytes()));
+            segments.push(Segment { file, header, stop, newest: segments.is_empty() });
+            named_end = header.before_end;
+            next = Some(header.before_epoch);
+        }
+        if all {
+            let linked: Vec<u64> = segments.iter().map(|segment| segment.header.epoch).collect();
+            let others = by_epoch.iter().filter(|(epoch, _)| !linked.contains(epoch));
+            segments.extend(others.map(|(_, (file, header))| Segment { file, header, stop: None, newest: false }));
+        }
+        segments.sort_by_key(|segment| segment.header.epoch);
+        missing.reverse();
+        (segments, missing)
+    }
+
+    /// A scan of one segment.
+    pub(crate) fn scanner(&self, segment: &Segment<'_>, depth: Depth) -> Scanner<'_> {
+        let options = ScanOptions { depth, live: self.live, stop: segment.stop };
+        Scanner::new(&self.store, segment.file.id, self.geometry, segment.header, options)
+    }
+}
+
+/// Takes a directory's lock, for verbs that write. It is free again when the value is dropped.
+///
+/// # Errors
+/// [`Exit::Busy`] if a node runs on it, or what else is wrong with the directory.
+pub(crate) fn lock(path: &Path) -> Result<DirectoryLock> {
+    directory::read_identity(path)?;
+    DirectoryLock::take(path).map_err(|error| match error {
+        OpenError::Locked { .. } => exit::failure(Exit::Busy, format!("{error}; stop the node first")),
+        other => other.into(),
+    })
 }
 
 /// Whether a node holds the directory's lock. The kernel's list is read rather than the lock tried: a lock that is
 /// held for a moment could keep a node from starting in that moment.
 fn is_running(directory: &Path) -> bool {
-    let Ok(lock) = fs::metadata(directory.join("LOCK")) else { return false };
+    let Ok(lock) = fs::symlink_metadata(directory.join("LOCK")) else { return false };
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     let inode = format!(":{}", lock.ino());
     locks.lines().any(|line| line.contains("FLOCK") && line.split_whitespace().any(|field| field.ends_with(&inode)))

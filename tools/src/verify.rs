@@ -3,14 +3,25 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::Args;
 use synod_protocol::Mark;
 use synod_wal::{RecoverOptions, recover_with, scan};
 
+use crate::exit::Exit;
 use crate::output::Output;
 use crate::source::Source;
 
+/// Which directories.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Directories of nodes
+    #[arg(required = true)]
+    directories: Vec<PathBuf>,
+}
+
 /// Whether all directories are sound, and their chains don't contradict each other.
-pub(crate) fn run(directories: &[PathBuf], output: &mut Output) -> Result<bool> {
+pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
+    let directories = &options.directories;
     let mut sound = true;
     let mut logs: Vec<(&Path, synod_wal::RecoveredLog)> = Vec::new();
     for path in directories {
@@ -49,7 +60,7 @@ pub(crate) fn run(directories: &[PathBuf], output: &mut Output) -> Result<bool> 
             }
         }
     }
-    Ok(compare(&logs, output)? && sound)
+    Ok(Exit::sound(compare(&logs, output)? && sound))
 }
 
 /// Compares the chains of each two logs at the highest mark that both know.

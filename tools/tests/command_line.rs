@@ -148,7 +148,7 @@ fn ls_shows_the_node_and_its_segments_in_log_order() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = stdout(&output);
     assert!(text.starts_with("node 1  cluster 07070707-0707-0707-0707-070707070707"), "{text}");
-    let states: Vec<&str> = text.lines().skip(2).filter_map(|line| line.split_whitespace().nth(2)).collect();
+    let states: Vec<&str> = text.lines().skip(3).filter_map(|line| line.split_whitespace().nth(2)).collect();
     assert_eq!(states.iter().filter(|state| **state == "open").count(), 1, "{text}");
     assert!(states.contains(&"sealed"), "40 records of one block fill more than one segment of 16: {text}");
 }
