@@ -11,8 +11,10 @@ mod handbook;
 mod ls;
 mod output;
 mod progress;
+mod record;
 mod source;
 mod verify;
+mod walk;
 
 use std::process::ExitCode;
 

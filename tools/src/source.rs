@@ -74,8 +74,8 @@ pub(crate) struct Segment<'files> {
     pub(crate) header: &'files SegmentHeader,
     /// Where its records end, if the segment after it names the place.
     pub(crate) stop: Option<u64>,
-    /// Whether none comes after it.
-    pub(crate) newest: bool,
+    /// Whether the log needs it: it is linked from the newest one, and not given up.
+    pub(crate) linked: bool,
 }
 
 impl Source {
@@ -187,14 +187,14 @@ impl Source {
                 continue;
             };
             let stop = (named_end != Lsn::ZERO).then(|| named_end.offset(self.geometry.segment_bytes()));
-            segments.push(Segment { file, header, stop, newest: segments.is_empty() });
+            segments.push(Segment { file, header, stop, linked: true });
             named_end = header.before_end;
             next = Some(header.before_epoch);
         }
         if all {
             let linked: Vec<u64> = segments.iter().map(|segment| segment.header.epoch).collect();
             let others = by_epoch.iter().filter(|(epoch, _)| !linked.contains(epoch));
-            segments.extend(others.map(|(_, (file, header))| Segment { file, header, stop: None, newest: false }));
+            segments.extend(others.map(|(_, (file, header))| Segment { file, header, stop: None, linked: false }));
         }
         segments.sort_by_key(|segment| segment.header.epoch);
         missing.reverse();
@@ -205,6 +205,17 @@ impl Source {
     pub(crate) fn scanner(&self, segment: &Segment<'_>, depth: Depth) -> Scanner<'_> {
         let options = ScanOptions { depth, live: self.live, stop: segment.stop };
         Scanner::new(&self.store, segment.file.id, self.geometry, segment.header, options)
+    }
+
+    /// A scan of one segment that may be written meanwhile, or later.
+    pub(crate) fn live_scanner(&self, segment: &Segment<'_>) -> Scanner<'_> {
+        let options = ScanOptions { depth: Depth::Full, live: true, stop: segment.stop };
+        Scanner::new(&self.store, segment.file.id, self.geometry, segment.header, options)
+    }
+
+    /// Whether a node runs on the directory at this moment.
+    pub(crate) fn is_running(&self) -> bool {
+        is_running(&self.path)
     }
 }
 

@@ -156,13 +156,13 @@ fn ls_shows_the_node_and_its_segments_in_log_order() {
 #[test]
 fn dump_shows_records_and_commands_and_escapes_them() {
     let (_root, path, _) = directory();
-    let output = tools(&["dump", "--commands", "text", "--from", "3", "--to", "5"], &path);
+    let output = tools(&["dump", "--decode", "utf8", "--from", "3", "--to", "5"], &path);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = stdout(&output);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 4, "two bodies of one command each: {text}");
     assert!(lines[0].contains("accepted") && lines[0].contains("slots 3..4 commands 1"), "{text}");
-    assert_eq!(lines[1].trim(), "3 command 2\\x1b", "{text}");
+    assert_eq!(lines[1].trim(), "3 command 2\\u{1b}", "{text}");
     let limited = tools(&["dump", "--limit", "7"], &path);
     assert_eq!(stdout(&limited).lines().count(), 7);
     let kind = tools(&["dump", "--kind", "mark"], &path);
@@ -217,7 +217,7 @@ fn what_is_no_directory_of_a_node_is_said_in_a_sentence() {
 fn a_reader_that_stops_early_is_no_error() {
     let (_root, path, _) = directory();
     let mut child = Command::new(env!("CARGO_BIN_EXE_synod-tools"))
-        .args(["dump", "--commands", "hex"])
+        .args(["dump", "--decode", "hex"])
         .arg(&path)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -426,6 +426,14 @@ impl<'store> Scanner<'store> {
         self.unexplained
     }
 
+    /// Walks on from where the walk ended, for whoever watches a log that grows. Strays are looked for anew.
+    pub fn resume(&mut self, hole: &Hole) {
+        self.reader.forget();
+        self.offset = hole.offset;
+        self.phase = Phase::Walking;
+        self.unexplained = None;
+    }
+
     /// The bytes of a record that was just returned.
     ///
     /// # Errors
