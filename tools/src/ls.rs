@@ -202,7 +202,7 @@ fn fill(source: &Source, segment: &Segment<'_>, content: &mut Content) -> Result
                 }
                 break;
             }
-            Item::Stray(_) => break,
+            Item::Stray(_) | Item::BadStray { .. } => break,
         };
         content.records += 1;
         content.end = record.offset + u64::from(record.header.record_bytes);

@@ -21,7 +21,8 @@ use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind, NodeId, Slot};
 use thiserror::Error;
 
 use crate::layout::{
-    BLOCK_BYTES, BODY_HEADER_BYTES, FORMAT_VERSION, Field, GroupId, RECORD_HEADER_BYTES, first_nonzero, magic,
+    BLOCK_BYTES, BODY_HEADER_BYTES, ByteField, FORMAT_VERSION, Field, FieldForm, GroupId, RECORD_HEADER_BYTES,
+    first_nonzero, magic,
 };
 
 /// First bytes of every body.
@@ -76,6 +77,35 @@ const _: () = {
     assert!(RECORD_HEADER_BYTES + largest.header_bytes as usize <= BLOCK_BYTES);
     assert!(largest.body_bytes <= BODY_BYTES_MAX);
 };
+
+/// The fields of the 128 bytes in front of a body, in order, without gap or overlap.
+pub const BODY_FIELDS: &[ByteField] = {
+    use FieldForm::{Hex, Letters, Number, Zeros};
+    &[
+        field::MAGIC.named("magic", Letters),
+        field::VERSION.named("version", Number),
+        field::KIND.named("kind", Number),
+        field::ENCODING.named("encoding", Number),
+        field::HEADER_CHECKSUM.named("header checksum", Hex),
+        field::HEADER_BYTES.named("header bytes", Number),
+        field::BODY_BYTES.named("body bytes", Number),
+        field::ARCHIVE_BYTES.named("archive bytes", Number),
+        field::GROUP.named("group", Number),
+        field::COUNT.named("count", Number),
+        field::FIRST.named("first", Number),
+        field::ORIGIN_ROUND.named("origin round", Number),
+        field::ORIGIN_BOOT.named("origin boot", Hex),
+        field::ORIGIN_NODE.named("origin node", Number),
+        field::RESERVED_NODE.named("reserved", Zeros),
+        field::LEADER_TIME.named("leader time", Number),
+        field::ARGUMENT.named("argument", Number),
+        field::FEATURES.named("features", Hex),
+        field::RESERVED.named("reserved", Zeros),
+    ]
+};
+
+// Every byte is named once.
+const _: () = assert!(crate::layout::tiles(BODY_FIELDS, BODY_HEADER_BYTES));
 
 /// Why bytes aren't a valid body. The bytes are of no use: drop them and ask another replica for the body.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]

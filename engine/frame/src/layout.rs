@@ -40,6 +40,33 @@ pub(crate) const fn magic(letters: &[u8; 4]) -> u32 {
     u32::from_le_bytes(*letters)
 }
 
+/// A field of a hand-laid structure as the byte map in `engine/docs/wal-format.md` names it, for programs that show
+/// bytes to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteField {
+    /// Its name in the byte map.
+    pub name: &'static str,
+    /// Where it begins in its structure.
+    pub offset: usize,
+    /// Its width.
+    pub bytes: usize,
+    /// How its value is best read.
+    pub form: FieldForm,
+}
+
+/// How the value of a field is best read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FieldForm {
+    /// A magic number.
+    Letters,
+    /// A little-endian number that counts something.
+    Number,
+    /// A little-endian number of which nobody wants the decimal digits: a checksum, an identity, a position.
+    Hex,
+    /// Reserved: zeros.
+    Zeros,
+}
+
 /// Where a field of a hand-laid structure lies. Offsets are built from the field before, so that they can't overlap.
 #[derive(Clone, Copy)]
 pub(crate) struct Field {
@@ -62,6 +89,10 @@ impl Field {
 
     pub(crate) const fn end(self) -> usize {
         self.offset + self.bytes
+    }
+
+    pub(crate) const fn named(self, name: &'static str, form: FieldForm) -> ByteField {
+        ByteField { name, offset: self.offset, bytes: self.bytes, form }
     }
 
     pub(crate) fn of(self, structure: &[u8]) -> &[u8] {
@@ -99,6 +130,19 @@ impl Field {
     pub(crate) fn put(self, structure: &mut [u8], value: &[u8]) {
         structure[self.offset..self.end()].copy_from_slice(value);
     }
+}
+
+/// Whether the fields cover a structure of this length, in order, without gap or overlap.
+pub const fn tiles(fields: &[ByteField], bytes: usize) -> bool {
+    let (mut at, mut index) = (0, 0);
+    while index < fields.len() {
+        if fields[index].offset != at {
+            return false;
+        }
+        at += fields[index].bytes;
+        index += 1;
+    }
+    at == bytes
 }
 
 /// Offset of the first byte that isn't zero.

@@ -47,15 +47,15 @@ mod plan;
 mod record_buffer;
 
 pub use batch::{Batch, BatchError};
-pub use body::{BodyError, BodyHeader, BodyLayout, verify_body_in_record, zero_padding};
+pub use body::{BODY_FIELDS, BodyError, BodyHeader, BodyLayout, verify_body_in_record, zero_padding};
 pub use commands::{CommandsError, CommandsView, Submission, SubmissionEntry, Submissions, encode_commands};
 pub use configuration::{ConfigurationBody, ConfigurationBodyError, Member};
 pub use encode::{EMPTY_BODY, EncodeError, Origin, encode_configuration, encode_noop, encode_trim};
 pub use envelope::{Envelope, EnvelopeError, EnvelopeKind};
 pub use hello::{Channel, FORMAT_RANGE, Hello, HelloError, HelloRefusal, HelloReply};
 pub use layout::{
-    BLOCK_BYTES, BODY_HEADER_BYTES, ENVELOPE_BYTES, FORMAT_VERSION, GroupId, HELLO_BYTES, RECORD_HEADER_BYTES,
-    align_to_block,
+    BLOCK_BYTES, BODY_HEADER_BYTES, ByteField, ENVELOPE_BYTES, FORMAT_VERSION, FieldForm, GroupId, HELLO_BYTES,
+    RECORD_HEADER_BYTES, align_to_block, tiles,
 };
 pub use message::{MessageError, decode_message, encode_message};
 pub use plan::{BodyBounds, CommandsPlan, PlanError, commands_fit};

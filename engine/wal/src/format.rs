@@ -13,7 +13,7 @@ use synod_frame::BLOCK_BYTES;
 use thiserror::Error;
 
 pub(crate) use field::first_nonzero;
-pub use record::{RecordError, RecordHeader, RecordKind, RecordMeta, Settled};
+pub use record::{RECORD_FIELDS, RecordError, RecordHeader, RecordKind, RecordMeta, Settled};
 pub use seal::{
     Footer, INDEX_ENTRIES_PER_BLOCK, SealBlock, SealBlockError, SealKind, SealedRecord, TABLE_ENTRIES_PER_BLOCK,
 };

@@ -122,7 +122,7 @@ impl<'run> Follower<'run> {
                     }
                     return Ok(Some(hole));
                 }
-                Some(Item::Stray(_)) | None => unreachable!("a walk is resumed at its hole"),
+                Some(Item::Stray(_) | Item::BadStray { .. }) | None => unreachable!("a walk is resumed at its hole"),
             }
         }
         Ok(None)

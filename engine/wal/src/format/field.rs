@@ -1,5 +1,6 @@
 //! Where a field of a hand-laid structure lies. Offsets are built from the field before, so that they can't overlap.
 
+use synod_frame::{ByteField, FieldForm};
 use synod_protocol::{Ballot, Chain, Mark, NodeId, Slot};
 
 /// One field: its place and its width in bytes.
@@ -24,6 +25,10 @@ impl Field {
 
     pub(super) const fn end(self) -> usize {
         self.offset + self.bytes
+    }
+
+    pub(super) const fn named(self, name: &'static str, form: FieldForm) -> ByteField {
+        ByteField { name, offset: self.offset, bytes: self.bytes, form }
     }
 
     /// # Panics
@@ -59,9 +64,9 @@ impl Field {
 /// A ballot: round, boot, node, and four bytes of zeros.
 #[derive(Clone, Copy)]
 pub(super) struct BallotField {
-    round: Field,
-    boot: Field,
-    node: Field,
+    pub(super) round: Field,
+    pub(super) boot: Field,
+    pub(super) node: Field,
     pub(super) reserved: Field,
 }
 
@@ -95,8 +100,8 @@ impl BallotField {
 /// A mark: slot and chain.
 #[derive(Clone, Copy)]
 pub(super) struct MarkField {
-    slot: Field,
-    chain: Field,
+    pub(super) slot: Field,
+    pub(super) chain: Field,
 }
 
 impl MarkField {

@@ -1,6 +1,9 @@
 //! The record header: local to a log, in front of a body or alone.
 
-use synod_frame::{BLOCK_BYTES, BODY_HEADER_BYTES, BodyError, BodyHeader, BodyLayout, GroupId, RECORD_HEADER_BYTES};
+use synod_frame::{
+    BLOCK_BYTES, BODY_HEADER_BYTES, BodyError, BodyHeader, BodyLayout, ByteField, FieldForm, GroupId,
+    RECORD_HEADER_BYTES,
+};
 use synod_protocol::limits::BODY_BYTES_MAX;
 use synod_protocol::{Ballot, Mark, NodeId, Slot};
 use thiserror::Error;
@@ -59,6 +62,48 @@ const _: () = {
 
 /// The writer may have lost a promise.
 const FLAG_UNSURE: u64 = 1;
+
+/// The fields of the 256 bytes in front of a record, in order, without gap or overlap.
+pub const RECORD_FIELDS: &[ByteField] = {
+    use FieldForm::{Hex, Letters, Number, Zeros};
+    &[
+        field::MAGIC.named("magic", Letters),
+        field::VERSION.named("version", Number),
+        field::KIND.named("kind", Number),
+        field::CHECKSUM.named("record checksum", Hex),
+        field::PREVIOUS_CHECKSUM.named("previous checksum", Hex),
+        field::EPOCH.named("epoch", Number),
+        field::LSN.named("position", Hex),
+        field::RECORD_BYTES.named("record bytes", Number),
+        field::BODY_BYTES.named("body bytes", Number),
+        field::GROUP.named("group", Number),
+        field::SOURCE.named("source", Number),
+        field::BALLOT.round.named("ballot round", Number),
+        field::BALLOT.boot.named("ballot boot", Hex),
+        field::BALLOT.node.named("ballot node", Number),
+        field::BALLOT.reserved.named("reserved", Zeros),
+        field::PROMISED.round.named("promised round", Number),
+        field::PROMISED.boot.named("promised boot", Hex),
+        field::PROMISED.node.named("promised node", Number),
+        field::PROMISED.reserved.named("reserved", Zeros),
+        field::DURABLE.named("durable", Hex),
+        field::MARK.slot.named("mark slot", Number),
+        field::MARK.chain.named("mark chain", Hex),
+        field::BASE.slot.named("base slot", Number),
+        field::BASE.chain.named("base chain", Hex),
+        field::FIRST_NEEDED.named("first needed", Number),
+        field::CONFIGURATION.named("configuration", Number),
+        field::LOG_TIME.named("log time", Number),
+        field::SLOT_END.named("slot end", Number),
+        field::FLAGS.named("flags", Hex),
+        field::SETTLED.named("settled", Hex),
+        field::SETTLED_SLOT.named("settled slot", Number),
+        field::RESERVED.named("reserved", Zeros),
+    ]
+};
+
+// Every byte is named once.
+const _: () = assert!(synod_frame::tiles(RECORD_FIELDS, RECORD_HEADER_BYTES));
 
 /// What a record says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
