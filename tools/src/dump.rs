@@ -18,6 +18,7 @@ use crate::source::Source;
 use crate::walk::{Found, WalkOptions, walk};
 
 use filter::Filter;
+pub(crate) use filter::parse_position;
 
 /// What to dump, and how.
 #[derive(Debug, Args)]

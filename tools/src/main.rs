@@ -7,12 +7,15 @@
 
 mod dump;
 mod exit;
+mod get;
 mod handbook;
+mod hexdump;
 mod ls;
 mod output;
 mod progress;
 mod record;
 mod source;
+mod survey;
 mod verify;
 mod walk;
 
@@ -42,6 +45,10 @@ enum Verb {
     Ls(ls::Options),
     /// Every record, in log order
     Dump(dump::Options),
+    /// The command at a slot
+    Get(get::Options),
+    /// The bytes of the record at a slot, field by field
+    Hexdump(hexdump::Options),
     /// Read every byte: checksums, order, the chain over the chosen bodies
     Verify(verify::Options),
     /// A completion script for a shell
@@ -55,6 +62,8 @@ impl Verb {
         match self {
             Verb::Ls(options) => ls::run(options, output),
             Verb::Dump(options) => dump::run(options, output),
+            Verb::Get(options) => get::run(options, output),
+            Verb::Hexdump(options) => hexdump::run(options, output),
             Verb::Verify(options) => verify::run(options, output),
             Verb::Completions(options) => handbook::completions::<Arguments>(options, output),
             Verb::Man(options) => handbook::man::<Arguments>(options, output),

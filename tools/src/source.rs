@@ -9,10 +9,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use synod_frame::{BodyHeader, RecordBuffer, verify_body_in_record};
 use synod_wal::directory::{self, DirectoryLock, DirectoryStore, NodeIdentity, OpenError};
 use synod_wal::format::{SegmentHeader, SegmentHeaderError};
 use synod_wal::scan::{self, Depth, ReadError, ScanOptions, Scanner};
-use synod_wal::{FileId, Geometry, Lsn, SegmentStore};
+use synod_wal::{FileId, Geometry, Location, Lsn, SegmentStore};
 use thiserror::Error;
 
 use crate::exit::{self, Exit};
@@ -76,6 +77,15 @@ pub(crate) struct Segment<'files> {
     pub(crate) stop: Option<u64>,
     /// Whether the log needs it: it is linked from the newest one, and not given up.
     pub(crate) linked: bool,
+}
+
+/// A body as it lies in the log, verified.
+pub(crate) struct StoredBody {
+    pub(crate) header: BodyHeader,
+    /// Where its record begins.
+    pub(crate) position: Lsn,
+    /// The whole record.
+    pub(crate) record: RecordBuffer,
 }
 
 impl Source {
@@ -211,6 +221,41 @@ impl Source {
     pub(crate) fn live_scanner(&self, segment: &Segment<'_>) -> Scanner<'_> {
         let options = ScanOptions { depth: Depth::Full, live: true, stop: segment.stop };
         Scanner::new(&self.store, segment.file.id, self.geometry, segment.header, options)
+    }
+
+    /// The bytes of a record, whatever they are.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub(crate) fn record_bytes(&self, location: &Location) -> Result<RecordBuffer> {
+        let mut record = RecordBuffer::zeroed(location.record_bytes as usize);
+        let shown =
+            || format!("can't read {} bytes at {:#x} of {}", location.record_bytes, location.offset, location.file);
+        self.store.read_at(location.file, location.offset, record.as_mut()).with_context(shown)?;
+        Ok(record)
+    }
+
+    /// A body and its bytes.
+    ///
+    /// # Errors
+    /// If they can't be read, or aren't what was written.
+    pub(crate) fn body(&self, location: &Location) -> Result<StoredBody> {
+        let record = self.record_bytes(location)?;
+        let verified = scan::read_segment_header(&self.store, location.file, self.geometry)?
+            .map_err(anyhow::Error::from)
+            .and_then(|header| {
+                let verified =
+                    scan::verify_record(&self.store, location.file, self.geometry, &header, location.offset)?;
+                verify_body_in_record(record.as_ref())?;
+                Ok(verified?)
+            });
+        let damaged = |error| {
+            let message = format!("{} at {:#x}: {error}; ask another replica", location.file, location.offset);
+            exit::failure(Exit::Damaged, message)
+        };
+        let verified = verified.map_err(damaged)?;
+        let header = verified.body.ok_or_else(|| anyhow!("the record at {:#x} has no body", location.offset))?;
+        Ok(StoredBody { header, position: verified.header.lsn, record })
     }
 
     /// Whether a node runs on the directory at this moment.
