@@ -3,8 +3,8 @@
 //! One file a verb; [`source`] opens directories, [`output`] writes data in the format that was asked for, [`exit`] has
 //! the exit codes, [`progress`] shows how far a long reading is.
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "the frame comes before the verbs that use all of it")]
 
+mod diff;
 mod dump;
 mod exit;
 mod get;
@@ -15,6 +15,7 @@ mod output;
 mod progress;
 mod record;
 mod source;
+mod stat;
 mod survey;
 mod verify;
 mod walk;
@@ -49,6 +50,10 @@ enum Verb {
     Get(get::Options),
     /// The bytes of the record at a slot, field by field
     Hexdump(hexdump::Options),
+    /// What a log is made of, and what it costs on the disk
+    Stat(stat::Options),
+    /// Where the logs of two replicas part
+    Diff(diff::Options),
     /// Read every byte: checksums, order, the chain over the chosen bodies
     Verify(verify::Options),
     /// A completion script for a shell
@@ -64,6 +69,8 @@ impl Verb {
             Verb::Dump(options) => dump::run(options, output),
             Verb::Get(options) => get::run(options, output),
             Verb::Hexdump(options) => hexdump::run(options, output),
+            Verb::Stat(options) => stat::run(options, output),
+            Verb::Diff(options) => diff::run(options, output),
             Verb::Verify(options) => verify::run(options, output),
             Verb::Completions(options) => handbook::completions::<Arguments>(options, output),
             Verb::Man(options) => handbook::man::<Arguments>(options, output),

@@ -18,6 +18,7 @@ impl Progress {
     }
 
     /// For work that is counted in pieces.
+    #[allow(dead_code, reason = "for the verbs that check and mend")]
     pub(crate) fn pieces(total: u64, what: &str) -> Progress {
         Progress::new(total, what, "{msg} {bar:24} {pos}/{len} {eta}")
     }

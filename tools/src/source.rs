@@ -268,6 +268,7 @@ impl Source {
 ///
 /// # Errors
 /// [`Exit::Busy`] if a node runs on it, or what else is wrong with the directory.
+#[allow(dead_code, reason = "for the verbs that write")]
 pub(crate) fn lock(path: &Path) -> Result<DirectoryLock> {
     directory::read_identity(path)?;
     DirectoryLock::take(path).map_err(|error| match error {
