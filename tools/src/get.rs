@@ -100,6 +100,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
         output.raw(&command)?;
         return Ok(Exit::sound(survey.troubles == 0));
     }
+    let session = submission.as_ref().filter(|submission| submission.session != 0);
     let answer = Answer {
         slot: slot.0,
         state: if Survey::is_chosen(entry) { "chosen" } else { "accepted" },
@@ -113,9 +114,9 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
         origin_round: stored.header.origin.round,
         origin_node: stored.header.origin.node.0,
         leader_time_us: stored.header.leader_time_us,
-        session: submission.as_ref().map(|submission| submission.session),
-        sequence: submission.as_ref().map(|submission| submission.sequence),
-        ticket: submission.as_ref().map(|submission| submission.ticket),
+        session: session.as_ref().map(|submission| submission.session),
+        sequence: session.as_ref().map(|submission| submission.sequence),
+        ticket: submission.as_ref().map(|submission| submission.ticket).filter(|ticket| *ticket != 0),
         position: stored.position.0,
         file: entry.location.file.to_string(),
         offset: entry.location.offset,
@@ -144,6 +145,9 @@ pub(crate) fn find<'survey>(source: &Source, survey: &'survey Survey, slot: Slot
     if let Some(entry) = survey.index.containing(slot) {
         return Ok(entry);
     }
+    if slot < Slot::FIRST {
+        return Err(failure(Exit::NothingThere, "slots begin with 1"));
+    }
     let (base, end, path) = (survey.index.base().slot, survey.end(), source.path.display());
     if slot < base {
         let message = format!("slot {slot} is trimmed: the log of {path} begins with slot {base}");
@@ -153,12 +157,10 @@ pub(crate) fn find<'survey>(source: &Source, survey: &'survey Survey, slot: Slot
         let message = format!("no body at slot {slot} can be read; it may be in what is damaged; ask another replica");
         return Err(failure(Exit::Damaged, message));
     }
-    let message = match () {
-        () if slot < Slot::FIRST => "slots begin with 1".to_owned(),
-        () if slot >= end => {
-            format!("nothing is accepted at slot {slot} yet: the log of {path} ends before slot {end}")
-        }
-        () => format!("nothing is accepted at slot {slot} in {path}, though it is behind it; ask another replica"),
+    let message = if slot >= end {
+        format!("nothing is accepted at slot {slot} yet: the log of {path} ends before slot {end}")
+    } else {
+        format!("nothing is accepted at slot {slot} in {path}, though there is behind it; ask another replica")
     };
     Err(failure(Exit::NothingThere, message))
 }

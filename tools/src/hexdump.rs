@@ -18,11 +18,12 @@ use synod_frame::{
 };
 use synod_protocol::{BodyKind, Slot};
 use synod_wal::format::RECORD_FIELDS;
-use synod_wal::{IndexEntry, Location};
+use synod_wal::{IndexEntry, Location, RecordKind};
 
 use crate::exit::{Exit, failure};
 use crate::get::find;
 use crate::output::{Align, Output, Row, escaped, hex};
+use crate::record::{BODY_KINDS, record_kind};
 use crate::source::Source;
 use crate::survey::Survey;
 use crate::walk::{Found, WalkOptions, walk};
@@ -220,13 +221,19 @@ impl Record<'_> {
         let bytes = &self.bytes[range.clone()];
         let value = match form {
             FieldForm::Letters => escaped(bytes),
-            FieldForm::Number => number(bytes).to_string(),
+            FieldForm::Number => match name_of(part, &field, number(bytes)) {
+                Some(name) => format!("{} {name}", number(bytes)),
+                None => number(bytes).to_string(),
+            },
             FieldForm::Hex | FieldForm::Zeros => format!("{:#x}", number(bytes)),
         };
         self.line(part, range, field, value);
     }
 
     fn line(&mut self, part: &'static str, range: Range<usize>, field: String, value: String) {
+        if range.is_empty() {
+            return;
+        }
         let bytes = &self.bytes[range.clone()];
         let more = if bytes.len() > LINE_BYTES { ".." } else { "" };
         self.lines.push(Line {
@@ -246,12 +253,9 @@ impl Record<'_> {
     }
 
     fn zeros_named(&mut self, part: &'static str, range: Range<usize>, name: &str) {
-        if range.is_empty() {
-            return;
-        }
         let wrong = self.bytes[range.clone()].iter().position(|byte| *byte != 0);
         self.line(part, range.clone(), name.to_owned(), String::new());
-        if let (Some(at), Some(line)) = (wrong, self.lines.last_mut()) {
+        if let Some((at, line)) = wrong.zip(self.lines.last_mut()) {
             line.problem = Some(format!("byte {:#x} of the record must be zero", range.start + at));
         }
     }
@@ -267,6 +271,17 @@ impl Record<'_> {
             self.line(part, at..end, field.to_owned(), letters);
             at = end;
         }
+    }
+}
+
+/// What the number of a kind stands for.
+fn name_of(part: &str, field: &str, number: u128) -> Option<&'static str> {
+    let number = u16::try_from(number).ok()?;
+    match (part, field) {
+        ("record", "kind") => RecordKind::from_number(number).map(record_kind),
+        ("body", "kind") => BODY_KINDS.get(usize::from(number).checked_sub(1)?).copied(),
+        ("body", "encoding") => (number == 1).then_some("plain"),
+        _ => None,
     }
 }
 

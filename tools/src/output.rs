@@ -143,7 +143,7 @@ impl Output {
         match self.format {
             Format::Text => {
                 seen(writeln!(self.out, "{head}"))?;
-                self.text_table(rows)
+                if rows.is_empty() { Ok(()) } else { self.text_table(rows) }
             }
             Format::Json => {
                 let mut object = object_of(head)?;

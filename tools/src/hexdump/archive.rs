@@ -44,6 +44,10 @@ pub(super) fn show_commands(record: &mut Record<'_>, header: &BodyHeader, archiv
             record.field("ends", at..at + 4, format!("end of slot {}", shown(slot)), FieldForm::Number);
         }
     }
+    if ends.end <= blob.start && submissions.end <= blob.start {
+        record.zeros("archive", ends.end.max(submissions.end)..blob.start);
+    }
+    let behind = blob.end..root;
     let command = place.and_then(|place| command(record, place, stride, &ends, &blob));
     match command {
         Some(command) => {
@@ -53,6 +57,9 @@ pub(super) fn show_commands(record: &mut Record<'_>, header: &BodyHeader, archiv
             record.line("blob", command.end..blob.end, "commands behind".to_owned(), String::new());
         }
         None => record.line("blob", blob, format!("{} commands", header.count), String::new()),
+    }
+    if behind.start <= behind.end {
+        record.zeros("archive", behind);
     }
     let fields = [
         ("submissions: distance", 4),
@@ -119,7 +126,8 @@ fn vector(record: &Record<'_>, archive: &Range<usize>, at: usize, element_bytes:
     let bytes = u32_at(record, at + 4) as usize * element_bytes;
     let start = usize::try_from(at as i64 + distance).ok();
     let range = start.and_then(|start| Some(start..start.checked_add(bytes)?));
-    range.filter(|range| range.start >= archive.start && range.end <= archive.end).unwrap_or(at..at)
+    let inside = range.filter(|range| range.start >= archive.start && range.end <= archive.end);
+    inside.filter(|range| !range.is_empty()).unwrap_or(archive.start..archive.start)
 }
 
 /// Where the command at `place` lies, if its ends make sense.
