@@ -81,7 +81,10 @@ impl Verb {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut output = Output::stdout(arguments.format);
-    let result = arguments.verb.run(&mut output).and_then(|exit| output.finish().map(|()| exit));
+    let result = arguments.verb.run(&mut output);
+    // What was written before an error is complete too.
+    let finished = output.finish();
+    let result = result.and_then(|exit| finished.map(|()| exit));
     result.unwrap_or_else(|error| failed(&error)).into()
 }
 
