@@ -188,6 +188,9 @@ fn content(source: &Source, segment: &Segment<'_>) -> Content {
     if let Err(error) = fill(source, segment, &mut content) {
         content.problem = Some(error.to_string());
     }
+    if let Some((offset, why)) = source.take_unreadable(segment.file.id).first_key_value() {
+        content.problem = Some(format!("at {offset:#x}: the disk doesn't read it: {why}"));
+    }
     content
 }
 

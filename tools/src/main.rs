@@ -12,6 +12,7 @@ mod handbook;
 mod hexdump;
 mod ls;
 mod output;
+mod patient;
 mod progress;
 mod record;
 mod source;

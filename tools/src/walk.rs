@@ -120,6 +120,7 @@ where
             }
         }
     };
+    let unreadable = say_unreadable(source, file, progress, walked);
     // Segments that were given up may be zeroed in part, or written again.
     if is_end_of_segment(&hole) || !rest[0].linked {
         return Ok(ControlFlow::Continue(()));
@@ -131,9 +132,10 @@ where
             Vec::new()
         }
     };
+    let unreadable = say_unreadable(source, file, progress, walked) || unreadable;
     let later = later(source, &rest[1..]);
     let proof = strays.iter().map(|stray| stray.header.durable).max().unwrap_or(Lsn::ZERO).max(later.proof);
-    if proof <= hole.lsn && (hole.cause.is_torn() || source.live) {
+    if proof <= hole.lsn && !unreadable && (hole.cause.is_torn() || source.live) {
         let behind = strays.len() as u64 + later.records;
         if !source.live && (hole.cause != HoleCause::Old || behind > 0) {
             progress.say(&format!(
@@ -151,6 +153,17 @@ where
         }
     }
     Ok(ControlFlow::Continue(()))
+}
+
+/// Whether the disk didn't read something of a file.
+fn say_unreadable(source: &Source, file: FileId, progress: &Progress, walked: &mut Walked) -> bool {
+    let unreadable = source.take_unreadable(file);
+    if let Some((offset, why)) = unreadable.first_key_value() {
+        let (blocks, path) = (unreadable.len(), source.path.display());
+        let message = format!("{file}: the disk doesn't read {blocks} of its blocks, the first at {offset:#x}: {why}");
+        walked.trouble(progress, &format!("{message}; copy {path} to another disk, then {}", next_step(source)));
+    }
+    !unreadable.is_empty()
 }
 
 /// Whether the records of a segment end as they do when all went well.
