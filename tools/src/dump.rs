@@ -57,7 +57,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     if options.follow {
         return follow::run(&source, &mut printer);
     }
-    let walk_options = WalkOptions { depth: Depth::Full, all: options.all };
+    let walk_options = WalkOptions { all: options.all, streams: true, ..WalkOptions::new(Depth::Full) };
     let walked = match printer.left {
         0 => return Ok(Exit::Well),
         _ => walk(&source, walk_options, &mut |found| printer.print(found))?,

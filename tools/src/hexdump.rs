@@ -141,7 +141,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
 
 fn at_position(source: &Source, position: u64) -> Result<Location> {
     let mut location = None;
-    let options = WalkOptions { depth: synod_wal::scan::Depth::Heads, all: true };
+    let options = WalkOptions { all: true, ..WalkOptions::new(synod_wal::scan::Depth::Heads) };
     walk(source, options, &mut |found: Found<'_, '_>| {
         let header = &found.record.header;
         if (header.lsn.0..header.end().0).contains(&position) {

@@ -12,6 +12,7 @@ use synod_wal::scan::{self, Depth, HoleCause, Item};
 
 use crate::exit::Exit;
 use crate::output::{Align, Output, Row, uuid};
+use crate::progress::Progress;
 use crate::source::{FileProblem, Segment, Source};
 
 /// Which directory.
@@ -115,7 +116,14 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     let files = source.files()?;
     let first_needed = Source::first_needed(&files);
     let (segments, missing) = source.segments(&files, true);
-    let contents: Vec<Content> = segments.iter().map(|segment| content(&source, segment)).collect();
+    let progress = Progress::pieces(segments.len() as u64, "reading segments");
+    let read = |segment: &Segment<'_>| {
+        let content = content(&source, segment);
+        progress.advance(1);
+        content
+    };
+    let contents: Vec<Content> = segments.iter().map(read).collect();
+    drop(progress);
     // The log grows in the newest segment that has records; one behind it is only prepared.
     let growing = contents.iter().rposition(|content| content.records > 0);
     let mut lines = Vec::new();

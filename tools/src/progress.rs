@@ -12,13 +12,17 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Shows nothing: for rows that go to the same terminal meanwhile.
+    pub(crate) fn hidden() -> Progress {
+        Progress { bar: ProgressBar::hidden() }
+    }
+
     /// For work that is counted in bytes; `what` is a word or two.
     pub(crate) fn bytes(total: u64, what: &str) -> Progress {
         Progress::new(total, what, "{msg} {bar:24} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}")
     }
 
     /// For work that is counted in pieces.
-    #[allow(dead_code, reason = "for the verbs that check and mend")]
     pub(crate) fn pieces(total: u64, what: &str) -> Progress {
         Progress::new(total, what, "{msg} {bar:24} {pos}/{len} {eta}")
     }
@@ -34,6 +38,11 @@ impl Progress {
     /// So much more is done.
     pub(crate) fn advance(&self, by: u64) {
         self.bar.inc(by);
+    }
+
+    /// So much is done by now.
+    pub(crate) fn reach(&self, done: u64) {
+        self.bar.set_position(done);
     }
 
     /// Prints a message without tearing the line.

@@ -111,7 +111,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     let source = Source::open(&options.directory)?;
     let depth = if options.quick { Depth::Heads } else { Depth::Full };
     let mut counts = Counts::new(options.quick);
-    let walked = walk(&source, WalkOptions { depth, all: false }, &mut |found| {
+    let walked = walk(&source, WalkOptions::new(depth), &mut |found| {
         counts.take(found)?;
         Ok(ControlFlow::Continue(()))
     })?;

@@ -63,7 +63,7 @@ impl Survey {
             let slot = header.configuration.as_ref().map(|configuration| configuration.slot);
             join.configuration = join.configuration.max(slot);
         }
-        let options = WalkOptions { depth: Depth::Heads, all: false };
+        let options = WalkOptions::new(Depth::Heads);
         let walked = walk(source, options, &mut |found| {
             join.take(&found);
             Ok(ControlFlow::Continue(()))

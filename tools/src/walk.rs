@@ -4,6 +4,7 @@
 //! Only at the end of the log it stops: what lies behind an unfinished last write was never durable, and nobody was
 //! told of it.
 
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 
 use anyhow::Result;
@@ -48,6 +49,19 @@ pub(crate) struct WalkOptions {
     pub(crate) depth: Depth,
     /// Also segments that the log doesn't need any more.
     pub(crate) all: bool,
+    /// Rows are written meanwhile: if they go to a terminal, progress would stand among them.
+    pub(crate) streams: bool,
+}
+
+impl WalkOptions {
+    /// The log as it is, for a verb that writes when it has seen all of it.
+    pub(crate) fn new(depth: Depth) -> WalkOptions {
+        WalkOptions { depth, all: false, streams: false }
+    }
+
+    fn progress(self, bytes: u64) -> Progress {
+        if self.streams && io::stdout().is_terminal() { Progress::hidden() } else { Progress::bytes(bytes, "reading") }
+    }
 }
 
 /// Walks a log. `visit` may end it early.
@@ -61,15 +75,15 @@ where
 {
     let files = source.files()?;
     let (segments, missing) = source.segments(&files, options.all);
-    let progress = Progress::bytes(segments.len() as u64 * source.geometry.segment_bytes(), "reading");
+    let progress = options.progress(segments.len() as u64 * source.geometry.segment_bytes());
     let mut walked = Walked::default();
     say_problems(source, &files, &missing, &progress, &mut walked);
     for place in 0..segments.len() {
+        progress.reach(place as u64 * source.geometry.segment_bytes());
         let step = walk_segment(source, options, &segments[place..], &progress, &mut walked, visit)?;
         if step.is_break() {
             break;
         }
-        progress.advance(source.geometry.segment_bytes());
     }
     Ok(walked)
 }
@@ -107,6 +121,7 @@ where
     let hole = loop {
         match scanner.next_item() {
             Ok(Some(Item::Record(record))) => {
+                progress.advance(u64::from(record.header.record_bytes));
                 let found = Found { file, record, behind_damage: false, scanner: &mut scanner };
                 if visit(found)?.is_break() {
                     return Ok(ControlFlow::Break(()));
