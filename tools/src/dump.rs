@@ -81,7 +81,7 @@ impl Printer<'_> {
                     Ok(commands) => row.commands = Some(commands),
                     Err(error) => {
                         self.troubles += 1;
-                        eprintln!("synod-tools: {} at {:#x}: {error:#}", found.file, found.record.offset);
+                        eprintln!("synod-tools: {}+{:#x}: {error:#}", found.file, found.record.offset);
                     }
                 }
             }

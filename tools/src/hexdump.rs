@@ -5,6 +5,7 @@
 //! the archive is described here, after `engine/docs/wal-format.md`.
 
 mod archive;
+mod place;
 
 use std::fmt;
 use std::ops::Range;
@@ -20,13 +21,15 @@ use synod_protocol::{BodyKind, Slot};
 use synod_wal::format::RECORD_FIELDS;
 use synod_wal::{IndexEntry, Location, RecordKind};
 
-use crate::exit::{Exit, failure};
+use crate::exit::Exit;
 use crate::get::find;
 use crate::output::{Align, Output, Row, escaped, hex};
 use crate::record::{BODY_KINDS, record_kind};
 use crate::source::Source;
 use crate::survey::Survey;
 use crate::walk::{Found, WalkOptions, walk};
+
+use place::Place;
 
 /// Bytes of a command on a line.
 const LINE_BYTES: usize = 16;
@@ -37,11 +40,14 @@ pub(crate) struct Options {
     /// Directory of a node
     directory: PathBuf,
     /// The slot whose body to show
-    #[arg(required_unless_present = "position")]
+    #[arg(required_unless_present_any = ["position", "at"])]
     slot: Option<u64>,
     /// Show the record at this position of the log instead, also one without a body
     #[arg(long, value_parser = crate::dump::parse_position, conflicts_with = "slot")]
     position: Option<u64>,
+    /// Show what lies at this place of a file instead, a record or not: as in segment-000003.wal+0x5000
+    #[arg(long, value_name = "FILE+OFFSET", value_parser = Place::parse, conflicts_with_all = ["slot", "position"])]
+    at: Option<Place>,
 }
 
 /// Which record it is.
@@ -120,7 +126,14 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
             let state = if Survey::is_chosen(&entry) { "chosen" } else { "accepted" };
             (entry.location, Some(Slot(slot)), Some(state), survey.troubles)
         }
-        (None, position) => (at_position(&source, position.unwrap_or_default())?, None, None, 0),
+        (None, Some(position)) => match at_position(&source, position)? {
+            Some(location) => (location, None, None, 0),
+            None => return Place::of_position(&source, position)?.show(&source, output),
+        },
+        (None, None) => {
+            let place = options.at.expect("clap asks for one of the three");
+            return place.show(&source, output);
+        }
     };
     let buffer = source.record_bytes(&location)?;
     let bytes = &buffer.as_ref()[..location.record_bytes as usize];
@@ -139,7 +152,8 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     Ok(Exit::sound(sound && troubles == 0))
 }
 
-fn at_position(source: &Source, position: u64) -> Result<Location> {
+/// The record that has a position, if one can be read there.
+fn at_position(source: &Source, position: u64) -> Result<Option<Location>> {
     let mut location = None;
     let options = WalkOptions { all: true, ..WalkOptions::new(synod_wal::scan::Depth::Heads) };
     walk(source, options, &mut |found: Found<'_, '_>| {
@@ -151,7 +165,7 @@ fn at_position(source: &Source, position: u64) -> Result<Location> {
         }
         Ok(std::ops::ControlFlow::Continue(()))
     })?;
-    location.ok_or_else(|| failure(Exit::NothingThere, format!("no record lies at position {position:#x}")))
+    Ok(location)
 }
 
 impl Record<'_> {

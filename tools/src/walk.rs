@@ -154,13 +154,13 @@ where
         let behind = strays.len() as u64 + later.records;
         if !source.live && (hole.cause != HoleCause::Old || behind > 0) {
             progress.say(&format!(
-                "synod-tools: {file} at {:#x}: an unfinished last write; {behind} records behind it, never durable",
+                "synod-tools: {file}+{:#x}: an unfinished last write; {behind} records behind it, never durable",
                 hole.offset
             ));
         }
         return Ok(ControlFlow::Break(()));
     }
-    walked.trouble(progress, &format!("{file} at {:#x}: {}; {}", hole.offset, describe(&hole), next_step(source)));
+    walked.trouble(progress, &format!("{file}+{:#x}: {}; {}", hole.offset, describe(&hole), next_step(source)));
     for record in strays {
         let found = Found { file, record, behind_damage: true, scanner: &mut scanner };
         if visit(found)?.is_break() {

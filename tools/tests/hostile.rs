@@ -130,7 +130,7 @@ fn records_on_both_sides_of_damage_are_shown() {
         assert_eq!(shown, slot != 17, "slot {slot}: {text}");
     }
     let name = file.file_name().expect("a name").to_string_lossy();
-    assert!(said.contains(&format!("{name} at {offset:#x}: record for position")), "{said}");
+    assert!(said.contains(&format!("{name}+{offset:#x}: record for position")), "{said}");
     assert!(said.contains("run `synod-tools verify "), "{said}");
     let rows = json(1, &["dump"], &[&path]);
     let behind = |row: &&serde_json::Value| row["behind_damage"] == true;
@@ -158,6 +158,30 @@ fn a_damaged_body_is_found_by_those_who_read_it() {
     assert_eq!(wrong[0]["part"], "checksums", "{wrong:?}");
     assert!(run(1, &["hexdump"], &[&path, Path::new("9")]).contains("!! block 0 of the record has checksum"));
     run(0, &["get"], &[&path, Path::new("10")]);
+}
+
+#[test]
+fn hexdump_shows_places_where_no_record_can_be_read() {
+    let (_root, path, _) = filled();
+    let record = json(0, &["dump", "--from", "9", "--to", "10"], &[&path])[0].clone();
+    let (file, offset) = place(&path, 9);
+    let name = file.file_name().expect("a name").to_string_lossy();
+    let (at, position) = (format!("{name}+{offset:#x}"), record["position"].to_string());
+    assert_eq!(json(0, &["hexdump", "--at", &at], &[&path])["sound"], true);
+    // A claimed length, a magic number: whatever is damaged, the bytes are shown, and why they are no record.
+    for (damaged, part) in [(34, "record"), (10, "record"), (0, "block")] {
+        flip(&file, offset + damaged);
+        for arguments in [["--at", &at], ["--position", &position]] {
+            let dumped = json(1, &[&["hexdump"], &arguments[..]].concat(), &[&path]);
+            assert_eq!((&dumped["sound"], &dumped["fields"][0]["part"]), (&false.into(), &part.into()));
+            assert!(dumped["fields"][0]["problem"].is_string(), "{dumped:#}");
+        }
+        flip(&file, offset + damaged);
+    }
+    run(1, &["hexdump", "--at", &format!("{name}+0")], &[&path]);
+    run(3, &["hexdump", "--at", &format!("{name}+{SEGMENT_BYTES}")], &[&path]);
+    run(3, &["hexdump", "--at", "segment-000099.wal+0"], &[&path]);
+    run(2, &["hexdump", "--at", "../../etc/passwd+0"], &[&path]);
 }
 
 #[test]

@@ -100,7 +100,7 @@ impl<'run> Follower<'run> {
             if looks == LOOKS {
                 let file = self.segment.file.id;
                 let next = next_step(self.source);
-                eprintln!("synod-tools: {file} at {:#x}: {}; {next}", hole.offset, describe(&hole));
+                eprintln!("synod-tools: {file}+{:#x}: {}; {next}", hole.offset, describe(&hole));
                 return Ok(Ended::Dump(Exit::Damaged));
             }
             thread::sleep(PAUSE);
