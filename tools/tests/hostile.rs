@@ -178,6 +178,17 @@ fn hexdump_shows_places_where_no_record_can_be_read() {
         }
         flip(&file, offset + damaged);
     }
+    // A record that claims less than its body has, or more than any.
+    let mut node = Node::open(&path);
+    node.accept(&[vec![b'x'; 10_000]]);
+    drop(node);
+    let (file, offset) = place(&path, 41);
+    let at = format!("{}+{offset:#x}", file.file_name().expect("a name").to_string_lossy());
+    let open = OpenOptions::new().write(true).open(&file).expect("the segment");
+    for claimed in [0u32, 4096, 8191, 1 << 20, u32::MAX] {
+        open.write_all_at(&claimed.to_le_bytes(), offset + 32).expect("written");
+        assert_eq!(json(1, &["hexdump", "--at", &at], &[&path])["sound"], false, "{claimed}");
+    }
     run(1, &["hexdump", "--at", &format!("{name}+0")], &[&path]);
     run(3, &["hexdump", "--at", &format!("{name}+{SEGMENT_BYTES}")], &[&path]);
     run(3, &["hexdump", "--at", "segment-000099.wal+0"], &[&path]);
@@ -224,6 +235,9 @@ fn no_flipped_bit_and_no_cut_ends_otherwise_than_in_order() {
         while offset < whole.len() as u64 {
             flip(file, offset);
             look(&path);
+            let at = format!("{}+{offset}", file.file_name().expect("a name").to_string_lossy());
+            let code = tools(&["hexdump", "--at", &at], &[&path]).status.code();
+            assert!(matches!(code, Some(0 | 1)), "{at}: {code:?}");
             fs::write(file, &whole).expect("restored");
             offset += 5903;
         }

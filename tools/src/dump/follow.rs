@@ -46,16 +46,22 @@ pub(super) fn run(source: &Source, printer: &mut Printer<'_>) -> Result<Exit> {
             thread::sleep(PAUSE);
             continue;
         };
+        // A node that writes faster than this reads may have trimmed whole segments meanwhile.
+        if after != 0 && segment.header.before_epoch > after {
+            say_skipped();
+        }
         after = segment.header.epoch;
         match Follower::new(source, segment).run(printer)? {
             Ended::Segment => {}
-            Ended::Recycled => {
-                eprintln!("synod-tools: the log was trimmed beyond what was shown; going on with what is kept");
-            }
+            Ended::Recycled => say_skipped(),
             Ended::Dump(exit) => return Ok(exit),
         }
     }
     Ok(Exit::Well)
+}
+
+fn say_skipped() {
+    eprintln!("synod-tools: the log was trimmed beyond what was shown: records are left out here");
 }
 
 /// The records of one segment, as they come.

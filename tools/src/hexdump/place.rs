@@ -1,8 +1,7 @@
 //! What lies at a place of a file, whether or not it is a record: for looking at damage.
 
 use anyhow::{Context, Result};
-use synod_frame::{BLOCK_BYTES, RecordBuffer, align_to_block};
-use synod_protocol::limits::BODY_BYTES_MAX;
+use synod_frame::{BLOCK_BYTES, BodyLayout, RECORD_HEADER_BYTES, RecordBuffer, align_to_block};
 use synod_wal::format::{Block, RECORD_FIELDS, RecordHeader};
 use synod_wal::{FileId, Lsn, SegmentStore};
 
@@ -46,11 +45,9 @@ impl Place {
         let offset = self.offset - self.offset % BLOCK_BYTES as u64;
         let mut first: Block = [0; BLOCK_BYTES];
         self.read(source, offset, &mut first)?;
-        let is_record = first.starts_with(b"SYNR");
-        let claimed = if is_record { claimed_bytes(&first) } else { 0 };
-        // The claim may be damage itself: no longer than any record, and than the file.
         let left = source.store.len(self.file)?.saturating_sub(offset) as usize;
-        let bytes = align_to_block(claimed.min(BODY_BYTES_MAX as usize + BLOCK_BYTES)).min(left).max(BLOCK_BYTES);
+        let needed = claimed_bytes(&first, left);
+        let (is_record, bytes) = (needed.is_some(), needed.unwrap_or(BLOCK_BYTES));
         let mut buffer = RecordBuffer::zeroed(bytes);
         self.read(source, offset, &mut buffer.as_mut()[..bytes])?;
 
@@ -88,10 +85,18 @@ impl Place {
     }
 }
 
-/// How long a record says that it is.
-fn claimed_bytes(block: &Block) -> usize {
+/// How long the record is that begins like one, by what it says and by what its body says: either may be damaged, and
+/// no more is believed than what a record may have, and what is left of its file.
+fn claimed_bytes(block: &Block, left: usize) -> Option<usize> {
+    if !block.starts_with(b"SYNR") {
+        return None;
+    }
     let field = RECORD_FIELDS.iter().find(|field| field.name == "record bytes").expect("a field of the byte map");
-    number(&block[field.offset..field.offset + field.bytes]) as usize
+    let claimed = number(&block[field.offset..field.offset + field.bytes]) as usize;
+    let body = BodyLayout::peek(&block[RECORD_HEADER_BYTES..]).map_or(BLOCK_BYTES, |layout| layout.record_bytes());
+    let longest = left.min(BodyLayout::LARGEST.record_bytes());
+    let bytes = if claimed <= longest { align_to_block(claimed).max(body) } else { body };
+    (bytes <= longest).then_some(bytes)
 }
 
 #[cfg(test)]
