@@ -131,6 +131,7 @@ impl Node {
             promised: self.ballot,
             mark: self.told,
             log_time_us: 1000 + self.mark.slot.0,
+            unsure: false,
         };
         let planned = loop {
             match self.wal.append(&meta, body.as_ref(), record.as_mut()) {
