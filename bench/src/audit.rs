@@ -1,8 +1,9 @@
 //! The audit of the closed logs: every acknowledged command exactly at its slot, one order everywhere.
 //!
 //! The directories are read as an operator's tool would read them after the nodes have stopped. On each replica every
-//! byte is checked against its checksums and the chain is computed again. Equal identities mean equal bytes, so the
-//! commands themselves are compared on one replica, and the others by identity.
+//! byte is checked against its checksums and the chain is computed again. The invariants of Paxos are those of
+//! [`synod_wal::audit`], over the records of all replicas. Equal identities mean equal bytes, so the commands themselves
+//! are compared on one replica, and the others by identity.
 
 use std::path::PathBuf;
 use std::thread;
@@ -11,8 +12,9 @@ use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 use synod_frame::{CommandsView, RECORD_HEADER_BYTES, RecordBuffer, verify_body_in_record};
 use synod_protocol::{BodyHandle, BodyKind, Mark, NodeId, Slot};
+use synod_wal::audit::AuditLog;
 use synod_wal::directory::{self, DirectoryStore};
-use synod_wal::{RecoverOptions, RecoveredLog, SegmentStore, recover_with, scan};
+use synod_wal::{ExpectedIdentity, RecoverOptions, RecoveredLog, SegmentStore, recover_with, scan};
 
 use crate::content::Content;
 use crate::ledger::{Call, Outcome};
@@ -28,12 +30,24 @@ pub(crate) struct Audit {
     pub(crate) end_slot: u64,
     pub(crate) bodies_read: u64,
     pub(crate) commands_read: u64,
+    pub(crate) invariants: Invariants,
     pub(crate) calls_acknowledged: u64,
     pub(crate) calls_unknown: u64,
     pub(crate) unknown_in_log: u64,
     pub(crate) trimmed: Trimmed,
     /// Empty if the audit passed.
     pub(crate) failures: Vec<String>,
+}
+
+/// What the invariants of Paxos were checked on.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub(crate) struct Invariants {
+    /// Accepts of all replicas, against promises, ballots and choices.
+    pub(crate) accepts: u64,
+    pub(crate) marks: u64,
+    pub(crate) bodies_chosen: u64,
+    /// Chosen bodies of which the records show a quorum that accepted them at one ballot.
+    pub(crate) quorums_found: u64,
 }
 
 impl Audit {
@@ -46,12 +60,12 @@ impl Audit {
 
 /// One replica's log, as read back.
 struct Replica {
-    node: NodeId,
     base: Mark,
     mark: Mark,
     /// The chosen bodies from the base on.
     bodies: Vec<BodyHandle>,
     path: PathBuf,
+    identity: ExpectedIdentity,
     log: RecoveredLog,
 }
 
@@ -70,8 +84,7 @@ pub(crate) fn audit(
         Ok(trimmed) => audit.trimmed = trimmed,
         Err(error) => audit.fail(format!("before a trim: {error:#}")),
     }
-    let readers: Vec<_> =
-        directories.iter().cloned().map(|(node, path)| thread::spawn(move || read(node, path))).collect();
+    let readers: Vec<_> = directories.iter().cloned().map(|(_, path)| thread::spawn(move || read(path))).collect();
     let mut replicas = Vec::new();
     for (reader, (node, _)) in readers.into_iter().zip(directories) {
         match reader.join().map_err(|_| anyhow!("the audit of node {node} panicked"))? {
@@ -80,11 +93,9 @@ pub(crate) fn audit(
         }
     }
     let majority = directories.len() / 2 + 1;
-    // The longest log speaks for all; the others must be prefixes of it.
+    invariants(&replicas, &mut audit)?;
+    // The longest log speaks for all; the others are prefixes of it, or an invariant has failed.
     let Some(longest) = replicas.iter().max_by_key(|replica| replica.mark.slot) else { return Ok(audit) };
-    for replica in &replicas {
-        compare(longest, replica, &mut audit);
-    }
     let mut marks: Vec<Slot> = replicas.iter().map(|replica| replica.mark.slot).collect();
     marks.sort_unstable_by(|a, b| b.cmp(a));
     // Every slot below is held by a majority of replicas.
@@ -96,7 +107,7 @@ pub(crate) fn audit(
 }
 
 /// Reads one log back, checking every byte.
-fn read(node: NodeId, path: PathBuf) -> Result<Replica> {
+fn read(path: PathBuf) -> Result<Replica> {
     let identity = directory::read_identity(&path)?;
     let store = DirectoryStore::new(directory::log_path(&path, 0));
     let expected = identity.log_identity(0).context("not bootstrapped")?.expected();
@@ -111,21 +122,33 @@ fn read(node: NodeId, path: PathBuf) -> Result<Replica> {
         bodies.push(entry.body);
     }
     anyhow::ensure!(computed == mark, "the chain over the bodies is {}, the log says {}", computed.chain, mark.chain);
-    Ok(Replica { node, base, mark, bodies, path, log })
+    Ok(Replica { base, mark, bodies, path, identity: expected, log })
 }
 
-/// Whether `other` holds the same bodies as `longest` wherever both reach.
-fn compare(longest: &Replica, other: &Replica, audit: &mut Audit) {
-    let from = longest.base.slot.max(other.base.slot);
-    let end = other.mark.slot;
-    let between = |replica: &Replica| -> Vec<BodyHandle> {
-        replica.bodies.iter().filter(|body| body.first >= from && body.end() <= end).copied().collect()
-    };
-    let (ours, theirs) = (between(longest), between(other));
-    if ours != theirs {
-        let place = ours.iter().zip(&theirs).find(|(a, b)| a != b).map_or(from, |(a, _)| a.first);
-        audit.fail(format!("nodes {} and {} hold different bodies from slot {place} on", longest.node, other.node));
+/// Checks the invariants of Paxos over the records of all replicas.
+fn invariants(replicas: &[Replica], audit: &mut Audit) -> Result<()> {
+    let stores: Vec<DirectoryStore> =
+        replicas.iter().map(|replica| DirectoryStore::new(directory::log_path(&replica.path, 0))).collect();
+    let mut logs = Vec::with_capacity(replicas.len());
+    for (replica, store) in replicas.iter().zip(&stores) {
+        let name = replica.path.display().to_string();
+        logs.push(AuditLog::from_recovered(name, store, &replica.identity, &replica.log)?);
     }
+    if logs.is_empty() {
+        return Ok(());
+    }
+    let report = synod_wal::audit::audit(&logs, &[])?;
+    let coverage = report.coverage;
+    audit.invariants = Invariants {
+        accepts: coverage.accepts,
+        marks: coverage.marks,
+        bodies_chosen: coverage.bodies_chosen,
+        quorums_found: coverage.quorums_found,
+    };
+    for violation in &report.violations {
+        audit.fail(violation.to_string());
+    }
+    Ok(())
 }
 
 /// What one replica's log says of an append call.

@@ -187,6 +187,14 @@ impl Report {
             audit.first_slot,
             audit.end_slot
         )?;
+        writeln!(
+            text,
+            "  invariants of Paxos: {} accepts, {} marks; of {} chosen bodies {} with the quorum that accepted them",
+            thousands(audit.invariants.accepts),
+            thousands(audit.invariants.marks),
+            thousands(audit.invariants.bodies_chosen),
+            thousands(audit.invariants.quorums_found)
+        )?;
         if audit.trimmed.trims > 0 {
             writeln!(
                 text,

@@ -1,5 +1,5 @@
 //! Three real processes under load: the leader is killed, a new one commits, the dead one comes back and catches up.
-//! Then the logs are compared with what the clients saw.
+//! Then the logs are compared with what the clients saw, and audited.
 
 mod common;
 
@@ -11,9 +11,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::{Served, commands, free_addresses, make_cluster, read_all, temporary_directory, wait_for};
+use common::{
+    Served, commands, free_addresses, insist_on_invariants, make_cluster, read_all, temporary_directory, wait_for,
+};
 use synod::client::{Client, ClientError, ClientRefusal, NodeRole};
 use synod::{Batch, Slot};
+use synod_wal::audit::Acknowledged;
 
 const WRITERS: u64 = 3;
 const BATCH_COMMANDS: u64 = 20;
@@ -217,6 +220,12 @@ impl Cluster {
         for node in &mut self.nodes {
             assert_eq!(node.terminate(), Some(0));
         }
+        let answers: Vec<Acknowledged> =
+            acknowledged.iter().map(|(command, slot)| Acknowledged::new(*slot, command)).collect();
+        let coverage = insist_on_invariants(&self.directories, &answers).coverage;
+        assert_eq!(coverage.acknowledged_found, acknowledged.len() as u64);
+        assert_eq!(coverage.quorums_found, coverage.bodies_chosen, "nothing is trimmed, so every quorum is there");
+        println!("{coverage:?}");
     }
 }
 

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use synod::client::Client;
 use synod::{BodyKind, SharedBody, Slot};
+use synod_wal::RecoverOptions;
+use synod_wal::audit::{Acknowledged, AuditLog, Report, audit};
+use synod_wal::directory::{DirectoryStore, log_path, read_identity};
 
 /// The binary under test.
 pub(crate) const SYNOD: &str = env!("CARGO_BIN_EXE_synod");
@@ -190,4 +193,21 @@ pub(crate) fn read_to_end(mut stream: std::net::TcpStream) -> Vec<u8> {
     // A reset is an end as well.
     let _ = stream.read_to_end(&mut bytes);
     bytes
+}
+
+/// Checks the invariants of Paxos over the directories of a cluster that has stopped, and that what was acknowledged
+/// is chosen.
+pub(crate) fn insist_on_invariants(directories: &[PathBuf], acknowledged: &[Acknowledged]) -> Report {
+    let stores: Vec<_> = directories.iter().map(|path| DirectoryStore::new(log_path(path, 0))).collect();
+    let mut logs = Vec::new();
+    for (path, store) in directories.iter().zip(&stores) {
+        let identity = read_identity(path).expect("an identity");
+        let expected = identity.log_identity(0).expect("bootstrapped").expected();
+        let (name, options) = (path.display().to_string(), RecoverOptions::default());
+        logs.push(AuditLog::read(name, store, &expected, identity.segment_bytes, options).expect("a sound log"));
+    }
+    let report = audit(&logs, acknowledged).expect("logs of one cluster");
+    let told: Vec<String> = report.violations.iter().map(ToString::to_string).collect();
+    assert!(report.holds(), "{} violations:\n{}", report.violations_count, told.join("\n"));
+    report
 }
