@@ -17,6 +17,7 @@ mod recovery;
 pub mod scan;
 mod segment;
 mod store;
+pub mod verify;
 mod writer;
 
 pub use format::{RecordKind, RecordMeta, StoredConfiguration};

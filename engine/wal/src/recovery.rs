@@ -32,6 +32,8 @@ use crate::scan::{Depth, HoleCause, ReadError};
 use crate::segment::Geometry;
 use crate::store::SegmentStore;
 
+pub(crate) use join::prove_marks;
+
 /// How to recover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecoverOptions {

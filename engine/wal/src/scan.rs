@@ -408,6 +408,12 @@ impl<'store> Scanner<'store> {
         }
     }
 
+    /// The same scan from a record further on, of which it isn't known what it follows.
+    pub(crate) fn starting_at(mut self, offset: u64) -> Scanner<'store> {
+        self.offset = offset;
+        self
+    }
+
     /// The next item, until there is none.
     ///
     /// # Errors

@@ -148,7 +148,7 @@ fn insert(index: &mut Index, file: FileId, record: &RecordSummary) -> Result<(),
 /// Finds the highest mark whose chain runs over the bodies that are there, and notes which of them it covers.
 ///
 /// A mark is written down as soon as it is known, so it may cover bodies that were cut off: those don't count.
-fn prove_marks(index: &mut Index, marks: &BTreeSet<Mark>) -> Mark {
+pub(crate) fn prove_marks(index: &mut Index, marks: &BTreeSet<Mark>) -> Mark {
     let mut walked = vec![index.base()];
     let mut proven = 0;
     for entry in index.iter_from(index.base().slot) {
