@@ -94,17 +94,6 @@ impl Output {
         Output { out: BufWriter::new(out), format, columns: Vec::new(), rows: Rows::Not }
     }
 
-    /// A line of prose. Other formats than text leave it out.
-    ///
-    /// # Errors
-    /// [`EndOfReading`] if nobody reads on, or what else is wrong with stdout; so for all that write.
-    pub(crate) fn line(&mut self, line: impl Display) -> Result<()> {
-        match self.format {
-            Format::Text => seen(writeln!(self.out, "{line}")),
-            Format::Json | Format::Jsonl | Format::Csv => Ok(()),
-        }
-    }
-
     /// Says that rows will come, so that none at all is an empty array.
     pub(crate) fn begin_rows(&mut self) {
         if self.rows == Rows::Not {
@@ -113,6 +102,9 @@ impl Output {
     }
 
     /// One row, as it comes; all rows of a run have the same fields.
+    ///
+    /// # Errors
+    /// [`EndOfReading`] if nobody reads on, or what else is wrong with stdout; so for all that write.
     pub(crate) fn row<R: Serialize + Display>(&mut self, row: &R) -> Result<()> {
         match self.format {
             Format::Text => seen(writeln!(self.out, "{row}")),

@@ -31,12 +31,14 @@ pub struct Summary {
 }
 
 /// What was found, and what the log says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Conclusion {
     /// In the order of the log.
     pub findings: Vec<Finding>,
     /// What the log says.
     pub summary: Summary,
+    /// The bodies at or above the base; those below the mark have a chain.
+    pub index: Index,
 }
 
 /// Puts the segments of a log together. `checks` are in the order of the log, from the first that any header needs;
@@ -54,10 +56,10 @@ pub fn conclude(geometry: Geometry, checks: Vec<SegmentCheck>, missing: &[u64], 
     for epoch in missing.iter().copied().filter(|epoch| *epoch >= first_needed) {
         concluding.missing(epoch);
     }
-    let summary = concluding.summary(cut);
+    let (summary, index) = concluding.summary(cut);
     let mut findings = concluding.findings;
     findings.sort_by_key(|finding| finding.lsn);
-    Conclusion { findings, summary }
+    Conclusion { findings, summary, index }
 }
 
 /// The records that count: all before this segment, and so many in it.
@@ -268,7 +270,7 @@ impl Concluding<'_> {
     }
 
     /// The join of the records that count, as recovery makes it.
-    fn summary(&mut self, cut: Cut) -> Summary {
+    fn summary(&mut self, cut: Cut) -> (Summary, Index) {
         let kept = |place: usize, check: &'_ SegmentCheck| match cut {
             Some((segment, _)) if place > segment => 0,
             Some((segment, records)) if place == segment => records,
@@ -324,6 +326,6 @@ impl Concluding<'_> {
         }
         summary.base = base;
         summary.mark = prove_marks(&mut index, &known);
-        summary
+        (summary, index)
     }
 }
