@@ -8,6 +8,7 @@
 mod audit;
 mod bulk;
 mod diff;
+mod doctor;
 mod dump;
 mod exit;
 mod get;
@@ -63,6 +64,8 @@ enum Verb {
     Verify(verify::Options),
     /// Check the invariants of Paxos over the directories of a whole cluster
     Audit(audit::Options),
+    /// What a node needs of this host, and how fast the disk of a directory is
+    Doctor(doctor::Options),
     /// A completion script for a shell
     Completions(handbook::Completions),
     /// Man pages
@@ -80,6 +83,7 @@ impl Verb {
             Verb::Diff(options) => diff::run(options, output),
             Verb::Verify(options) => verify::run(options, output),
             Verb::Audit(options) => audit::run(options, output),
+            Verb::Doctor(options) => doctor::run(options, output),
             Verb::Completions(options) => handbook::completions::<Arguments>(options, output),
             Verb::Man(options) => handbook::man::<Arguments>(options, output),
         }

@@ -49,6 +49,11 @@ pub use probe::{HostReport, ProbeError, probe};
 pub use reader::{ReadItem, Reader, SharedBody};
 pub use status::{Counters, Damage, Status};
 
+/// What [`probe()`] checks, one thing at a time: for programs that tell all that is wrong with a host.
+pub mod host {
+    pub use crate::probe::{MEMLOCK_MIN_BYTES, allowed_cores, direct_io, file_system, memlock, uring};
+}
+
 pub use synod_frame::{Batch, BatchError, BodyHeader, CommandsError, CommandsView, ConfigurationBody, GroupId, Member};
 /// Why the leadership isn't handed over.
 pub use synod_protocol::TransferError as TransferRefusal;

@@ -15,7 +15,7 @@ use rustix::process::Resource;
 use thiserror::Error;
 
 /// Least locked memory that the runtime insists on.
-const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
+pub const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
 
 /// Largest unit of direct I/O that the log is laid out for.
 const DIRECT_UNIT_MAX_BYTES: u32 = 4096;
@@ -153,14 +153,14 @@ pub enum ProbeError {
 pub fn probe(directory: &Path) -> Result<HostReport, ProbeError> {
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     probe_uring(&kernel)?;
-    let memlock_bytes = probe_memlock()?;
-    let file_system = probe_file_system(directory)?;
-    let direct_unit_bytes = probe_direct(directory, &file_system)?;
+    let memlock_bytes = memlock()?;
+    let file_system = file_system(directory)?;
+    let direct_unit_bytes = direct_io(directory, &file_system)?;
     Ok(HostReport { kernel, cores: allowed_cores(), memlock_bytes, file_system, direct_unit_bytes })
 }
 
 /// The cores that this process may run on; a container or `taskset` may allow fewer than the machine has.
-pub(crate) fn allowed_cores() -> Vec<usize> {
+pub fn allowed_cores() -> Vec<usize> {
     rustix::thread::sched_getaffinity(None)
         .map(|set| (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
         .unwrap_or_default()
@@ -192,6 +192,15 @@ const OPERATIONS: &[(u8, &str)] = &[
     (opcode::Send::CODE, "send"),
     (opcode::Recv::CODE, "recv"),
 ];
+
+/// Checks that io_uring can be used, with every operation that the runtime needs.
+///
+/// # Errors
+/// What is in the way, and who put it there.
+pub fn uring() -> Result<(), ProbeError> {
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    probe_uring(&kernel)
+}
 
 fn probe_uring(kernel: &str) -> Result<(), ProbeError> {
     let ring = IoUring::new(8).map_err(|source| uring_error(kernel, source))?;
@@ -234,7 +243,11 @@ fn at_least_5_8(kernel: &str) -> bool {
     version >= (5, 8)
 }
 
-fn probe_memlock() -> Result<Option<u64>, ProbeError> {
+/// The limit of locked memory in bytes; `None` if there is none.
+///
+/// # Errors
+/// If it is too small for the runtime.
+pub fn memlock() -> Result<Option<u64>, ProbeError> {
     match rustix::process::getrlimit(Resource::Memlock).current {
         Some(limit_bytes) if limit_bytes < MEMLOCK_MIN_BYTES => Err(ProbeError::Memlock { limit_bytes }),
         limit => Ok(limit),
@@ -255,7 +268,11 @@ const FILE_SYSTEMS: &[(u64, &str)] = &[
     (0x6573_5546, "fuse"),
 ];
 
-fn probe_file_system(directory: &Path) -> Result<String, ProbeError> {
+/// The name of the file system of a directory.
+///
+/// # Errors
+/// If the directory can't be looked at, or lives in memory.
+pub fn file_system(directory: &Path) -> Result<String, ProbeError> {
     let failed = |source: io::Error| ProbeError::Directory { directory: directory.to_owned(), source };
     if !fs::metadata(directory).map_err(failed)?.is_dir() {
         return Err(failed(io::ErrorKind::NotADirectory.into()));
@@ -271,7 +288,12 @@ fn probe_file_system(directory: &Path) -> Result<String, ProbeError> {
     }
 }
 
-fn probe_direct(directory: &Path, file_system: &str) -> Result<Option<u32>, ProbeError> {
+/// The unit of direct I/O in a directory in bytes, if the kernel tells. Writes one small file of a random name and
+/// removes it again.
+///
+/// # Errors
+/// If there is no direct I/O, or only in larger units than the log's blocks.
+pub fn direct_io(directory: &Path, file_system: &str) -> Result<Option<u32>, ProbeError> {
     let path = directory.join(format!(".probe-{}", uuid::Uuid::new_v4().simple()));
     let outcome = probe_direct_at(directory, &path, file_system);
     let _ = fs::remove_file(&path);
@@ -338,14 +360,14 @@ mod tests {
     #[test]
     fn a_directory_in_memory_is_refused() {
         if Path::new("/dev/shm").is_dir() {
-            let error = probe_file_system(Path::new("/dev/shm")).unwrap_err();
+            let error = file_system(Path::new("/dev/shm")).unwrap_err();
             assert!(matches!(error, ProbeError::Volatile { .. }), "{error}");
         }
     }
 
     #[test]
     fn a_missing_directory_is_named() {
-        let error = probe_file_system(Path::new("/nowhere/at/all")).unwrap_err();
+        let error = file_system(Path::new("/nowhere/at/all")).unwrap_err();
         assert!(error.to_string().starts_with("/nowhere/at/all can't be used"), "{error}");
     }
 
