@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub(crate) enum Exit {
     /// All is well.
     Well = 0,
-    /// Something is damaged, or replicas differ.
+    /// Something is damaged, replicas differ, a rule doesn't hold, or the host doesn't suit.
     Damaged = 1,
     /// The flags make no sense; the number that clap uses.
     Usage = 2,
@@ -22,7 +22,7 @@ pub(crate) enum Exit {
 
 /// What `--help` says of them.
 pub(crate) const HELP: &str = "Data goes to stdout, messages and progress to stderr. Exit codes: 0 all is well; 1 \
-damage was found, or replicas differ; 2 bad flags; 3 a directory can't be read, or something can't be written; 4 a \
+damage was found, replicas differ, a rule of Paxos doesn't hold, or no node can run here; 2 bad flags; 3 a directory can't be read, or something can't be written; 4 a \
 running node has the directory that should be changed; 5 there is no command at that slot. A reader that stops early \
 (`| head`) is no error.";
 

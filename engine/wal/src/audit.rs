@@ -6,8 +6,9 @@
 //! with what the logs say of themselves.
 //!
 //! **What can't be seen isn't a violation.** An accept in a trimmed segment, in a log that wasn't given, or in a record
-//! that compaction or healing wrote anew proves nothing either way. Such cases are counted in [`Coverage`], so that a
-//! report says how much it rests on.
+//! that compaction or healing wrote anew proves nothing either way; nor does what a running node hadn't accepted when its
+//! log was read, above the chosen prefix that it knew. Such cases are counted in [`Coverage`], so that a report says how
+//! much it rests on.
 //!
 //! **Order of promises.** Records of promises, accepts and copies stand in the order in which the replica decided, so
 //! their promises count. Marks, trims and headers written ahead may know of a promise whose own record stands behind

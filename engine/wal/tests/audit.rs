@@ -288,6 +288,26 @@ fn votes_that_were_trimmed_or_rewritten_are_no_violation() {
 }
 
 #[test]
+fn what_a_running_node_accepts_later_is_no_violation() {
+    let (bodies, mut logs) = ([noop(1, 1, 1), noop(2, 1, 1)], three());
+    for log in &mut logs {
+        log.accept(1, &bodies[0]).learn(&[&bodies[0]]);
+    }
+    // The others' logs were read before they accepted this.
+    logs[2].accept(1, &bodies[1]).learn(&[&bodies[1]]);
+    assert_eq!(broken(&audited(&logs.each_ref(), &[])), [Rule::ChosenByQuorum]);
+    let options = RecoverOptions { live: true, ..RecoverOptions::default() };
+    let read = |log| {
+        let log: &Log = log;
+        let expected = identity_of(log.node, 1).expected();
+        AuditLog::read(format!("node-{}", log.node), log.store(), &expected, SEGMENT_BYTES, options).unwrap()
+    };
+    let report = audit(&[read(&logs[0]), read(&logs[1]), read(&logs[2])], &[]).unwrap();
+    assert!(report.holds(), "{report:#?}");
+    assert_eq!((report.coverage.quorums_found, report.coverage.quorums_growing), (1, 1));
+}
+
+#[test]
 fn an_accept_below_a_promise() {
     let mut logs = three();
     logs[1].promise(7);

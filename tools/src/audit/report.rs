@@ -44,6 +44,7 @@ struct Checked {
     quorums_without_log: u64,
     quorums_trimmed: u64,
     quorums_rewritten: u64,
+    quorums_growing: u64,
     quorums_without_configuration: u64,
     acknowledged: usize,
     acknowledged_found: u64,
@@ -80,6 +81,7 @@ impl Audited {
                 quorums_without_log: coverage.quorums_without_log,
                 quorums_trimmed: coverage.quorums_trimmed,
                 quorums_rewritten: coverage.quorums_rewritten,
+                quorums_growing: coverage.quorums_growing,
                 quorums_without_configuration: coverage.quorums_without_configuration,
                 acknowledged,
                 acknowledged_found: coverage.acknowledged_found,
@@ -122,6 +124,7 @@ impl fmt::Display for Audited {
             (checked.quorums_without_log, "whose members' directories weren't all given"),
             (checked.quorums_trimmed, "whose accepts are trimmed"),
             (checked.quorums_rewritten, "whose accepts compaction or healing took the place of"),
+            (checked.quorums_growing, "because nodes went on writing"),
             (checked.quorums_without_configuration, "whose configuration is trimmed"),
         ];
         for (count, why) in unseen.iter().filter(|(count, _)| *count > 0) {

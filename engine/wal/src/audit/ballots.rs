@@ -186,8 +186,10 @@ pub(super) fn check_quorums(cluster: &Cluster<'_, '_>, choices: &[Choice], chose
             findings.coverage.quorums_without_log += 1;
         } else if silences.iter().any(|(_, silence)| *silence == Some(Silence::Trimmed)) {
             findings.coverage.quorums_trimmed += 1;
-        } else {
+        } else if silences.iter().any(|(_, silence)| *silence == Some(Silence::Rewritten)) {
             findings.coverage.quorums_rewritten += 1;
+        } else {
+            findings.coverage.quorums_growing += 1;
         }
     }
 }

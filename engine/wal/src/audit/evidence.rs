@@ -36,6 +36,8 @@ pub struct AuditLog<'store> {
     pub(super) configuration_trimmed: Option<Slot>,
     /// Places where records are missing.
     pub(super) holes: u64,
+    /// A node was running: it may have accepted more since, above its chosen prefix.
+    growing: bool,
     pub(super) promises: u64,
     records: u64,
     violations: Vec<Violation>,
@@ -90,7 +92,11 @@ impl<'store> AuditLog<'store> {
         options: RecoverOptions,
     ) -> Result<AuditLog<'store>, RecoverError> {
         match recover_with(store, expected, segment_bytes, options) {
-            Ok(recovered) => AuditLog::from_recovered(name, store, expected, &recovered).map_err(RecoverError::Read),
+            Ok(recovered) => {
+                let mut log = AuditLog::from_recovered(name, store, expected, &recovered)?;
+                log.growing = options.live;
+                Ok(log)
+            }
             Err(RecoverError::Conflict { file, offset, other }) => {
                 let mut log = AuditLog::empty(name.into(), store, expected);
                 let epoch = Geometry::new(segment_bytes)
@@ -145,6 +151,7 @@ impl<'store> AuditLog<'store> {
             configurations: Vec::new(),
             configuration_trimmed: None,
             holes: 0,
+            growing: false,
             promises: 0,
             records: 0,
             violations: Vec::new(),
@@ -327,6 +334,8 @@ impl<'store> AuditLog<'store> {
             Some(Silence::Trimmed)
         } else if self.holes > 0 || self.rewritten.contains(&slot) {
             Some(Silence::Rewritten)
+        } else if self.growing && slot >= self.mark.slot {
+            Some(Silence::Growing)
         } else {
             None
         }
@@ -422,4 +431,6 @@ pub(super) enum Silence {
     Trimmed,
     /// Records of accepts were replaced, or are missing.
     Rewritten,
+    /// A node goes on writing there.
+    Growing,
 }

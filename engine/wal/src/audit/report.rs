@@ -147,13 +147,15 @@ pub struct Coverage {
     pub quorums_trimmed: u64,
     /// Those whose quorum can't be seen, because compaction, healing or damage took the place of accepts.
     pub quorums_rewritten: u64,
+    /// Those whose quorum can't be seen, because nodes went on writing while the logs were read.
+    pub quorums_growing: u64,
     /// Those at slots whose configuration isn't known any more.
     pub quorums_without_configuration: u64,
     /// Acknowledged commands that were found chosen where they should be, with the same content.
     pub acknowledged_found: u64,
     /// Those below everything that the logs still have.
     pub acknowledged_trimmed: u64,
-    /// Those that might be chosen by members whose logs weren't given, or are damaged.
+    /// Those that might be chosen by members whose logs weren't given, are damaged, or are being written.
     pub acknowledged_unseen: u64,
 }
 
