@@ -5,6 +5,7 @@ mod support;
 
 use support::*;
 use synod_protocol::{Ballot, Mark, Slot};
+use synod_wal::audit::{AuditLog, Rule, audit};
 use synod_wal::{AppendError, Lsn, RecordKind, RecoveredLog, SyncMode, recover};
 
 /// A log in use, and what it must say.
@@ -178,6 +179,25 @@ impl Model {
     }
 }
 
+/// A crash is no damage for those who look for it, and what they read is what recovery reads.
+fn check_proofs(recovered: &RecoveredLog, disk: &Disk) {
+    if recovered.segments.is_empty() {
+        return;
+    }
+    let conclusion = verified(&disk.live);
+    let damage: Vec<_> = conclusion.findings.iter().filter(|finding| finding.class.is_damage()).collect();
+    assert!(damage.is_empty(), "{damage:#?}");
+    let summary = conclusion.summary;
+    assert_eq!((summary.base, summary.mark), (recovered.index.base(), recovered.mark));
+    assert_eq!((summary.promised, summary.records), (recovered.promised, recovered.records));
+    assert_eq!(verified_pool(&disk.live), []);
+    let log = AuditLog::from_recovered("log", &disk.live, &identity(1).expected(), recovered).unwrap();
+    let report = audit(&[log], &[]).unwrap();
+    // This model goes on with its ballots after a restart, as no replica does.
+    let broken = report.violations.iter().find(|violation| violation.rule != Rule::OneBodyPerBallot);
+    assert_eq!(broken, None);
+}
+
 /// Names the seed of a run that fails.
 struct Replay(u64);
 
@@ -237,6 +257,7 @@ fn run(seed: u64, sync: SyncMode, crashes: usize) {
             model.records.clear();
         }
         model.check(&recovered, &disk);
+        check_proofs(&recovered, &disk);
         machine = Machine::start(disk, sync, recovered, boot);
     }
     // Nothing hangs: once everything completes, the log is open and takes records.
@@ -295,7 +316,10 @@ fn crash_after_every_step() {
                 let mut random = Random(survivors);
                 let disk = machine.crash(&mut random);
                 match recover(&disk.live, &identity(2).expected(), SEGMENT_BYTES) {
-                    Ok(recovered) => model.check(&recovered, &disk),
+                    Ok(recovered) => {
+                        model.check(&recovered, &disk);
+                        check_proofs(&recovered, &disk);
+                    }
                     Err(synod_wal::RecoverError::Empty) => assert_eq!(model.durable, Lsn::ZERO),
                     Err(error) => panic!("step {stop}, survivors {survivors}: {error}"),
                 }

@@ -2,48 +2,11 @@
 
 mod support;
 
-use std::collections::BTreeMap;
-
 use support::*;
 use synod_protocol::{Mark, Slot};
 use synod_wal::scan::read_segment_header;
-use synod_wal::verify::{Class, Conclusion, Finding, check_fresh, check_segment, check_unneeded, conclude};
-use synod_wal::{FileId, Geometry, Lsn, MemoryStore, RecordKind, SegmentStore, SyncMode};
-
-fn geometry() -> Geometry {
-    Geometry::new(SEGMENT_BYTES).unwrap()
-}
-
-fn headers(store: &MemoryStore) -> BTreeMap<u64, (FileId, synod_wal::format::SegmentHeader)> {
-    let files = store.files().unwrap().into_iter();
-    let headers = files.filter_map(|file| Some((file, read_segment_header(store, file, geometry()).ok()?.ok()?)));
-    headers.map(|(file, header)| (header.epoch, (file, header))).collect()
-}
-
-/// As a tool does it.
-fn verified_as(store: &MemoryStore, live: bool) -> Conclusion {
-    let headers = headers(store);
-    let first_needed = headers.values().map(|(_, header)| header.first_needed).max().unwrap_or(0);
-    let (mut checks, mut missing, mut stop) = (Vec::new(), Vec::new(), None);
-    let mut next = headers.last_key_value().map_or(0, |(epoch, _)| *epoch);
-    while next != 0 && next >= first_needed {
-        let Some((file, header)) = headers.get(&next) else {
-            missing.push(next);
-            next = headers.range(..next).next_back().map_or(0, |(epoch, _)| *epoch);
-            stop = None;
-            continue;
-        };
-        checks.push(check_segment(store, *file, geometry(), header, stop, live));
-        stop = (header.before_end != Lsn::ZERO).then(|| header.before_end.offset(SEGMENT_BYTES));
-        next = header.before_epoch;
-    }
-    checks.reverse();
-    conclude(geometry(), checks, &missing, live)
-}
-
-fn verified(store: &MemoryStore) -> Conclusion {
-    verified_as(store, false)
-}
+use synod_wal::verify::{Class, Finding, check_fresh, check_unneeded};
+use synod_wal::{FileId, MemoryStore, RecordKind, SegmentStore, SyncMode};
 
 /// A log of bodies of two blocks, with a mark at its end that proves them: two sealed segments and an open one.
 fn log() -> Machine {

@@ -1,6 +1,6 @@
 //! The segments put together: what is proven to have been durable, and so what each finding is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use synod_protocol::{Ballot, Mark, Slot, SlotRange};
 
@@ -45,25 +45,61 @@ pub struct Conclusion {
 /// `missing` are epochs that headers name and no file has. With `live`, a node may have been writing meanwhile: then
 /// what is unfinished at the end is being written.
 pub fn conclude(geometry: Geometry, checks: Vec<SegmentCheck>, missing: &[u64], live: bool) -> Conclusion {
-    let sound = |check: &SegmentCheck| check.gaps.first().map_or(check.records.len(), |gap| gap.records_before);
-    let claims =
-        checks.iter().flat_map(|check| &check.records[..sound(check)]).map(|record| record.header.first_needed);
-    let first_needed = claims.chain(checks.iter().map(|check| check.header.first_needed)).max().unwrap_or(0);
-    let checks: Vec<SegmentCheck> = checks.into_iter().filter(|check| check.header.epoch >= first_needed).collect();
+    let named = checks.iter().map(|check| check.header.first_needed).max().unwrap_or(0);
+    // A record may say that more is given up than any header says, and those files may be zeroed already. It counts if
+    // it is itself kept: so try the highest such claim first, one for each segment that the log could begin with.
+    let claims = checks.iter().flat_map(|check| &check.records).map(|record| record.header.first_needed);
+    let mut starts: BTreeMap<usize, u64> = BTreeMap::new();
+    for claim in claims.filter(|claim| *claim > named) {
+        let start = checks.partition_point(|check| check.header.epoch < claim);
+        let lowest = starts.entry(start).or_insert(claim);
+        *lowest = claim.min(*lowest);
+    }
+    for (start, claim) in starts.into_iter().rev().filter(|(start, _)| *start < checks.len()) {
+        let (conclusion, kept) = conclude_from(geometry, &checks[start..], missing, claim, live);
+        if kept >= claim {
+            return conclusion;
+        }
+    }
+    let start = checks.partition_point(|check| check.header.epoch < named);
+    conclude_from(geometry, &checks[start..], missing, named, live).0
+}
+
+/// The conclusion if the log begins here, and what its kept records say is the first segment that is needed.
+fn conclude_from(
+    geometry: Geometry,
+    checks: &[SegmentCheck],
+    missing: &[u64],
+    first_needed: u64,
+    live: bool,
+) -> (Conclusion, u64) {
     let proof = checks.iter().map(|check| check.proof).max().unwrap_or(Lsn::ZERO);
-    let mut concluding = Concluding { geometry, checks: &checks, proof, live, findings: Vec::new() };
+    let mut concluding = Concluding { geometry, checks, proof, live, findings: Vec::new() };
     let cut = concluding.segments();
     for epoch in missing.iter().copied().filter(|epoch| *epoch >= first_needed) {
         concluding.missing(epoch);
     }
     let (summary, index) = concluding.summary(cut);
+    let kept = (checks.iter().enumerate())
+        .flat_map(|(place, check)| &check.records[..kept(cut, place, check)])
+        .map(|record| record.header.first_needed);
+    let kept = kept.max().unwrap_or(0);
     let mut findings = concluding.findings;
     findings.sort_by_key(|finding| finding.lsn);
-    Conclusion { findings, summary, index }
+    (Conclusion { findings, summary, index }, kept)
 }
 
 /// The records that count: all before this segment, and so many in it.
 type Cut = Option<(usize, usize)>;
+
+/// How many records of a segment count.
+fn kept(cut: Cut, place: usize, check: &SegmentCheck) -> usize {
+    match cut {
+        Some((segment, _)) if place > segment => 0,
+        Some((segment, records)) if place == segment => records,
+        _ => check.records.len(),
+    }
+}
 
 struct Concluding<'a> {
     geometry: Geometry,
@@ -83,6 +119,10 @@ impl Concluding<'_> {
             _ => None,
         });
         for (place, check) in self.checks.iter().enumerate() {
+            if cut.is_some_and(|(segment, _)| segment < place && !self.doubted()) {
+                // Never durable, whatever it holds; the node writes it anew.
+                break;
+            }
             self.follows(check, previous);
             for gap in &check.gaps {
                 let class = self.class(self.at(check, gap.offset), gap.torn);
@@ -109,6 +149,10 @@ impl Concluding<'_> {
                 check.unreadable.is_none() && check.gaps.last().is_none_or(|gap| gap.offset < check.end);
             if ends_in_order && cut.is_none_or(|(segment, _)| segment == place) {
                 self.end(place, check);
+                if cut.is_none() && !self.goes_on(place, check) {
+                    cut = Some((place, check.records.len()));
+                    self.discards(place, check);
+                }
             }
             previous = if ends_in_order {
                 check.records.last().map(|record| record.header.checksum).or(previous)
@@ -120,6 +164,11 @@ impl Concluding<'_> {
             }
         }
         cut
+    }
+
+    /// Whether recovery stops instead of cutting: then what is behind is of interest.
+    fn doubted(&self) -> bool {
+        self.findings.iter().any(|finding| finding.class == Class::Doubtful)
     }
 
     fn at(&self, check: &SegmentCheck, offset: u64) -> Lsn {
@@ -251,6 +300,22 @@ impl Concluding<'_> {
         }
     }
 
+    /// Whether records of later segments count: nothing in them was durable before this one was sealed, unless its end
+    /// is named.
+    fn goes_on(&self, place: usize, check: &SegmentCheck) -> bool {
+        let end = self.at(check, check.end);
+        let sealed = check.seal.complete && check.seal.witness.is_some_and(|witness| witness.records_end == end);
+        self.is_named(place) || sealed || self.proof > end
+    }
+
+    fn discards(&mut self, place: usize, check: &SegmentCheck) {
+        let behind: u64 = self.checks[place + 1..].iter().map(SegmentCheck::records).sum();
+        if behind > 0 {
+            let what = format!("the log ends here; {behind} sound records of later segments are cut, never durable");
+            self.find(check, Class::Torn, check.end, None, Problem { what, ..Problem::default() });
+        }
+    }
+
     fn missing(&mut self, epoch: u64) {
         let after = self.checks.partition_point(|check| check.header.epoch < epoch);
         let end_of = |check: &SegmentCheck| slots_around(&check.records, check.records.len()).0;
@@ -271,11 +336,7 @@ impl Concluding<'_> {
 
     /// The join of the records that count, as recovery makes it.
     fn summary(&mut self, cut: Cut) -> (Summary, Index) {
-        let kept = |place: usize, check: &'_ SegmentCheck| match cut {
-            Some((segment, _)) if place > segment => 0,
-            Some((segment, records)) if place == segment => records,
-            _ => check.records.len(),
-        };
+        let kept = |place: usize, check: &SegmentCheck| kept(cut, place, check);
         let headers = self.checks.iter().flat_map(|check| &check.header.groups);
         // One behind the end is prepared, and holds nothing yet.
         let used = |(place, check): (usize, &SegmentCheck)| kept(place, check) > 0;

@@ -7,9 +7,11 @@ use synod_frame::{
     Batch, GroupId, Origin, RECORD_HEADER_BYTES, RecordBuffer, Submission, encode_commands, encode_noop,
 };
 use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot};
+use synod_wal::scan::read_segment_header;
+use synod_wal::verify::{Conclusion, Finding, check_fresh, check_segment, check_unneeded, conclude};
 use synod_wal::{
-    Action, FileId, LogIdentity, LogSettings, Lsn, MemoryStore, Planned, RecordKind, RecordMeta, RecoveredLog,
-    SegmentStore, SyncId, SyncMode, Wal, WriteId, record_bytes,
+    Action, FileId, Geometry, LogIdentity, LogSettings, Lsn, MemoryStore, Planned, RecordKind, RecordMeta,
+    RecoveredLog, SegmentStore, SyncId, SyncMode, Wal, WriteId, record_bytes,
 };
 
 pub const SEGMENT_BYTES: u64 = 64 << 10;
@@ -499,6 +501,64 @@ pub fn join(records: &[Appended], base: Slot) -> Join {
         }
     }
     joined
+}
+
+pub fn geometry() -> Geometry {
+    Geometry::new(SEGMENT_BYTES).unwrap()
+}
+
+pub fn headers(store: &MemoryStore) -> BTreeMap<u64, (FileId, synod_wal::format::SegmentHeader)> {
+    let files = store.files().unwrap().into_iter();
+    let headers = files.filter_map(|file| Some((file, read_segment_header(store, file, geometry()).ok()?.ok()?)));
+    headers.map(|(file, header)| (header.epoch, (file, header))).collect()
+}
+
+/// Everything that is wrong with a log, as a tool finds it.
+pub fn verified_as(store: &MemoryStore, live: bool) -> Conclusion {
+    let headers = headers(store);
+    let first_needed = headers.values().map(|(_, header)| header.first_needed).max().unwrap_or(0);
+    let (mut checks, mut missing, mut stop) = (Vec::new(), Vec::new(), None);
+    let mut next = headers.last_key_value().map_or(0, |(epoch, _)| *epoch);
+    while next != 0 && next >= first_needed {
+        let Some((file, header)) = headers.get(&next) else {
+            missing.push(next);
+            next = headers.range(..next).next_back().map_or(0, |(epoch, _)| *epoch);
+            stop = None;
+            continue;
+        };
+        checks.push(check_segment(store, *file, geometry(), header, stop, live));
+        stop = (header.before_end != Lsn::ZERO).then(|| header.before_end.offset(SEGMENT_BYTES));
+        next = header.before_epoch;
+    }
+    checks.reverse();
+    conclude(geometry(), checks, &missing, live)
+}
+
+pub fn verified(store: &MemoryStore) -> Conclusion {
+    verified_as(store, false)
+}
+
+/// What is wrong with the files that no segment of the log lies in.
+pub fn verified_pool(store: &MemoryStore) -> Vec<Finding> {
+    let headers = headers(store);
+    let first_needed = headers.values().map(|(_, header)| header.first_needed).max().unwrap_or(0);
+    let mut chain = Vec::new();
+    let mut next = headers.last_key_value().map_or(0, |(epoch, _)| *epoch);
+    while let Some((file, header)) = headers.get(&next).filter(|(_, header)| header.epoch >= first_needed) {
+        chain.push(*file);
+        next = header.before_epoch;
+    }
+    let mut findings = Vec::new();
+    for file in store.files().unwrap().into_iter().filter(|file| !chain.contains(file)) {
+        match headers.values().find(|(known, _)| *known == file) {
+            Some((_, header)) => findings.extend(check_unneeded(store, file, geometry(), header, first_needed)),
+            None if store.len(file).unwrap() == SEGMENT_BYTES => {
+                findings.extend(check_fresh(store, file, geometry(), &identity(1).expected(), first_needed));
+            }
+            None => {}
+        }
+    }
+    findings
 }
 
 /// Where the checksums of the log begin, as `engine/docs/wal-format.md` says.
