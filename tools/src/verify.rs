@@ -98,16 +98,27 @@ type Verified = (DirectoryReport, Vec<FindingRow>, Conclusion);
 /// One directory; nothing if it has no log yet.
 fn verify(path: &Path, options: &Options, jobs: usize, report: &mut Report) -> Result<Option<Verified>> {
     let source = Source::open(path)?;
+    let first = attempt(&source, options, jobs, report)?;
+    let damaged = first.as_ref().is_some_and(|(_, rows, _)| rows.iter().any(FindingRow::is_damage));
+    // Beside a running node files may begin another life between two looks: what is wrong twice is wrong.
+    if source.live && damaged { attempt(&source, options, jobs, report) } else { Ok(first) }
+}
+
+fn attempt(source: &Source, options: &Options, jobs: usize, report: &mut Report) -> Result<Option<Verified>> {
     let Some(identity) = source.identity.log_identity(0) else {
-        report.not_bootstrapped.push(path.display().to_string());
+        report.not_bootstrapped.push(source.path.display().to_string());
         return Ok(None);
     };
-    let reading = reading(options, source.live);
+    let (geometry, live) = (source.geometry, source.live);
+    let reading = reading(options, live);
     let files = source.files()?;
     let (segments, missing) = source.segments(&files, false);
     let first_needed = Source::first_needed(&files);
+    // Newest first: what a later segment proves of an earlier one a running node had then written before.
+    let jobs = if live { 1 } else { jobs };
     let mut work: VecDeque<Work> = segments
         .iter()
+        .rev()
         .map(|segment| Work::Segment { file: segment.file.id, header: segment.header.clone(), stop: segment.stop })
         .collect();
     let needed: Vec<FileId> = segments.iter().map(|segment| segment.file.id).collect();
@@ -119,21 +130,20 @@ fn verify(path: &Path, options: &Options, jobs: usize, report: &mut Report) -> R
         }
     }
     let log = source.store.directory();
-    let bytes = work.len() as u64 * source.geometry.segment_bytes();
+    let bytes = work.len() as u64 * geometry.segment_bytes();
     if options.measure {
         let started = Instant::now();
         let progress = Progress::bytes(bytes, "reading");
         let names: VecDeque<FileId> = work.iter().map(Work::file).collect();
         in_parallel(log, reading, jobs, names, |store, file| {
-            read_only(store, file, source.geometry);
-            progress.advance(source.geometry.segment_bytes());
+            read_only(store, file, geometry);
+            progress.advance(geometry.segment_bytes());
         });
         report.measured.get_or_insert_with(Measured::default).disk(bytes, started.elapsed());
     }
     let started = Instant::now();
     let progress = Progress::bytes(bytes, "verifying");
     let expected = identity.expected();
-    let (geometry, live) = (source.geometry, source.live);
     let done = in_parallel(log, reading, jobs, work, |store, work| {
         store.load(work.file());
         let done = match work {
@@ -159,6 +169,7 @@ fn verify(path: &Path, options: &Options, jobs: usize, report: &mut Report) -> R
             Done::Pool(found) => findings.extend(found),
         }
     }
+    checks.reverse();
     let empty = checks.is_empty();
     let mut conclusion = conclude(geometry, checks, &missing, live);
     conclusion.findings.extend(files.iter().filter_map(|file| unusable(file, geometry)));
@@ -169,8 +180,8 @@ fn verify(path: &Path, options: &Options, jobs: usize, report: &mut Report) -> R
             ..nowhere()
         });
     }
-    let rows = conclusion.findings.iter().map(|finding| FindingRow::new(&source, finding)).collect();
-    Ok(Some((DirectoryReport::new(&source, &conclusion, bytes), rows, conclusion)))
+    let rows = conclusion.findings.iter().map(|finding| FindingRow::new(source, finding)).collect();
+    Ok(Some((DirectoryReport::new(source, &conclusion, bytes), rows, conclusion)))
 }
 
 /// How to read, and why not otherwise.

@@ -5,7 +5,7 @@ mod support;
 use support::*;
 use synod_protocol::{Mark, Slot};
 use synod_wal::scan::read_segment_header;
-use synod_wal::verify::{Class, Finding, check_fresh, check_unneeded};
+use synod_wal::verify::{Class, Finding, check_fresh, check_segment, check_unneeded, conclude};
 use synod_wal::{FileId, MemoryStore, RecordKind, SegmentStore, SyncMode};
 
 /// A log of bodies of two blocks, with a mark at its end that proves them: two sealed segments and an open one.
@@ -221,6 +221,25 @@ fn a_record_that_contradicts_another_is_named() {
     seal_again(record);
     let findings = verified(&store).findings;
     assert!(findings.iter().any(|finding| finding.what.contains("contradicts body")), "{findings:#?}");
+}
+
+#[test]
+fn what_a_running_node_gives_up_meanwhile_is_no_damage() {
+    let machine = log();
+    let before = machine.disk.live.clone();
+    let (file, header) = headers(&before)[&1].clone();
+    // The file begins another life while the segment is read.
+    let mut store = before.clone();
+    let (_, other) = headers(&before)[&2].clone();
+    let block = before.content(headers(&before)[&2].0).unwrap()[..BLOCK as usize].to_vec();
+    store.write_at(file, 0, &block);
+    store.write_at(file, 3 * BLOCK, &[9; BLOCK as usize]);
+    let check = check_segment(&store, file, geometry(), &header, None, true);
+    let next = check_segment(&before, headers(&before)[&2].0, geometry(), &other, None, true);
+    let conclusion = conclude(geometry(), vec![check, next], &[], true);
+    assert_eq!(conclusion.findings, []);
+    let check = check_segment(&store, file, geometry(), &header, None, false);
+    assert!(!conclude(geometry(), vec![check], &[], false).findings.is_empty());
 }
 
 #[test]

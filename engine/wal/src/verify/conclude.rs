@@ -44,7 +44,8 @@ pub struct Conclusion {
 /// Puts the segments of a log together. `checks` are in the order of the log, from the first that any header needs;
 /// `missing` are epochs that headers name and no file has. With `live`, a node may have been writing meanwhile: then
 /// what is unfinished at the end is being written.
-pub fn conclude(geometry: Geometry, checks: Vec<SegmentCheck>, missing: &[u64], live: bool) -> Conclusion {
+pub fn conclude(geometry: Geometry, mut checks: Vec<SegmentCheck>, missing: &[u64], live: bool) -> Conclusion {
+    checks.retain(|check| !check.given_up);
     let named = checks.iter().map(|check| check.header.first_needed).max().unwrap_or(0);
     // A record may say that more is given up than any header says, and those files may be zeroed already. It counts if
     // it is itself kept: so try the highest such claim first, one for each segment that the log could begin with.

@@ -12,7 +12,7 @@ use crate::identity::ExpectedIdentity;
 use crate::lsn::{FileId, Lsn};
 use crate::scan::{
     Depth, Hole, HoleCause, Item, ReadError, ScanOptions, ScannedRecord, Scanner, Seal, later_life, read_index,
-    read_seal,
+    read_seal, read_segment_header,
 };
 use crate::segment::{BLOCK, Geometry};
 use crate::store::SegmentStore;
@@ -64,6 +64,8 @@ pub struct SegmentCheck {
     pub(super) latent: Vec<Finding>,
     /// A part of it couldn't be read; nothing was looked at behind.
     pub(super) unreadable: Option<(u64, String)>,
+    /// A running node gave the segment up while it was read.
+    pub(super) given_up: bool,
 }
 
 impl SegmentCheck {
@@ -79,7 +81,8 @@ impl SegmentCheck {
 }
 
 /// Reads every byte of a segment that the log needs, whose header was read. `stop` is where its records end, if the
-/// segment after it names the place. With `live`, a node may be writing it.
+/// segment after it names the place. With `live`, a node may be writing it; then look at the segments from the newest
+/// to the oldest, or what a later one proves may have been written after an earlier one was read.
 ///
 /// Nothing is an error: a file that can't be read on is a finding as well.
 pub fn check_segment(
@@ -101,11 +104,16 @@ pub fn check_segment(
         seal_blocks_bad: Vec::new(),
         latent: Vec::new(),
         unreadable: None,
+        given_up: false,
     };
     let options = ScanOptions { depth: Depth::Full, live, stop };
     let mut reading = Reading { store, geometry, header, options, check: &mut check };
     if let Err(error) = reading.records().and_then(|()| reading.seal()) {
         check.unreadable = Some((error.offset, error.to_string()));
+    }
+    if live {
+        let now = read_segment_header(store, file, geometry);
+        check.given_up = !now.is_ok_and(|now| now.is_ok_and(|now| now.epoch == header.epoch));
     }
     check
 }
