@@ -26,8 +26,10 @@ pub struct AuditLog<'store> {
     pub(super) accepts: Vec<Accept>,
     /// By slot. Those below `mark` have a chain.
     pub(super) chosen: Vec<ChosenBody>,
-    /// First slots of bodies whose accepts compaction or healing took the place of.
-    pub(super) rewritten: BTreeSet<Slot>,
+    /// First slots of bodies whose accepts healing took the place of.
+    healed: BTreeSet<Slot>,
+    /// Records of chosen bodies that compaction wrote, which keeps no more accepts than are still of use.
+    compacted: u64,
     /// What the log says of chosen prefixes, but for what its own bodies prove.
     pub(super) marks: Vec<(Mark, Option<Place>)>,
     /// How many marks its own bodies prove.
@@ -145,7 +147,8 @@ impl<'store> AuditLog<'store> {
             mark: Mark::START,
             accepts: Vec::new(),
             chosen: Vec::new(),
-            rewritten: BTreeSet::new(),
+            healed: BTreeSet::new(),
+            compacted: 0,
             marks: Vec::new(),
             marks_proven: 0,
             configurations: Vec::new(),
@@ -226,13 +229,14 @@ impl<'store> AuditLog<'store> {
         self.take_mark(header.base, place);
         let body = record.body.map(|body| body.handle());
         self.check_promise(meta, body.as_ref(), place, promises);
-        let Some(body) = body.filter(|_| meta.kind.fills_slots()) else { return };
-        match meta.kind {
-            RecordKind::Accepted => self.accepts.push(Accept { body, ballot: meta.ballot, place }),
-            RecordKind::Copied => {}
-            _ => {
-                self.rewritten.insert(body.first);
+        match (meta.kind, body) {
+            (RecordKind::Accepted, Some(body)) => self.accepts.push(Accept { body, ballot: meta.ballot, place }),
+            (RecordKind::Healed, Some(body)) => {
+                self.healed.insert(body.first);
             }
+            (RecordKind::Copied, _) => {}
+            (kind, _) if kind.is_chosen() => self.compacted += 1,
+            _ => {}
         }
     }
 
@@ -332,7 +336,7 @@ impl<'store> AuditLog<'store> {
     pub(super) fn is_silent_about(&self, slot: Slot) -> Option<Silence> {
         if slot < self.base.slot {
             Some(Silence::Trimmed)
-        } else if self.holes > 0 || self.rewritten.contains(&slot) {
+        } else if self.holes > 0 || self.compacted > 0 || self.healed.contains(&slot) {
             Some(Silence::Rewritten)
         } else if self.growing && slot >= self.mark.slot {
             Some(Silence::Growing)
@@ -418,7 +422,7 @@ impl<'store> AuditLog<'store> {
             mark: self.mark.slot,
             records: self.records,
             accepts: self.accepts.len() as u64,
-            rewritten: self.rewritten.len() as u64,
+            rewritten: self.compacted + self.healed.len() as u64,
             holes: self.holes,
         }
     }
