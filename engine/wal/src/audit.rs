@@ -76,9 +76,9 @@ pub fn audit(logs: &[AuditLog<'_>], acknowledged: &[Acknowledged]) -> Result<Rep
     let choices = ballots::choices(&cluster);
     findings.coverage.bodies_chosen_by_quorum = choices.len() as u64;
     ballots::check_adoption(&cluster, &choices, &mut findings);
-    let chosen = chains::check_one_chosen_body(&cluster, &choices, &mut findings);
+    let (chosen, disputed) = chains::check_one_chosen_body(&cluster, &choices, &mut findings);
     chains::check_marks(&cluster, &mut findings);
-    ballots::check_quorums(&cluster, &choices, &chosen, &mut findings);
+    ballots::check_quorums(&cluster, &choices, chosen.iter().chain(&disputed), &mut findings);
     acknowledged::check(&cluster, &chosen, acknowledged, &mut findings);
     Ok(findings.into_report(logs.iter().map(AuditLog::coverage).collect()))
 }

@@ -113,6 +113,11 @@ impl Node {
         self.append(RecordKind::Mark, None, RecordBuffer::zeroed(BLOCK_BYTES));
     }
 
+    /// Promises its ballot.
+    pub fn promise(&mut self) {
+        self.append(RecordKind::Promise, None, RecordBuffer::zeroed(BLOCK_BYTES));
+    }
+
     fn origin(&self) -> Origin {
         Origin { group: GROUP, first: self.mark.slot, ballot: self.ballot, leader_time_us: 1000 + self.mark.slot.0 }
     }

@@ -142,9 +142,14 @@ pub(super) fn check_adoption(cluster: &Cluster<'_, '_>, choices: &[Choice], find
 }
 
 /// What logs say is chosen must have been accepted by a quorum, wherever that can be seen.
-pub(super) fn check_quorums(cluster: &Cluster<'_, '_>, choices: &[Choice], chosen: &[Chosen], findings: &mut Findings) {
+pub(super) fn check_quorums<'a>(
+    cluster: &Cluster<'_, '_>,
+    choices: &[Choice],
+    chosen: impl Iterator<Item = &'a Chosen>,
+    findings: &mut Findings,
+) {
     let order = by_body(cluster);
-    for chosen in chosen.iter().filter(|chosen| chosen.said) {
+    for chosen in chosen.filter(|chosen| chosen.said) {
         findings.coverage.bodies_chosen += 1;
         if choices.binary_search_by_key(&chosen.body, |choice| choice.body).is_ok() {
             findings.coverage.quorums_found += 1;

@@ -17,12 +17,14 @@ pub(super) struct Chosen {
     pub(super) said: bool,
 }
 
-/// Every chosen body once, by slot. Where two share a slot, that is a violation, and the first of them is kept.
+/// Every chosen body once, by slot, and those besides that share a slot with one of them, which is a violation. Of two
+/// the one that a quorum accepted comes first.
 pub(super) fn check_one_chosen_body(
     cluster: &Cluster<'_, '_>,
     choices: &[Choice],
     findings: &mut Findings,
-) -> Vec<Chosen> {
+) -> (Vec<Chosen>, Vec<Chosen>) {
+    let by_quorum = |chosen: &Chosen| choices.binary_search_by_key(&chosen.body, |choice| choice.body).is_ok();
     // Each source is in order of slots, so they are merged without a copy of them all.
     let derived =
         choices.iter().map(|choice| Chosen { body: choice.body, log: choice.log, place: choice.place, said: false });
@@ -37,7 +39,7 @@ pub(super) fn check_one_chosen_body(
         });
         sources.push((Box::new(said) as Box<dyn Iterator<Item = Chosen>>).peekable());
     }
-    let mut merged: Vec<Chosen> = Vec::new();
+    let (mut merged, mut disputed): (Vec<Chosen>, Vec<Chosen>) = (Vec::new(), Vec::new());
     while let Some(next) = take_lowest(&mut sources) {
         match merged.last_mut() {
             Some(last) if last.body == next.body => last.said |= next.said,
@@ -57,11 +59,13 @@ pub(super) fn check_one_chosen_body(
                     what: "two bodies are chosen for one slot".to_owned(),
                     witnesses: vec![told(last), told(&next)],
                 });
+                let better = by_quorum(&next) && !by_quorum(last);
+                disputed.push(if better { std::mem::replace(last, next) } else { next });
             }
             _ => merged.push(next),
         }
     }
-    merged
+    (merged, disputed)
 }
 
 fn take_lowest(sources: &mut [std::iter::Peekable<Box<dyn Iterator<Item = Chosen> + '_>>]) -> Option<Chosen> {
