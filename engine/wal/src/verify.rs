@@ -12,7 +12,7 @@
 //! | doubtful | damage above everything that is proven, which no interrupted write explains |
 //! | latent | records are whole, but what describes them isn't: the seal, the index, a block of the pool |
 //!
-//! Memory grows with the number of records, by about 200 bytes each.
+//! Memory grows with the number of records, by about 500 bytes each.
 
 mod conclude;
 mod segment;
