@@ -1,5 +1,7 @@
 //! `doctor` on this host, on directories that don't suit, and under limits that don't.
 
+mod support;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -116,4 +118,43 @@ fn an_interrupted_measurement_leaves_nothing_behind() {
     child.kill().expect("it runs");
     child.wait().expect("it ends");
     assert_eq!(fs::read_dir(root.path()).expect("a directory").count(), 0);
+}
+
+/// Runs the program where a filter like a container's refuses io_uring_setup; none where no such filter can be had.
+fn without_rings(arguments: &[&str]) -> Option<Output> {
+    const FILTER: &str = r#"
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None)
+# Load the number of the call; io_uring_setup (425) gets EPERM, everything else is allowed.
+steps = [(0x20, 0, 0, 0), (0x15, 0, 1, 425), (0x06, 0, 0, 0x00050001), (0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+class Program(ctypes.Structure):
+    _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_void_p)]
+program = Program(len(steps), ctypes.addressof(code))
+if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(program)):
+    sys.exit(77)
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+    let run = Command::new("python3").args(["-c", FILTER, TOOLS]).args(arguments).output();
+    let output = run.ok().filter(|output| output.status.code() != Some(77));
+    if output.is_none() {
+        println!("skipped: no python3, or no seccomp filters here");
+    }
+    output
+}
+
+#[test]
+fn where_a_container_blocks_io_uring_doctor_says_who_and_verify_reads_otherwise() {
+    let Some(output) = without_rings(&["doctor", "--format", "json"]) else { return };
+    let value = json(&output);
+    let ring = check(&value, "io_uring");
+    assert_eq!((output.status.code(), &ring["state"]), (Some(1), &"fail".into()), "{value:#}");
+    assert!(ring["found"].as_str().expect("text").contains("a seccomp filter is on"), "{ring}");
+    assert!(ring["next"].as_str().expect("a remedy").contains("seccomp"), "{ring}");
+
+    let (_root, path, _) = support::filled();
+    let Some(output) = without_rings(&["verify", path.to_str().expect("a plain path")]) else { return };
+    let messages = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(messages.contains("io_uring can't be used"), "{messages}");
 }
