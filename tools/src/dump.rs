@@ -75,10 +75,11 @@ impl Printer<'_> {
         if let Some(how) = self.options.decode {
             // All rows have the same fields.
             row.commands = Some(Vec::new());
-            if let Some(header) = found.record.body.filter(|body| body.kind == BodyKind::Commands) {
-                let bytes = found.scanner.record_bytes(&found.record)?;
-                match record::commands(&header, bytes, how) {
-                    Ok(commands) => row.commands = Some(commands),
+            let bodies = found.scanner.bodies(&found.record)?;
+            for body in bodies.iter().filter(|body| body.header.kind == BodyKind::Commands) {
+                let buffer = found.scanner.body_record(&found.record, body)?;
+                match record::commands(&body.header, buffer.as_ref(), how) {
+                    Ok(commands) => row.commands.get_or_insert_default().extend(commands),
                     Err(error) => {
                         self.troubles += 1;
                         eprintln!("synod-tools: {}+{:#x}: {error:#}", found.file, found.record.offset);

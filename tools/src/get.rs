@@ -89,7 +89,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     let survey = Survey::take(&source)?;
     let slot = Slot(options.slot);
     let entry = find(&source, &survey, slot)?;
-    let stored = source.body(&entry.location)?;
+    let stored = source.body(&entry.location, &entry.body)?;
     let (mut command, mut submission) = (None, None);
     if stored.header.kind == BodyKind::Commands {
         let (bytes, entry) = command_at(&stored, slot)?;

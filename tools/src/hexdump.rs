@@ -16,9 +16,10 @@ use clap::Args;
 use serde::Serialize;
 use synod_frame::{
     BLOCK_BYTES, BODY_FIELDS, BODY_HEADER_BYTES, BodyError, BodyHeader, ByteField, FieldForm, RECORD_HEADER_BYTES,
+    RecordBuffer,
 };
-use synod_protocol::{BodyKind, Slot};
-use synod_wal::format::RECORD_FIELDS;
+use synod_protocol::{BodyHandle, BodyKind, Slot};
+use synod_wal::format::{PACK_FIELDS, PACK_HEADER_BYTES, RECORD_FIELDS};
 use synod_wal::{IndexEntry, Location, RecordKind};
 
 use crate::exit::Exit;
@@ -119,11 +120,13 @@ struct Record<'run> {
 
 pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     let source = Source::open(&options.directory)?;
+    let mut packed = None;
     let (location, slot, state, troubles) = match (options.slot, options.position) {
         (Some(slot), _) => {
             let survey = Survey::take(&source)?;
             let entry: IndexEntry = *find(&source, &survey, Slot(slot))?;
             let state = if Survey::is_chosen(&entry) { "chosen" } else { "accepted" };
+            packed = entry.location.is_packed().then_some(entry.body);
             (entry.location, Some(Slot(slot)), Some(state), survey.troubles)
         }
         (None, Some(position)) => match at_position(&source, position)? {
@@ -138,7 +141,10 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     let buffer = source.record_bytes(&location)?;
     let bytes = &buffer.as_ref()[..location.record_bytes as usize];
     let mut record = Record { bytes, offset: location.offset, lines: Vec::new() };
-    record.show(slot);
+    match packed {
+        Some(body) => record.show_packed(&location, &body, slot),
+        None => record.show(slot),
+    }
     let sound = record.lines.iter().all(|line| line.problem.is_none());
     let head = Head {
         file: location.file.to_string(),
@@ -159,8 +165,7 @@ fn at_position(source: &Source, position: u64) -> Result<Option<Location>> {
     walk(source, options, &mut |found: Found<'_, '_>| {
         let header = &found.record.header;
         if (header.lsn.0..header.end().0).contains(&position) {
-            let offset = found.record.offset;
-            location = Some(Location { file: found.file, offset, record_bytes: header.record_bytes });
+            location = Some(Location::alone(found.file, found.record.offset, header.record_bytes));
             return Ok(std::ops::ControlFlow::Break(()));
         }
         Ok(std::ops::ControlFlow::Continue(()))
@@ -174,6 +179,10 @@ impl Record<'_> {
         let parsed = BodyHeader::parse_in_record(self.bytes);
         match parsed {
             Ok(header) => self.show_body(&header, slot),
+            Err(_) if self.bytes[RECORD_HEADER_BYTES..].starts_with(b"SYNP") => {
+                self.show_pack();
+                self.hex_lines("bodies", self.bodies_start()..self.bytes.len(), "");
+            }
             // A record without a body is zeros behind its header.
             Err(_) if self.bytes[RECORD_HEADER_BYTES..].iter().all(|byte| *byte == 0) => {
                 self.zeros("padding", RECORD_HEADER_BYTES..self.bytes.len());
@@ -185,6 +194,52 @@ impl Record<'_> {
                 self.hex_lines("unreadable", rest, "");
             }
         }
+    }
+
+    /// The head of a pack.
+    fn show_pack(&mut self) {
+        self.fields("pack", RECORD_HEADER_BYTES, PACK_FIELDS);
+        let blocks = self.bytes.len() / BLOCK_BYTES;
+        let entries = RECORD_HEADER_BYTES + PACK_HEADER_BYTES;
+        for (number, at) in (entries..self.bodies_start()).step_by(4).enumerate() {
+            let (part, field) = match number.checked_sub(blocks) {
+                None => ("checksums", format!("block {number}")),
+                Some(body) => ("directory", format!("end of body {body}")),
+            };
+            let form = if part == "checksums" { FieldForm::Hex } else { FieldForm::Number };
+            self.field(part, at..at + 4, field, form);
+        }
+    }
+
+    /// Where the bodies of a pack begin, as its head claims, and within its first block.
+    fn bodies_start(&self) -> usize {
+        let claimed = number(&self.bytes[RECORD_HEADER_BYTES + 4..][..4]) as usize;
+        RECORD_HEADER_BYTES + claimed.clamp(PACK_HEADER_BYTES, BLOCK_BYTES - RECORD_HEADER_BYTES) / 4 * 4
+    }
+
+    /// The head of a pack, and one of its bodies.
+    fn show_packed(&mut self, location: &Location, body: &BodyHandle, slot: Option<Slot>) {
+        self.fields("record", 0, RECORD_FIELDS);
+        self.show_pack();
+        let start = location.body_offset as usize;
+        let mut buffer = RecordBuffer::zeroed(RECORD_HEADER_BYTES + body.bytes as usize);
+        let bytes = &self.bytes[start..start + body.bytes as usize];
+        buffer.as_mut()[RECORD_HEADER_BYTES..][..bytes.len()].copy_from_slice(bytes);
+        // Its checksums are those of a record of its own; what stands behind it there isn't on the disk.
+        let offset = location.offset + u64::from(location.body_offset) - RECORD_HEADER_BYTES as u64;
+        let mut alone = Record { bytes: buffer.as_ref(), offset, lines: Vec::new() };
+        match BodyHeader::parse_in_record(alone.bytes) {
+            Ok(header) => {
+                alone.show_body(&header, slot);
+                let end = offset + (RECORD_HEADER_BYTES as u64) + u64::from(body.bytes);
+                alone.lines.retain(|line| line.offset < end);
+            }
+            Err(error) => {
+                alone.fields("body", RECORD_HEADER_BYTES, BODY_FIELDS);
+                alone.fault(error);
+            }
+        }
+        self.lines.append(&mut alone.lines);
     }
 
     fn show_body(&mut self, header: &BodyHeader, slot: Option<Slot>) {

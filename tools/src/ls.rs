@@ -217,11 +217,10 @@ fn fill(source: &Source, segment: &Segment<'_>, content: &mut Content) -> Result
         };
         content.records += 1;
         content.end = record.offset + u64::from(record.header.record_bytes);
-        if let Some(body) = record.body.filter(|_| record.header.meta.kind.fills_slots()) {
-            let slots = body.handle().slots();
+        if let Some(slots) = record.slots().filter(|_| record.header.meta.kind.fills_slots()) {
             let known = content.slots.take().unwrap_or_else(|| slots.clone());
             content.slots = Some(known.start.min(slots.start)..known.end.max(slots.end));
-            content.bodies += 1;
+            content.bodies += record.pack.map_or(1, |pack| u64::from(pack.bodies));
         }
     }
     let seal = scan::read_seal(&source.store, segment.file.id, source.geometry, segment.header, content.end)?;

@@ -23,6 +23,7 @@ pub(crate) fn record_kind(kind: RecordKind) -> &'static str {
         RecordKind::Promise => "promise",
         RecordKind::Configuration => "configuration",
         RecordKind::Mark => "mark",
+        RecordKind::Pack => "pack",
         RecordKind::Trim => "trim",
     }
 }
@@ -114,9 +115,9 @@ impl RecordRow {
             log_time_us: meta.log_time_us,
             source: (meta.source.0 != 0).then_some(meta.source.0),
             body_kind: body.map(|body| body_kind(body.kind)),
-            slot_first: body.map(|body| body.first.0),
-            slot_end: body.map(|body| body.end().0),
-            body_bytes: body.map(|body| body.bytes),
+            slot_first: record.slots().map(|slots| slots.start.0),
+            slot_end: record.slots().map(|slots| slots.end.0),
+            body_bytes: body.map(|body| body.bytes).or(record.pack.map(|pack| pack.body_bytes)),
             body_id: body.map(|body| format!("{:032x}", body.id.0)),
             upto: body.and_then(|body| match body.kind {
                 BodyKind::Trim { upto } => Some(upto.0),

@@ -9,7 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use synod_frame::{BodyHeader, RecordBuffer, verify_body_in_record};
+use synod_frame::{BodyHeader, RecordBuffer};
+use synod_protocol::BodyHandle;
 use synod_wal::directory::{self, DirectoryLock, DirectoryStore, NodeIdentity, OpenError};
 use synod_wal::format::{SegmentHeader, SegmentHeaderError};
 use synod_wal::scan::{self, Depth, ReadError, ScanOptions, Scanner};
@@ -244,22 +245,21 @@ impl Source {
     ///
     /// # Errors
     /// If they can't be read, or aren't what was written.
-    pub(crate) fn body(&self, location: &Location) -> Result<StoredBody> {
-        let record = self.record_bytes(location)?;
+    pub(crate) fn body(&self, location: &Location, body: &BodyHandle) -> Result<StoredBody> {
         let verified = scan::read_segment_header(&self.store, location.file, self.geometry)?
             .map_err(anyhow::Error::from)
             .and_then(|header| {
                 let verified =
                     scan::verify_record(&self.store, location.file, self.geometry, &header, location.offset)?;
-                verify_body_in_record(record.as_ref())?;
-                Ok(verified?)
+                let record = scan::read_body(&self.store, location, body)??;
+                Ok((verified?, record))
             });
         let damaged = |error| {
             let message = format!("{} at {:#x}: {error}; ask another replica", location.file, location.offset);
             exit::failure(Exit::Damaged, message)
         };
-        let verified = verified.map_err(damaged)?;
-        let header = verified.body.ok_or_else(|| anyhow!("the record at {:#x} has no body", location.offset))?;
+        let (verified, record) = verified.map_err(damaged)?;
+        let header = BodyHeader::parse_in_record(record.as_ref())?;
         Ok(StoredBody { header, position: verified.header.lsn, record })
     }
 

@@ -7,12 +7,13 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 use synod_frame::RECORD_HEADER_BYTES;
 use synod_protocol::{Ballot, BodyKind};
-use synod_wal::scan::Depth;
+use synod_wal::format::PackedBody;
+use synod_wal::scan::{Depth, ScannedRecord, Scanner};
 
 use crate::exit::Exit;
 use crate::output::Output;
@@ -150,29 +151,43 @@ impl Counts {
         self.records += 1;
         self.record_bytes += u64::from(header.record_bytes);
         *self.record_kinds.entry(record_kind(header.meta.kind)).or_default() += 1;
-        let Some(body) = found.record.body else { return Ok(()) };
-        let handle = body.handle();
+        let fills_slots = header.meta.kind.fills_slots();
+        if fills_slots && !header.meta.ballot.is_zero() {
+            self.take_ballot(&found);
+        }
+        for body in found.scanner.bodies(&found.record)? {
+            self.take_body(&found.record, &body, fills_slots, found.scanner)
+                .with_context(|| format!("{} at {:#x}", found.file, found.record.offset))?;
+        }
+        Ok(())
+    }
+
+    fn take_body(
+        &mut self,
+        record: &ScannedRecord,
+        body: &PackedBody,
+        fills_slots: bool,
+        scanner: &mut Scanner<'_>,
+    ) -> Result<()> {
+        let handle = body.header.handle();
         self.bodies += 1;
         self.body_bytes += u64::from(handle.bytes);
         *self.body_kinds.entry(body_kind(handle.kind)).or_default() += 1;
-        if !header.meta.kind.fills_slots() {
+        if !fills_slots {
             return Ok(());
         }
         self.slots += u64::from(handle.count);
         self.body_sizes.add(u64::from(handle.bytes));
-        if !header.meta.ballot.is_zero() {
-            self.take_ballot(&found);
-        }
         if handle.kind != BodyKind::Commands {
             return Ok(());
         }
         self.commands += u64::from(handle.count);
         self.commands_a_body.add(u64::from(handle.count));
         if !self.quick {
-            let bytes = record::aligned(found.scanner.record_bytes(&found.record)?);
-            if let Err(error) = self.take_commands(&body, &bytes) {
+            let buffer = scanner.body_record(record, body)?;
+            if let Err(error) = self.take_commands(&body.header, &buffer) {
                 self.troubles += 1;
-                eprintln!("synod-tools: {} at {:#x}: {error:#}", found.file, found.record.offset);
+                eprintln!("synod-tools: the record at position {}: {error:#}", record.header.lsn);
             }
         }
         Ok(())
@@ -193,7 +208,7 @@ impl Counts {
 
     fn take_ballot(&mut self, found: &Found<'_, '_>) {
         let meta = &found.record.header.meta;
-        let slots = found.record.body.map(|body| body.handle().slots()).unwrap_or_default();
+        let slots = found.record.slots().unwrap_or_default();
         let new = self.ballot != Some(meta.ballot);
         self.ballot = Some(meta.ballot);
         self.ballots_count += u64::from(new);

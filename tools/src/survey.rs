@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use anyhow::Result;
-use synod_protocol::{Ballot, Chain, Mark, Slot};
+use synod_protocol::{Ballot, BodyHandle, Chain, Mark, Slot};
 use synod_wal::scan::{Depth, ScannedRecord};
-use synod_wal::{Index, IndexEntry, Insert, Location, RecordKind};
+use synod_wal::{Index, IndexEntry, Insert, Location, RecordKind, RecordMeta};
 
 use crate::source::Source;
 use crate::walk::{Found, WalkOptions, walk};
@@ -64,8 +64,8 @@ impl Survey {
             join.configuration = join.configuration.max(slot);
         }
         let options = WalkOptions::new(Depth::Heads);
-        let walked = walk(source, options, &mut |found| {
-            join.take(&found);
+        let walked = walk(source, options, &mut |mut found| {
+            join.take(&mut found)?;
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(join.finish(walked.troubles))
@@ -93,13 +93,23 @@ impl Join {
         }
     }
 
-    fn take(&mut self, found: &Found<'_, '_>) {
-        let ScannedRecord { offset, header, body } = found.record;
+    fn take(&mut self, found: &mut Found<'_, '_>) -> Result<()> {
+        let ScannedRecord { offset, header, .. } = found.record;
         let meta = &header.meta;
         self.take_state(meta.promised.max(meta.ballot), meta.mark, header.base);
         self.configuration = self.configuration.max(Some(header.configuration));
-        let Some(body) = body.map(|body| body.handle()).filter(|_| meta.kind.fills_slots()) else { return };
-        let location = Location { file: found.file, offset, record_bytes: header.record_bytes };
+        if !meta.kind.fills_slots() {
+            return Ok(());
+        }
+        for body in found.scanner.bodies(&found.record)? {
+            let record_bytes = header.record_bytes;
+            let location = Location { file: found.file, offset, record_bytes, body_offset: body.offset };
+            self.insert(meta, body.header.handle(), location);
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, meta: &RecordMeta, body: BodyHandle, location: Location) {
         let inserted = match meta.kind {
             RecordKind::Accepted => self.index.insert_accepted(body, meta.ballot, location),
             _ => self.index.insert_chosen(body, location),
@@ -107,9 +117,9 @@ impl Join {
         if let Insert::Conflict(other) = inserted {
             self.conflicts += 1;
             eprintln!(
-                "synod-tools: the record at {offset:#x} of {} contradicts another body at slot {}: two processes wrote \
-                 this log, or it was altered",
-                found.file, other.first
+                "synod-tools: the record at {:#x} of {} contradicts another body at slot {}: two processes wrote this \
+                 log, or it was altered",
+                location.offset, location.file, other.first
             );
         }
     }
@@ -192,7 +202,7 @@ mod tests {
         let mut index = Index::new(Mark::START);
         let ballot = Ballot { round: 1, node: NodeId(1), boot: 1 };
         for body in bodies {
-            let location = Location { file: FileId(1), offset: 4096, record_bytes: 4096 };
+            let location = Location::alone(FileId(1), 4096, 4096);
             assert_eq!(index.insert_accepted(*body, ballot, location), Insert::Kept);
         }
         index

@@ -128,7 +128,9 @@ where
                 }
             }
             Ok(Some(Item::Hole(hole))) => break hole,
-            Ok(Some(Item::Stray(_) | Item::BadStray { .. }) | None) => unreachable!("a scan meets a hole before anything behind it"),
+            Ok(Some(Item::Stray(_) | Item::BadStray { .. }) | None) => {
+                unreachable!("a scan meets a hole before anything behind it")
+            }
             Err(error) => {
                 walked.trouble(progress, &error.to_string());
                 return Ok(ControlFlow::Continue(()));
@@ -190,7 +192,7 @@ pub(crate) fn is_end_of_segment(hole: &Hole) -> bool {
 pub(crate) fn describe(hole: &Hole) -> String {
     match &hole.cause {
         HoleCause::Head(error) => error.to_string(),
-        HoleCause::Blocks { error, record, .. } => match record.body.map(|body| body.handle().slots()) {
+        HoleCause::Blocks { error, record, .. } => match record.slots() {
             Some(slots) => format!("{error} (slots {}..{})", slots.start, slots.end),
             None => error.to_string(),
         },

@@ -217,6 +217,7 @@ impl Coverage {
             RecordKind::Promise => "wrote promise",
             RecordKind::Configuration => "wrote configuration",
             RecordKind::Mark => "wrote mark",
+            RecordKind::Pack => "wrote pack",
             RecordKind::Trim => "wrote trim",
         });
     }

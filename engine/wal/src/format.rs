@@ -5,6 +5,7 @@
 //! at compile time. Everything read is untrusted: decoding either yields a checked value or a typed error.
 
 mod field;
+mod pack;
 mod record;
 mod seal;
 mod segment_header;
@@ -13,6 +14,11 @@ use synod_frame::BLOCK_BYTES;
 use thiserror::Error;
 
 pub(crate) use field::first_nonzero;
+pub(crate) use pack::block_checksum;
+pub use pack::{
+    KnownBody, PACK_FIELDS, PACK_HEADER_BYTES, PACKED_BODY_BYTES_MAX, Pack, PackBuilder, PackContent, PackError,
+    PackHead, PackedBody,
+};
 pub use record::{RECORD_FIELDS, RecordError, RecordHeader, RecordKind, RecordMeta, Settled};
 pub use seal::{
     Footer, INDEX_ENTRIES_PER_BLOCK, SealBlock, SealBlockError, SealKind, SealedRecord, TABLE_ENTRIES_PER_BLOCK,

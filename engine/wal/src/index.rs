@@ -9,9 +9,11 @@ use std::collections::BTreeMap;
 
 use synod_protocol::{Ballot, BodyHandle, Chain, Mark, Slot};
 
+use synod_frame::{BLOCK_BYTES, RECORD_HEADER_BYTES};
+
 use crate::lsn::FileId;
 
-/// Where a record lies.
+/// Where a body lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Location {
     /// The file.
@@ -20,6 +22,52 @@ pub struct Location {
     pub offset: u64,
     /// Length of the record; a multiple of 4096.
     pub record_bytes: u32,
+    /// Where the body begins in the record: right behind its header, or elsewhere in a pack.
+    pub body_offset: u32,
+}
+
+/// Whole blocks of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Where they begin; a multiple of 4096.
+    pub offset: u64,
+    /// Their length; a multiple of 4096.
+    pub bytes: u32,
+}
+
+impl Location {
+    /// The place of a body that has a record of its own.
+    pub fn alone(file: FileId, offset: u64, record_bytes: u32) -> Location {
+        Location { file, offset, record_bytes, body_offset: RECORD_HEADER_BYTES as u32 }
+    }
+
+    /// Whether the record holds other bodies too.
+    pub fn is_packed(&self) -> bool {
+        self.body_offset != RECORD_HEADER_BYTES as u32
+    }
+
+    /// What must be read to have the body: the whole record, or of a pack the blocks that hold it.
+    pub fn blocks(&self, body: &BodyHandle) -> Blocks {
+        if !self.is_packed() {
+            return Blocks { offset: self.offset, bytes: self.record_bytes };
+        }
+        let (start, block) = (self.offset + u64::from(self.body_offset), BLOCK_BYTES as u64);
+        let end = (start + u64::from(body.bytes)).next_multiple_of(block);
+        let offset = start - start % block;
+        Blocks { offset, bytes: (end - offset) as u32 }
+    }
+
+    /// Copies a packed body out of its [`Location::blocks`] into a record buffer of its own, and zeroes what lies behind
+    /// it. The body isn't verified.
+    ///
+    /// # Panics
+    /// If `record` is too short for the body, or `blocks` aren't those of the body: bugs of the caller.
+    pub fn unpack(&self, body: &BodyHandle, blocks: &[u8], record: &mut [u8]) {
+        let start = self.body_offset as usize % BLOCK_BYTES;
+        let (body_bytes, rest) = record[RECORD_HEADER_BYTES..].split_at_mut(body.bytes as usize);
+        body_bytes.copy_from_slice(&blocks[start..start + body.bytes as usize]);
+        rest.fill(0);
+    }
 }
 
 /// A body of the log.
@@ -38,7 +86,7 @@ pub struct IndexEntry {
 }
 
 impl IndexEntry {
-    fn is_chosen(&self) -> bool {
+    pub(crate) fn is_chosen(&self) -> bool {
         self.recorded_chosen || self.chosen.is_some()
     }
 }
@@ -201,7 +249,7 @@ mod tests {
     }
 
     fn at(offset: u64) -> Location {
-        Location { file: FileId(1), offset, record_bytes: 4096 }
+        Location::alone(FileId(1), offset, 4096)
     }
 
     fn firsts(index: &Index) -> Vec<(u64, u128)> {

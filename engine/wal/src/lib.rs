@@ -21,9 +21,9 @@ mod store;
 pub mod verify;
 mod writer;
 
-pub use format::{RecordKind, RecordMeta, StoredConfiguration};
+pub use format::{Pack, PackBuilder, RecordKind, RecordMeta, StoredConfiguration};
 pub use identity::{ExpectedIdentity, LogIdentity, LogSalt};
-pub use index::{Index, IndexEntry, Insert, Location};
+pub use index::{Blocks, Index, IndexEntry, Insert, Location};
 pub use logged_replica::{Buffers, Frame, LoggedReplica, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus};
 pub use lsn::{FileId, Lsn, SyncId, WriteId};
 pub use pool::CleanFile;

@@ -25,6 +25,7 @@ use synod_protocol::{
 use crate::format::{RecordKind, RecordMeta};
 use crate::index::IndexEntry;
 use crate::lsn::{FileId, Lsn, SyncId, WriteId};
+use crate::segment::record_bytes;
 use crate::writer::{Action, AppendError, LogStats, Planned, Wal};
 
 use bodies::Bodies;
@@ -103,7 +104,7 @@ pub enum Output<B> {
         /// How many; a multiple of 4096.
         bytes: u64,
     },
-    /// Read a record; answered by `handle_read`.
+    /// Read a record, or of a pack the blocks that hold one body; answered by `handle_read`.
     Read {
         /// To be answered.
         read: ReadId,
@@ -392,7 +393,7 @@ impl<P: Buffers> LoggedReplica<P> {
         let sound = |record: &P::Buffer| {
             verify_body_in_record(record.as_ref()).is_ok_and(|header| header.handle().id == entry.body.id)
         };
-        let record = record.filter(sound);
+        let record = record.and_then(|blocks| self.unpack(&entry, blocks)).filter(sound);
         if matches!(purpose, Purpose::Scrub) {
             self.scrubbed();
         }
@@ -888,14 +889,22 @@ impl<P: Buffers> LoggedReplica<P> {
     fn read_record(&mut self, entry: IndexEntry, purpose: Purpose) -> ReadId {
         self.reads_count += 1;
         let read = ReadId(self.reads_count);
-        let location = entry.location;
-        self.outputs.push_back(Output::Read {
-            read,
-            file: location.file,
-            offset: location.offset,
-            bytes: location.record_bytes,
-        });
+        let (file, blocks) = (entry.location.file, entry.location.blocks(&entry.body));
+        self.outputs.push_back(Output::Read { read, file, offset: blocks.offset, bytes: blocks.bytes });
         self.reads.insert(read, (entry, purpose));
         read
+    }
+
+    /// The record buffer of just the body: what was read, but for a packed body, which is copied out of it.
+    fn unpack(&mut self, entry: &IndexEntry, blocks: P::Buffer) -> Option<P::Buffer> {
+        if !entry.location.is_packed() {
+            return Some(blocks);
+        }
+        let whole = blocks.as_ref().len() >= entry.location.blocks(&entry.body).bytes as usize;
+        whole.then(|| {
+            let mut record = self.buffers.allocate(record_bytes(entry.body.bytes) as usize);
+            entry.location.unpack(&entry.body, blocks.as_ref(), record.as_mut());
+            record
+        })
     }
 }

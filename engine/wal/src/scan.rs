@@ -9,19 +9,25 @@
 //! is *old* if it is as the pool left it. A torn write leaves whole old blocks among new ones (a block is written
 //! whole or not at all); damage doesn't.
 
+mod reader;
+
 use std::io;
 
-use synod_frame::{BLOCK_BYTES, BodyError, BodyHeader, verify_body_in_record};
+use synod_frame::{BLOCK_BYTES, BodyError, BodyHeader, RECORD_HEADER_BYTES, RecordBuffer, verify_body_in_record};
+use synod_protocol::{BodyHandle, SlotRange};
 use thiserror::Error;
 
 use crate::format::{
-    Block, Footer, RecordError, RecordHeader, SealBlock, SealKind, SealedRecord, SegmentHeader, SegmentHeaderError,
-    TABLE_ENTRIES_PER_BLOCK, first_nonzero, table_entry,
+    Block, Footer, KnownBody, PackContent, PackHead, PackedBody, RecordError, RecordHeader, RecordKind, SealBlock,
+    SealKind, SealedRecord, SegmentHeader, SegmentHeaderError, TABLE_ENTRIES_PER_BLOCK, first_nonzero, table_entry,
 };
 use crate::identity::LogSalt;
+use crate::index::Location;
 use crate::lsn::{FileId, Lsn};
 use crate::segment::{BLOCK, Geometry};
 use crate::store::SegmentStore;
+
+use reader::Reader;
 
 /// How far ahead a scan reads when it looks at all bytes.
 const READ_AHEAD_BYTES: usize = 1 << 20;
@@ -29,7 +35,7 @@ const READ_AHEAD_BYTES: usize = 1 << 20;
 /// How closely records are looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Depth {
-    /// Record headers, and headers and tables of bodies; one block a record is read.
+    /// Record headers, and headers and tables of bodies; one block a record is read, but packs are read whole.
     Heads,
     /// Every byte.
     #[default]
@@ -68,8 +74,18 @@ pub struct ScannedRecord {
     pub offset: u64,
     /// Its header.
     pub header: RecordHeader,
-    /// Its body's header.
+    /// Its body's header. The bodies of a pack come from [`Scanner::bodies`].
     pub body: Option<BodyHeader>,
+    /// What is in a pack.
+    pub pack: Option<PackContent>,
+}
+
+impl ScannedRecord {
+    /// The slots that the record is about, if it is about any.
+    pub fn slots(&self) -> Option<SlotRange> {
+        let packed = self.pack.map(|pack| pack.first..pack.end);
+        self.body.map(|body| body.handle().slots()).or(packed)
+    }
 }
 
 /// Where the walk from record to record ended.
@@ -181,6 +197,33 @@ pub fn verify_record(
         Examined::Valid(record) => Ok(record),
         Examined::Bad(error) => Err(error),
         Examined::BadBlocks(_, error) => Err(RecordError::Body(error)),
+    })
+}
+
+/// Reads one body that lies at `location`, into a record buffer of its own: room for a record header, the body, zeros up
+/// to a whole block. Of a pack only the blocks are read that hold the body.
+///
+/// # Errors
+/// If it can't be read; the inner result says what is wrong with it otherwise.
+pub fn read_body(
+    store: &dyn SegmentStore,
+    location: &Location,
+    body: &BodyHandle,
+) -> Result<Result<RecordBuffer, BodyError>, ReadError> {
+    let place = location.blocks(body);
+    let mut blocks = RecordBuffer::zeroed(place.bytes as usize);
+    let read = store.read_at(location.file, place.offset, blocks.as_mut());
+    let bytes = place.bytes as usize;
+    read.map_err(|source| ReadError { file: location.file, offset: place.offset, bytes, source })?;
+    if location.is_packed() {
+        let mut record = RecordBuffer::zeroed(RECORD_HEADER_BYTES + body.bytes as usize);
+        location.unpack(body, blocks.as_ref(), record.as_mut());
+        blocks = record;
+    }
+    Ok(match verify_body_in_record(blocks.as_ref()) {
+        Ok(header) if header.handle() == *body => Ok(blocks),
+        Ok(header) => Err(BodyError::Slots { kind: 0, first: header.first, count: header.count }),
+        Err(error) => Err(error),
     })
 }
 
@@ -448,6 +491,53 @@ impl<'store> Scanner<'store> {
         self.reader.bytes(record.offset, record.header.record_bytes as usize)
     }
 
+    /// The bodies of a record that was just returned, with their places in it: none, one, or those of a pack.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub fn bodies(&mut self, record: &ScannedRecord) -> Result<Vec<PackedBody>, ReadError> {
+        if let Some(header) = record.body {
+            return Ok(vec![PackedBody { header, offset: RECORD_HEADER_BYTES as u32 }]);
+        }
+        if record.header.meta.kind != RecordKind::Pack {
+            return Ok(Vec::new());
+        }
+        let bytes = self.record_bytes(record)?;
+        let head = PackHead::parse(bytes, record.header.record_bytes, record.header.body_bytes);
+        let bodies = head.and_then(|head| head.read_bodies(bytes, record.header.meta.group));
+        // They were sound when the record was returned: the log is alive and this place was written again since.
+        Ok(bodies.unwrap_or_default())
+    }
+
+    /// As [`Scanner::bodies`], of a pack that may be damaged: those of its bodies whose header is sound. What the head
+    /// of the pack says of the others is that they are there.
+    ///
+    /// # Errors
+    /// If they can't be read.
+    pub fn known_bodies(&mut self, record: &ScannedRecord) -> Result<Vec<KnownBody>, ReadError> {
+        if record.header.meta.kind != RecordKind::Pack {
+            let bodies = self.bodies(record)?;
+            return Ok(bodies.into_iter().map(|body| KnownBody { body, is_sound: true }).collect());
+        }
+        let bytes = self.record_bytes(record)?;
+        let head = PackHead::parse(bytes, record.header.record_bytes, record.header.body_bytes);
+        // As in `bodies`: a head that was right and isn't any more was written again since.
+        Ok(head.map(|head| head.known_bodies(bytes, record.header.meta.group)).unwrap_or_default())
+    }
+
+    /// One body of a record that was just returned, in a record buffer of its own.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub fn body_record(&mut self, record: &ScannedRecord, body: &PackedBody) -> Result<RecordBuffer, ReadError> {
+        let handle = body.header.handle();
+        let mut buffer = RecordBuffer::zeroed(RECORD_HEADER_BYTES + handle.bytes as usize);
+        let range = body.offset as usize..body.offset as usize + handle.bytes as usize;
+        let bytes = &self.record_bytes(record)?[range];
+        buffer.as_mut()[RECORD_HEADER_BYTES..][..bytes.len()].copy_from_slice(bytes);
+        Ok(buffer)
+    }
+
     fn limit(&self) -> u64 {
         self.options.stop.unwrap_or_else(|| self.geometry.table_offset()).min(self.geometry.table_offset())
     }
@@ -560,7 +650,10 @@ impl<'store> Scanner<'store> {
         if offset + u64::from(record_bytes) > self.limit() {
             return Ok(Examined::Bad(RecordError::Overrun { record_bytes }));
         }
-        let record = ScannedRecord { offset, header, body };
+        let mut record = ScannedRecord { offset, header, body, pack: None };
+        if header.meta.kind == RecordKind::Pack {
+            return self.examine_pack(&mut record);
+        }
         if body.is_some() && self.options.depth == Depth::Full {
             let bytes = self.reader.bytes(offset, record_bytes as usize)?;
             if let Err(error) = verify_body_in_record(bytes) {
@@ -570,13 +663,37 @@ impl<'store> Scanner<'store> {
         Ok(Examined::Valid(record))
     }
 
+    /// The record header is right, and so is the head of the pack, which its checksum covers.
+    fn examine_pack(&mut self, record: &mut ScannedRecord) -> Result<Examined, ReadError> {
+        let (header, depth) = (record.header, self.options.depth);
+        let bytes = self.reader.bytes(record.offset, header.record_bytes as usize)?;
+        let head = match PackHead::parse(bytes, header.record_bytes, header.body_bytes) {
+            Ok(head) => head,
+            Err(error) => return Ok(Examined::Bad(error.into())),
+        };
+        record.pack = Some(head.content());
+        let blocks = head.check_blocks(bytes);
+        Ok(match (blocks, head.read_bodies(bytes, header.meta.group)) {
+            (Err(error), _) if depth == Depth::Full => Examined::BadBlocks(*record, error),
+            (_, Ok(_)) => Examined::Valid(*record),
+            (Err(error), Err(_)) => Examined::BadBlocks(*record, error),
+            (Ok(()), Err(error)) => Examined::Bad(error.into()),
+        })
+    }
+
     fn are_bad_blocks_old(&mut self, record: &ScannedRecord) -> Result<bool, ReadError> {
-        let Some(body) = &record.body else { return Ok(false) };
         let bytes = self.record_bytes(record)?.to_vec();
+        let header = &record.header;
+        let pack = PackHead::parse(&bytes, header.record_bytes, header.body_bytes).ok();
+        let check_block = |number| match (&record.body, &pack) {
+            (Some(body), _) => body.check_block(&bytes, number),
+            (None, Some(pack)) => pack.check_block(&bytes, number),
+            (None, None) => Ok(()),
+        };
         let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
         let mut bad = 0;
         for (number, block) in blocks.iter().enumerate() {
-            if body.check_block(&bytes, number as u32).is_ok() {
+            if check_block(number as u32).is_ok() {
                 continue;
             }
             bad += 1;
@@ -649,73 +766,5 @@ impl OldTable {
                 entry.is_some_and(|entry| entry == crc32fast::hash(block))
             }
         }
-    }
-}
-
-/// A window on a file: what is read ahead is kept, so that a walk reads every byte once. What the store lends is used
-/// where it lies.
-struct Reader<'store> {
-    store: &'store dyn SegmentStore,
-    file: FileId,
-    read_ahead: usize,
-    start: u64,
-    window: Vec<u8>,
-    /// Blocks of the window that can't be read: it holds [`UNREADABLE`] there.
-    unreadable: Vec<u64>,
-}
-
-/// What stands for a block that can't be read: no record, no seal, and nothing that a pool leaves.
-const UNREADABLE: u8 = 0xbd;
-
-impl<'store> Reader<'store> {
-    fn new(store: &'store dyn SegmentStore, file: FileId, read_ahead: usize) -> Reader<'store> {
-        Reader { store, file, read_ahead, start: 0, window: Vec::new(), unreadable: Vec::new() }
-    }
-
-    fn forget(&mut self) {
-        self.window.clear();
-    }
-
-    fn is_unreadable(&self, offset: u64) -> bool {
-        self.unreadable.contains(&offset)
-    }
-
-    fn block(&mut self, offset: u64) -> Result<&Block, ReadError> {
-        let bytes = self.bytes(offset, BLOCK_BYTES)?;
-        Ok(bytes.first_chunk().expect("a block was read"))
-    }
-
-    /// At most the longest record at a time, so the window is bounded.
-    fn bytes(&mut self, offset: u64, bytes: usize) -> Result<&[u8], ReadError> {
-        if let Some(lent) = self.store.lend(self.file, offset, bytes) {
-            return Ok(lent);
-        }
-        let end = self.start + self.window.len() as u64;
-        if offset < self.start || offset + bytes as u64 > end {
-            self.load(offset, bytes)?;
-        }
-        Ok(&self.window[(offset - self.start) as usize..][..bytes])
-    }
-
-    fn load(&mut self, offset: u64, bytes: usize) -> Result<(), ReadError> {
-        self.window.clear();
-        let read_error = |bytes, source| ReadError { file: self.file, offset, bytes, source };
-        let file_bytes = self.store.len(self.file).map_err(|source| read_error(bytes, source))?;
-        let left = usize::try_from(file_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let wanted = bytes.max(self.read_ahead.min(left));
-        self.unreadable.clear();
-        self.window.resize(wanted, 0);
-        self.start = offset;
-        if self.store.read_at(self.file, offset, &mut self.window).is_err() {
-            // Something in it can't be read, or the file is short: what of it is a question for whoever needs the block.
-            for (number, block) in self.window.chunks_mut(BLOCK_BYTES).enumerate() {
-                let at = offset + number as u64 * BLOCK;
-                if self.store.read_at(self.file, at, block).is_err() {
-                    block.fill(UNREADABLE);
-                    self.unreadable.push(at);
-                }
-            }
-        }
-        Ok(())
     }
 }

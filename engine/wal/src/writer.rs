@@ -35,7 +35,8 @@ pub use settings::{LogSettings, LogSettingsError, POOL_FILES_MIN};
 use segments::{Active, Closing, ClosingStage, Complete, Next, first_needed};
 
 use crate::format::{
-    CONFIGURATION_BYTES_MAX, RecordHeader, RecordKind, RecordMeta, SealedRecord, Settled, StoredConfiguration,
+    CONFIGURATION_BYTES_MAX, Pack, PackContent, RecordHeader, RecordKind, RecordMeta, SealedRecord, Settled,
+    StoredConfiguration, block_checksum,
 };
 use crate::identity::{LogIdentity, LogSalt};
 use crate::index::{Index, Insert, Location};
@@ -55,6 +56,30 @@ struct Pending {
     ticket: Option<u64>,
     /// Once durable, segments of lower epochs may be written again.
     first_needed: Option<u64>,
+}
+
+/// What a record holds behind its header.
+#[derive(Clone, Copy)]
+enum Content<'a> {
+    Nothing,
+    Body(&'a BodyHandle),
+    /// Head and bodies, and the bodies with their places in the record.
+    Pack {
+        pack: PackContent,
+        pack_bytes: u32,
+        head_bytes: usize,
+        bodies: &'a [(BodyHandle, u32)],
+    },
+}
+
+impl Content<'_> {
+    fn bytes(&self) -> u32 {
+        match self {
+            Content::Nothing => 0,
+            Content::Body(body) => body.bytes,
+            Content::Pack { pack_bytes, .. } => *pack_bytes,
+        }
+    }
 }
 
 /// What must happen before the first append after recovery.
@@ -248,7 +273,28 @@ impl Wal {
         record: &mut [u8],
     ) -> Result<Planned, AppendError> {
         assert_ne!(meta.kind, RecordKind::Trim, "a trim is appended by Wal::trim");
-        self.plan(meta, body, record, None)
+        assert_eq!(body.is_some(), meta.kind.has_body(), "{:?} records and bodies", meta.kind);
+        self.plan(meta, body.map_or(Content::Nothing, Content::Body), record, None)
+    }
+
+    /// Plans a record of several chosen bodies, and lays its header into the pack, whose [`Pack::record`] is then to be
+    /// written. The index takes up the bodies at once.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing is planned then. After a conflict the log should be given up: the bodies in front
+    /// of the one that conflicts may be in the index.
+    ///
+    /// # Panics
+    /// If `meta` is of another kind: a bug of the caller.
+    pub fn append_pack(&mut self, meta: &RecordMeta, pack: &mut Pack) -> Result<Planned, AppendError> {
+        assert_eq!(meta.kind, RecordKind::Pack, "packs are appended as packs");
+        let content = Content::Pack {
+            pack: pack.content(),
+            pack_bytes: pack.pack_bytes,
+            head_bytes: pack.head_bytes,
+            bodies: &pack.bodies,
+        };
+        self.plan(meta, content, pack.record.as_mut(), None)
     }
 
     /// Plans a record that says that everything below `base` is trimmed, and forgets those bodies. Segments that hold
@@ -281,22 +327,20 @@ impl Wal {
             log_time_us: self.log_time_us,
             unsure: self.unsure,
         };
-        self.plan(&meta, None, record, Some(base))
+        self.plan(&meta, Content::Nothing, record, Some(base))
     }
 
     fn plan(
         &mut self,
         meta: &RecordMeta,
-        body: Option<&BodyHandle>,
+        content: Content<'_>,
         record: &mut [u8],
         trim: Option<Mark>,
     ) -> Result<Planned, AppendError> {
-        assert_eq!(body.is_some(), meta.kind.has_body(), "{:?} records and bodies", meta.kind);
         if self.poisoned {
             return Err(AppendError::Poisoned);
         }
-        let body_bytes = body.map_or(0, |body| body.bytes);
-        let bytes = record_bytes(body_bytes);
+        let bytes = record_bytes(content.bytes());
         let max = self.geometry.record_bytes_max();
         if u64::from(bytes) > max {
             return Err(AppendError::TooLarge { record_bytes: bytes, max });
@@ -308,17 +352,21 @@ impl Wal {
         }
         self.admit(meta.kind, bytes)?;
         let active = self.active.as_ref().expect("admitted");
-        let location = Location { file: active.file, offset: active.offset, record_bytes: bytes };
-        if let Some(body) = body {
-            self.take_up(meta, *body, location)?;
-        } else {
-            record[RECORD_HEADER_BYTES..].fill(0);
+        let location = Location::alone(active.file, active.offset, bytes);
+        match content {
+            Content::Nothing => record[RECORD_HEADER_BYTES..].fill(0),
+            Content::Body(body) => self.take_up(meta, *body, location)?,
+            Content::Pack { bodies, .. } => {
+                for (body, body_offset) in bodies {
+                    self.take_up(meta, *body, Location { body_offset: *body_offset, ..location })?;
+                }
+            }
         }
         if let Some(base) = trim {
             self.forget_below(base);
         }
         let freed = trim.map(|_| self.first_needed_now());
-        Ok(self.lay_out(meta, body, record, freed))
+        Ok(self.lay_out(meta, content, record, freed))
     }
 
     /// Finds room for a record, rotating if need be.
@@ -364,7 +412,7 @@ impl Wal {
     fn take_up(&mut self, meta: &RecordMeta, body: BodyHandle, location: Location) -> Result<(), AppendError> {
         let inserted = match meta.kind {
             RecordKind::Accepted => self.index.insert_accepted(body, meta.ballot, location),
-            RecordKind::Chosen | RecordKind::Copied | RecordKind::Healed => self.index.insert_chosen(body, location),
+            kind if kind.is_chosen() => self.index.insert_chosen(body, location),
             _ => return Ok(()),
         };
         match inserted {
@@ -405,7 +453,7 @@ impl Wal {
     fn lay_out(
         &mut self,
         meta: &RecordMeta,
-        body: Option<&BodyHandle>,
+        content: Content<'_>,
         record: &mut [u8],
         first_needed: Option<u64>,
     ) -> Planned {
@@ -417,9 +465,12 @@ impl Wal {
         self.unsure = meta.unsure;
         let bounds_loss = !meta.unsure && self.end_open;
         self.end_open &= meta.unsure;
-        if let Some(body) = body.filter(|_| meta.kind.fills_slots()) {
-            self.slot_end = self.slot_end.max(body.end());
-        }
+        let end = match content {
+            Content::Body(body) if meta.kind.fills_slots() => body.end(),
+            Content::Pack { pack, .. } => pack.end,
+            _ => Slot(0),
+        };
+        self.slot_end = self.slot_end.max(end);
         let active = self.active.as_mut().expect("admitted");
         let offset = active.offset;
         let lsn = Lsn::new(active.epoch, self.geometry.segment_bytes(), offset);
@@ -434,7 +485,7 @@ impl Wal {
             checksum: 0,
             previous_checksum: self.last_checksum,
             record_bytes,
-            body_bytes: body.map_or(0, |body| body.bytes),
+            body_bytes: content.bytes(),
             durable: self.durable,
             base: self.index.base(),
             first_needed: first_needed.unwrap_or(self.first_needed),
@@ -442,19 +493,20 @@ impl Wal {
             slot_end: self.slot_end,
             settled: self.settled,
         };
-        let body_head_bytes = match body {
-            Some(_) => {
+        let (head_bytes, table_offset) = match content {
+            Content::Nothing => (0, RECORD_HEADER_BYTES),
+            Content::Body(_) => {
                 let layout = BodyLayout::peek(&record[RECORD_HEADER_BYTES..]).expect("the caller's body is valid");
                 assert_eq!(layout.body_bytes, header.body_bytes, "the body in the buffer is the one of the handle");
-                layout.header_bytes as usize
+                (layout.header_bytes as usize, RECORD_HEADER_BYTES + BODY_HEADER_BYTES)
             }
-            None => 0,
+            Content::Pack { head_bytes, .. } => (head_bytes, block_checksum(0)),
         };
-        let checksum = header.encode(self.salt, body_head_bytes, record);
-        // Block 0 is hot from the line above and the only one that isn't covered by the body's own table.
+        let checksum = header.encode(self.salt, head_bytes, record);
+        // Block 0 is hot from the line above and the only one that isn't covered whole by the table of body or pack.
         let first_block = crc32fast::hash(&record[..BLOCK_BYTES]);
         let others = record.len() / BLOCK_BYTES - 1;
-        let table = &record[RECORD_HEADER_BYTES + BODY_HEADER_BYTES + 4..][..others * 4];
+        let table = &record[table_offset + 4..][..others * 4];
         let (entries, _) = table.as_chunks::<4>();
         let others = entries.iter().map(|entry| u32::from_le_bytes(*entry));
         let sealed = SealedRecord {
@@ -464,7 +516,14 @@ impl Wal {
             kind: meta.kind,
             group: meta.group,
             ballot: meta.ballot,
-            body: body.copied(),
+            body: match content {
+                Content::Body(body) => Some(*body),
+                _ => None,
+            },
+            pack: match content {
+                Content::Pack { pack, .. } => Some(pack),
+                _ => None,
+            },
         };
         active.push(sealed, std::iter::once(first_block).chain(others));
         let (file, epoch) = (active.file, active.epoch);

@@ -14,8 +14,8 @@ use synod_wal::{
     Geometry, MemoryStore, RecordKind, RecoveredLog, SegmentStore, StoredConfiguration, SyncMode, recover,
 };
 
-fn directory() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+fn directory(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 fn genesis() -> Body {
@@ -34,7 +34,7 @@ fn genesis() -> Body {
     Body { handle, record }
 }
 
-/// Every kind of record, a sealed segment, a recycled file, a named end, a trimmed prefix and a torn tail.
+/// Every kind of record that a node writes, a sealed segment, a recycled file, a named end, a trimmed prefix and a torn tail.
 fn write_log() -> MemoryStore {
     let mut machine = Machine::fresh(SyncMode::Dsync, 4);
     let genesis = genesis();
@@ -80,6 +80,41 @@ fn write_log() -> MemoryStore {
     machine.disk.durable
 }
 
+/// Packs over two segments with a body of their own size between them, and an accepted body behind them: what compaction
+/// leaves.
+fn write_packed_log() -> MemoryStore {
+    let mut machine = Machine::fresh(SyncMode::Dsync, 4);
+    let genesis = genesis();
+    machine.wal.set_configuration(StoredConfiguration { slot: Slot(0), body: genesis.bytes().to_vec() });
+    let mut mark = Mark::START;
+    machine.append_now(&meta(RecordKind::Configuration, Ballot::ZERO, Ballot::ZERO, mark), Some(&genesis));
+    for pack in 0..4 {
+        let mut bodies = Vec::new();
+        let mut after = mark;
+        for seed in 0..20 {
+            let body = match seed % 3 {
+                0 => noop(after.slot.0, 4, seed + 1),
+                1 => commands(after.slot.0, 1, 128, seed),
+                _ => commands(after.slot.0, 3, 2000, seed),
+            };
+            after = after.after(&body.handle);
+            bodies.push(body);
+        }
+        machine.append_pack_now(Ballot::ZERO, mark, &bodies);
+        mark = after;
+        if pack == 1 {
+            let large = commands(mark.slot.0, 2, 9000, 7);
+            machine.append_now(&meta(RecordKind::Chosen, Ballot::ZERO, Ballot::ZERO, mark), Some(&large));
+            mark = mark.after(&large.handle);
+        }
+    }
+    let open = noop(mark.slot.0, 2, 9);
+    machine.append_now(&meta(RecordKind::Accepted, ballot(4), ballot(4), mark), Some(&open));
+    machine.append_now(&meta(RecordKind::Promise, Ballot::ZERO, ballot(6), mark), None);
+    machine.append_now(&meta(RecordKind::Mark, Ballot::ZERO, ballot(6), mark), None);
+    machine.disk.durable
+}
+
 /// Everything that the log says, as text.
 fn describe(store: &MemoryStore) -> String {
     let geometry = Geometry::new(SEGMENT_BYTES).unwrap();
@@ -96,7 +131,12 @@ fn describe(store: &MemoryStore) -> String {
         let mut end = 0;
         while let Some(item) = scanner.next_item().unwrap() {
             match item {
-                Item::Record(record) => writeln!(text, "record {record:?}").unwrap(),
+                Item::Record(record) => {
+                    writeln!(text, "record {record:?}").unwrap();
+                    for body in scanner.bodies(&record).unwrap().iter().filter(|_| record.pack.is_some()) {
+                        writeln!(text, "packed {body:?}").unwrap();
+                    }
+                }
                 Item::Hole(hole) => {
                     end = hole.offset;
                     writeln!(text, "hole {hole:?}").unwrap();
@@ -127,9 +167,9 @@ fn describe(store: &MemoryStore) -> String {
 }
 
 /// Golden files end where their last byte that isn't zero does.
-fn read_golden() -> MemoryStore {
+fn read_golden(name: &str) -> MemoryStore {
     let mut store = MemoryStore::new();
-    for entry in std::fs::read_dir(directory()).unwrap() {
+    for entry in std::fs::read_dir(directory(name)).unwrap() {
         let entry = entry.unwrap();
         let Some(file) = synod_wal::FileId::from_file_name(entry.file_name().to_str().unwrap()) else { continue };
         store.create(file, SEGMENT_BYTES);
@@ -138,31 +178,48 @@ fn read_golden() -> MemoryStore {
     store
 }
 
-#[test]
-fn version_1_is_read_and_written_as_ever() {
-    let written = write_log();
+/// Reads the golden log, compares it with what is written now, and gives its description.
+fn check(name: &str, written: &MemoryStore) -> String {
+    let directory = directory(name);
     if std::env::var_os("SYNOD_WAL_BLESS").is_some() {
-        std::fs::create_dir_all(directory()).unwrap();
+        std::fs::create_dir_all(&directory).unwrap();
         for file in written.files().unwrap() {
             let content = written.content(file).unwrap();
             let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            std::fs::write(directory().join(file.file_name()), &content[..used]).unwrap();
+            std::fs::write(directory.join(file.file_name()), &content[..used]).unwrap();
         }
-        std::fs::write(directory().join("content.txt"), describe(&written)).unwrap();
+        std::fs::write(directory.join("content.txt"), describe(written)).unwrap();
     }
-    let golden = read_golden();
-    let expected = std::fs::read_to_string(directory().join("content.txt")).unwrap();
+    let golden = read_golden(name);
+    let expected = std::fs::read_to_string(directory.join("content.txt")).unwrap();
     assert!(describe(&golden) == expected, "the golden log reads differently; compare with SYNOD_WAL_BLESS=1");
     for file in written.files().unwrap() {
         let (now, then) = (written.content(file).unwrap(), golden.content(file).unwrap());
         let differs = now.iter().zip(then).position(|(now, then)| now != then);
         assert_eq!(differs, None, "{file} is written differently");
     }
-    assert!(text_covers(&expected), "the golden log holds every kind of record and seal block");
+    expected
+}
+
+#[test]
+fn version_1_is_read_and_written_as_ever() {
+    let text = check("v1", &write_log());
+    assert!(text_covers(&text), "the golden log holds every kind of record and seal block");
+}
+
+#[test]
+fn packs_of_version_1_are_read_and_written_as_ever() {
+    let text = check("v1-packed", &write_packed_log());
+    assert!(has_kind(&text, RecordKind::Pack) && text.matches("packed ").count() == 80, "{text}");
+}
+
+fn has_kind(text: &str, kind: RecordKind) -> bool {
+    text.contains(&format!("kind: {kind:?},"))
 }
 
 fn text_covers(text: &str) -> bool {
-    let kinds = RecordKind::ALL.iter().all(|kind| text.contains(&format!("kind: {kind:?},")));
+    let mut kinds = RecordKind::ALL.into_iter().filter(|kind| *kind != RecordKind::Pack);
+    let kinds = kinds.all(|kind| has_kind(text, kind));
     let holes = ["Seal(", "Blocks {"].iter().all(|hole| text.contains(hole));
     kinds && holes && text.contains("index Some(") && text.contains("never used")
 }

@@ -96,14 +96,14 @@ impl Filter {
         if self.from.is_none() && self.to.is_none() && self.body.is_empty() {
             return true;
         }
-        let Some(body) = record.body.map(|body| body.handle()) else { return false };
-        if !self.body.is_empty() && !self.body.contains(&body_kind(body.kind)) {
+        let Some(slots) = record.slots() else { return false };
+        // A pack may hold bodies of every kind: it passes.
+        if !self.body.is_empty() && record.body.is_some_and(|body| !self.body.contains(&body_kind(body.kind))) {
             return false;
         }
         if self.from.is_none() && self.to.is_none() {
             return true;
         }
-        let slots = body.slots();
         record.header.meta.kind.fills_slots()
             && self.from.is_none_or(|from| slots.end > Slot(from))
             && self.to.is_none_or(|to| slots.start < Slot(to))

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use synod_frame::{BodyHeader, ConfigurationBody, GroupId, RECORD_HEADER_BYTES, RecordBuffer, verify_body_in_record};
+use synod_frame::{BodyHeader, ConfigurationBody, GroupId, RECORD_HEADER_BYTES, RecordBuffer};
 use synod_protocol::{Ballot, BodyHandle, BodyKind, Chain, Configuration, Mark, NodeId, Slot};
 
 use super::report::{LogCoverage, Place, Rule, VIOLATIONS_KEPT, Violation, Witness};
 use crate::format::{RecordKind, RecordMeta, SegmentHeader, StoredConfiguration};
 use crate::identity::ExpectedIdentity;
+use crate::index::Location;
 use crate::lsn::{FileId, Lsn};
 use crate::recovery::{RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment, recover_with};
-use crate::scan::{Depth, Hole, HoleCause, Item, ReadError, ScanOptions, ScannedRecord, Scanner, read_segment_header};
+use crate::scan::{
+    Depth, Hole, HoleCause, Item, ReadError, ScanOptions, ScannedRecord, Scanner, read_body, read_segment_header,
+};
 use crate::segment::{Geometry, record_bytes};
 use crate::store::SegmentStore;
 
@@ -30,6 +33,8 @@ pub struct AuditLog<'store> {
     healed: BTreeSet<Slot>,
     /// Records of chosen bodies that compaction wrote, which keeps no more accepts than are still of use.
     compacted: u64,
+    /// Where bodies of packs begin in their records: by file, offset and first slot.
+    packed: BTreeMap<(FileId, u64, Slot), u32>,
     /// What the log says of chosen prefixes, but for what its own bodies prove.
     pub(super) marks: Vec<(Mark, Option<Place>)>,
     /// How many marks its own bodies prove.
@@ -149,6 +154,7 @@ impl<'store> AuditLog<'store> {
             chosen: Vec::new(),
             healed: BTreeSet::new(),
             compacted: 0,
+            packed: BTreeMap::new(),
             marks: Vec::new(),
             marks_proven: 0,
             configurations: Vec::new(),
@@ -195,6 +201,8 @@ impl<'store> AuditLog<'store> {
                 }
                 Item::Hole(Hole { cause: HoleCause::Stop, .. }) => {}
                 Item::Hole(_) => self.holes += 1,
+                // Behind a hole, which is counted.
+                Item::BadStray { .. } => {}
             }
         }
         Ok(())
@@ -291,6 +299,9 @@ impl<'store> AuditLog<'store> {
             let (file, offset) = (entry.location.file, entry.location.offset);
             let epoch = epochs.get(&file).copied().unwrap_or(0);
             let place = Place { file, offset, lsn: Lsn::new(epoch, geometry.segment_bytes(), offset) };
+            if entry.location.is_packed() {
+                self.packed.insert((file, offset, entry.body.first), entry.location.body_offset);
+            }
             self.chosen.push(ChosenBody { body: entry.body, after: entry.chosen, place });
             if entry.body.kind == BodyKind::Configuration
                 && let Some((record, _)) = self.read_body(&entry.body, place)?
@@ -354,11 +365,12 @@ impl<'store> AuditLog<'store> {
         body: &BodyHandle,
         place: Place,
     ) -> Result<Option<(RecordBuffer, BodyHeader)>, ReadError> {
-        let bytes = record_bytes(body.bytes) as usize;
-        let mut record = RecordBuffer::zeroed(bytes);
-        let read = self.store.read_at(place.file, place.offset, record.as_mut());
-        read.map_err(|source| ReadError { file: place.file, offset: place.offset, bytes, source })?;
-        let header = verify_body_in_record(record.as_ref()).ok().filter(|header| header.handle() == *body);
+        let mut location = Location::alone(place.file, place.offset, record_bytes(body.bytes));
+        if let Some(offset) = self.packed.get(&(place.file, place.offset, body.first)) {
+            location.body_offset = *offset;
+        }
+        let Ok(record) = read_body(self.store, &location, body)? else { return Ok(None) };
+        let header = BodyHeader::parse_in_record(record.as_ref()).ok();
         Ok(header.map(|header| (record, header)))
     }
 

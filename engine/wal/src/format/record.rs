@@ -9,7 +9,7 @@ use synod_protocol::{Ballot, Mark, NodeId, Slot};
 use thiserror::Error;
 
 use super::field::{BallotField, Field, MarkField, first_nonzero};
-use super::{Block, FORMAT_VERSION, magic};
+use super::{Block, FORMAT_VERSION, PackError, PackHead, magic};
 use crate::identity::LogSalt;
 use crate::lsn::Lsn;
 use crate::segment::record_bytes;
@@ -122,13 +122,15 @@ pub enum RecordKind {
     Configuration,
     /// Nothing but a durable mark, written when the log falls idle.
     Mark,
+    /// Several bodies known to be chosen, in slot order without a gap.
+    Pack,
     /// A new base: everything below it may be dropped.
     Trim,
 }
 
 impl RecordKind {
     /// All kinds that this build writes.
-    pub const ALL: [RecordKind; 8] = [
+    pub const ALL: [RecordKind; 9] = [
         RecordKind::Accepted,
         RecordKind::Chosen,
         RecordKind::Copied,
@@ -136,10 +138,11 @@ impl RecordKind {
         RecordKind::Promise,
         RecordKind::Configuration,
         RecordKind::Mark,
+        RecordKind::Pack,
         RecordKind::Trim,
     ];
 
-    /// Its number on disk. 7 (checkpoint) and 9 (pack) are set aside.
+    /// Its number on disk. 7 (checkpoint) is set aside.
     pub fn number(self) -> u16 {
         match self {
             RecordKind::Accepted => 1,
@@ -149,6 +152,7 @@ impl RecordKind {
             RecordKind::Promise => 5,
             RecordKind::Configuration => 6,
             RecordKind::Mark => 8,
+            RecordKind::Pack => 9,
             RecordKind::Trim => 10,
         }
     }
@@ -158,7 +162,8 @@ impl RecordKind {
         RecordKind::ALL.into_iter().find(|kind| kind.number() == number)
     }
 
-    /// Whether records of this kind carry a body; the others never do.
+    /// Whether records of this kind carry exactly one body, right behind the record header. Packs carry several, and the
+    /// others none.
     pub fn has_body(self) -> bool {
         match self {
             RecordKind::Accepted
@@ -166,18 +171,18 @@ impl RecordKind {
             | RecordKind::Copied
             | RecordKind::Healed
             | RecordKind::Configuration => true,
-            RecordKind::Promise | RecordKind::Mark | RecordKind::Trim => false,
+            RecordKind::Promise | RecordKind::Mark | RecordKind::Pack | RecordKind::Trim => false,
         }
     }
 
     /// Whether the body is chosen, whatever ballots other records show.
     pub fn is_chosen(self) -> bool {
-        matches!(self, RecordKind::Chosen | RecordKind::Copied | RecordKind::Healed)
+        matches!(self, RecordKind::Chosen | RecordKind::Copied | RecordKind::Healed | RecordKind::Pack)
     }
 
-    /// Whether the body fills slots of the log: all bodies do but that of a ruling configuration, which is a copy.
+    /// Whether bodies of the record fill slots of the log: all do but that of a ruling configuration, which is a copy.
     pub fn fills_slots(self) -> bool {
-        self.has_body() && self != RecordKind::Configuration
+        (self.has_body() && self != RecordKind::Configuration) || self == RecordKind::Pack
     }
 }
 
@@ -211,13 +216,14 @@ pub struct RecordHeader {
     pub lsn: Lsn,
     /// The life of the segment that it was written in.
     pub epoch: u64,
-    /// Over this header without this field, and header and table of the body; salted by the log's identity.
+    /// Over this header without this field, and header and table of the body, or the head of the pack; salted by the
+    /// log's identity.
     pub checksum: u32,
     /// The checksum of the record before this one in the log; zero for the first of all.
     pub previous_checksum: u32,
     /// Length on disk; a whole number of blocks.
     pub record_bytes: u32,
-    /// Exact length of the body; zero if there is none.
+    /// Exact length of the body, or of a pack with its head; zero if there is neither.
     pub body_bytes: u32,
     /// Everything before this position was durable when the record was laid out.
     pub durable: Lsn,
@@ -305,6 +311,9 @@ pub enum RecordError {
     /// The block can't be read.
     #[error("the disk can't read it")]
     Unreadable,
+    /// The pack isn't one, although its checksum is right.
+    #[error(transparent)]
+    Pack(#[from] PackError),
     /// It doesn't follow the record in front of it.
     #[error("record follows checksum {found:#010x}, but the record before has {expected:#010x}")]
     Previous {
@@ -369,7 +378,7 @@ impl RecordHeader {
     }
 
     /// Reads and verifies the first block of a record that should lie at `at`, in the segment with this epoch: the
-    /// header, and header and table of the body, whose archive isn't looked at.
+    /// header, and header and table of the body, whose archive isn't looked at, or the head of the pack.
     ///
     /// # Errors
     /// The first thing that is wrong.
@@ -398,6 +407,8 @@ impl RecordHeader {
 
         let body_head_bytes = if body_bytes == 0 {
             0
+        } else if kind == RecordKind::Pack {
+            PackHead::peek(&block[RECORD_HEADER_BYTES..], record_bytes)?
         } else {
             let layout = BodyLayout::peek(&block[RECORD_HEADER_BYTES..])?;
             if layout.body_bytes != body_bytes {
@@ -406,16 +417,19 @@ impl RecordHeader {
             layout.header_bytes as usize
         };
         let expected = field::CHECKSUM.u32(block);
-        // Header and table of the longest body end inside block 0, which synod-frame asserts.
+        // Header and table of the longest body end inside block 0, which synod-frame asserts; so does the head of a pack.
         let actual = checksum(salt, &block[..RECORD_HEADER_BYTES + body_head_bytes]);
         if expected != actual {
             return Err(RecordError::Checksum { expected, actual });
         }
         check_zeros(block, body_bytes)?;
-        let body = match body_bytes {
-            0 => None,
-            _ => Some(BodyHeader::parse_in_record(block)?),
+        let body = match kind.has_body() {
+            false => None,
+            true => Some(BodyHeader::parse_in_record(block)?),
         };
+        if kind == RecordKind::Pack {
+            PackHead::parse(block, record_bytes, body_bytes)?;
+        }
         let header = RecordHeader {
             meta: RecordMeta {
                 kind,
@@ -463,7 +477,7 @@ impl RecordHeader {
 
 fn check_lengths(kind: RecordKind, found: u32, body_bytes: u32) -> Result<(), RecordError> {
     let with_body = body_bytes as usize >= BODY_HEADER_BYTES && body_bytes <= BODY_BYTES_MAX;
-    let body_fits = if kind.has_body() { with_body } else { body_bytes == 0 };
+    let body_fits = if kind.has_body() || kind == RecordKind::Pack { with_body } else { body_bytes == 0 };
     if !body_fits || found != record_bytes(body_bytes) {
         return Err(RecordError::Lengths { record_bytes: found, body_bytes });
     }

@@ -10,7 +10,7 @@ use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind, Mark, Slot};
 use thiserror::Error;
 
 use super::field::{BallotField, Field, MarkField, first_nonzero};
-use super::{Block, FORMAT_VERSION, RecordKind, magic};
+use super::{Block, FORMAT_VERSION, PackContent, RecordKind, magic};
 use crate::identity::LogSalt;
 use crate::lsn::Lsn;
 
@@ -267,6 +267,8 @@ pub struct SealedRecord {
     pub ballot: Ballot,
     /// Its body, if it has one.
     pub body: Option<BodyHandle>,
+    /// What is in it, if it is a pack.
+    pub pack: Option<PackContent>,
 }
 
 impl SealedRecord {
@@ -285,6 +287,12 @@ impl SealedRecord {
             entry_field::FIRST.put(entry, &body.first.0.to_le_bytes());
             entry_field::BODY_ID.put(entry, &body.id.0.to_le_bytes());
             entry_field::BODY_BYTES.put(entry, &body.bytes.to_le_bytes());
+        }
+        if let Some(pack) = &self.pack {
+            entry_field::ARGUMENT.put(entry, &pack.end.0.to_le_bytes());
+            entry_field::COUNT.put(entry, &pack.bodies.to_le_bytes());
+            entry_field::FIRST.put(entry, &pack.first.0.to_le_bytes());
+            entry_field::BODY_BYTES.put(entry, &pack.body_bytes.to_le_bytes());
         }
     }
 
@@ -315,6 +323,12 @@ impl SealedRecord {
         if body.is_some_and(|body| body.first.checked_add(u64::from(body.count)).is_none()) {
             return Err(SealBlockError::Bounds { field: "count" });
         }
+        let pack = (kind == Some(RecordKind::Pack)).then(|| PackContent {
+            first: Slot(entry_field::FIRST.u64(entry)),
+            end: Slot(entry_field::ARGUMENT.u64(entry)),
+            bodies: entry_field::COUNT.u32(entry),
+            body_bytes: entry_field::BODY_BYTES.u32(entry),
+        });
         Ok(SealedRecord {
             offset: entry_field::OFFSET.u32(entry),
             record_bytes: entry_field::RECORD_BYTES.u32(entry),
@@ -323,6 +337,7 @@ impl SealedRecord {
             group: GroupId(entry_field::GROUP.u32(entry)),
             ballot: entry_field::BALLOT.read(entry),
             body,
+            pack,
         })
     }
 }

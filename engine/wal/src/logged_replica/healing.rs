@@ -196,7 +196,7 @@ impl<P: Buffers> LoggedReplica<P> {
             self.healing.scrub.at = now.plus(Duration::from_secs(1));
             return;
         };
-        let bytes = u64::from(entry.location.record_bytes);
+        let bytes = u64::from(entry.location.blocks(&entry.body).bytes);
         self.healing.scrub.next = entry.body.end();
         self.healing.scrub.at = now.plus(Duration::from_micros(bytes * 1_000_000 / rate).max(SCRUB_PAUSE));
         // What is in memory was written a moment ago, and is read another time.

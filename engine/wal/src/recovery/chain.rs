@@ -12,8 +12,8 @@ use super::{
     Cut, Damage, DamageCause, DamageClass, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment,
 };
 use crate::format::{
-    Block, CONFIGURATION_BYTES_MAX, RecordKind, SealBlock, SealKind, SealedRecord, SegmentHeader, SegmentHeaderError,
-    Settled, StoredConfiguration, first_nonzero,
+    Block, CONFIGURATION_BYTES_MAX, PackContent, RecordKind, SealBlock, SealKind, SealedRecord, SegmentHeader,
+    SegmentHeaderError, Settled, StoredConfiguration, first_nonzero,
 };
 use crate::identity::{ExpectedIdentity, LogIdentity, LogSalt};
 use crate::lsn::{FileId, Lsn};
@@ -239,6 +239,20 @@ pub(super) struct RecordSummary {
     pub(super) is_sound: bool,
     /// Whether an interrupted write explains that they aren't.
     pub(super) is_torn: bool,
+    /// What is in a pack.
+    pub(super) pack: Option<PackContent>,
+    /// Of a pack: where its bodies lie in [`SegmentScan::packed`].
+    pub(super) packed: (u32, u32),
+}
+
+/// A body in a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FoundBody {
+    pub(super) body: BodyHandle,
+    /// Where it begins in the record.
+    pub(super) offset: u32,
+    /// Whether its bytes are those that were written.
+    pub(super) is_sound: bool,
 }
 
 /// What recovery keeps of a segment.
@@ -251,6 +265,8 @@ pub(super) struct SegmentScan {
     pub(super) records: Vec<RecordSummary>,
     /// Records at the hole and behind it, sound or not, as far as anything tells of them.
     pub(super) later: Vec<RecordSummary>,
+    /// The bodies of all packs.
+    pub(super) packed: Vec<FoundBody>,
     pub(super) hole: Hole,
     /// The last block behind the hole that nothing explains.
     pub(super) unexplained: Option<u64>,
@@ -292,7 +308,15 @@ impl SegmentScan {
 
     fn slot_end(&self, cut: bool) -> Slot {
         let bodies = self.kept(cut).filter(|record| record.kind.fills_slots());
-        bodies.filter_map(|record| record.body).map(|body| body.end()).max().unwrap_or(Slot(0))
+        bodies.flat_map(|record| self.bodies(record)).map(|found| found.body.end()).max().unwrap_or(Slot(0))
+    }
+
+    /// The bodies of a record, in slot order.
+    pub(super) fn bodies(&self, record: &RecordSummary) -> impl DoubleEndedIterator<Item = FoundBody> {
+        let offset = RECORD_HEADER_BYTES as u32;
+        let alone = record.body.map(|body| FoundBody { body, offset, is_sound: record.is_sound });
+        let (first, end) = record.packed;
+        alone.into_iter().chain(self.packed[first as usize..end as usize].iter().copied())
     }
 }
 
@@ -330,7 +354,7 @@ fn scan_segment(
     let stop = named_end.map(|(end, _)| end.offset(geometry.segment_bytes()));
     let scan_options = ScanOptions { depth: options.depth, live: options.live, stop };
     let mut scanner = Scanner::new(store, file, geometry, header, scan_options);
-    let (mut records, mut later) = (Vec::new(), Vec::new());
+    let (mut records, mut later, mut packed) = (Vec::new(), Vec::new(), Vec::new());
     let mut proof = header.durable.max(header.before_end);
     let mut hole = None;
     let mut configuration = None;
@@ -342,18 +366,23 @@ fn scan_segment(
                     configuration = read_configuration(&mut scanner, &record)?.or(configuration);
                 }
                 let found = if hole.is_none() { &mut records } else { &mut later };
-                found.push(summary(&record, true));
+                found.push(RecordSummary {
+                    packed: unpack(&mut scanner, &record, &mut packed)?,
+                    ..summary(&record, true)
+                });
             }
             Item::Hole(found) => {
                 if let HoleCause::Blocks { record, all_old, .. } = &found.cause {
                     proof = proof.max(record.header.durable);
-                    later.push(RecordSummary { is_torn: *all_old, ..summary(record, false) });
+                    let packed = unpack(&mut scanner, record, &mut packed)?;
+                    later.push(RecordSummary { is_torn: *all_old, packed, ..summary(record, false) });
                 }
                 hole = Some(found);
             }
             Item::BadStray { record, all_old } => {
                 proof = proof.max(record.header.durable);
-                later.push(RecordSummary { is_torn: all_old, ..summary(&record, false) });
+                let packed = unpack(&mut scanner, &record, &mut packed)?;
+                later.push(RecordSummary { is_torn: all_old, packed, ..summary(&record, false) });
             }
         }
     }
@@ -374,6 +403,7 @@ fn scan_segment(
         segment_bytes: file_bytes,
         records,
         later,
+        packed,
         hole,
         unexplained,
         proof,
@@ -410,7 +440,9 @@ fn add_sealed(later: &mut Vec<RecordSummary>, records: &[RecordSummary], index: 
         body: sealed.body,
         checksum: sealed.checksum,
         previous_checksum: None,
-        slot_end: Slot(0),
+        pack: sealed.pack,
+        packed: (0, 0),
+        slot_end: sealed.pack.map_or(Slot(0), |pack| pack.end),
         settled: Settled::default(),
         unsure: true,
         is_read: false,
@@ -418,6 +450,24 @@ fn add_sealed(later: &mut Vec<RecordSummary>, records: &[RecordSummary], index: 
         is_torn: false,
     }));
     later.sort_unstable_by_key(|record| record.offset);
+}
+
+/// Takes note of what is known of the bodies of a pack: those whose header is sound.
+fn unpack(
+    scanner: &mut Scanner<'_>,
+    record: &ScannedRecord,
+    packed: &mut Vec<FoundBody>,
+) -> Result<(u32, u32), RecoverError> {
+    let before = packed.len() as u32;
+    if record.header.meta.kind == RecordKind::Pack {
+        let bodies = scanner.known_bodies(record)?;
+        packed.extend(bodies.iter().map(|known| FoundBody {
+            body: known.body.header.handle(),
+            offset: known.body.offset,
+            is_sound: known.is_sound,
+        }));
+    }
+    Ok((before, packed.len() as u32))
 }
 
 fn summary(record: &ScannedRecord, is_sound: bool) -> RecordSummary {
@@ -434,6 +484,8 @@ fn summary(record: &ScannedRecord, is_sound: bool) -> RecordSummary {
         first_needed: header.first_needed,
         log_time_us: header.meta.log_time_us,
         body: record.body.map(|body| body.handle()),
+        pack: record.pack,
+        packed: (0, 0),
         checksum: header.checksum,
         previous_checksum: Some(header.previous_checksum),
         slot_end: header.slot_end,

@@ -10,7 +10,6 @@ use super::chain::{Files, RecordSummary, SegmentScan};
 use super::verdict::Verdict;
 use crate::format::{RecordKind, StoredConfiguration};
 use crate::index::{Index, IndexEntry, Insert, Location};
-use crate::lsn::FileId;
 
 /// What the log says.
 #[derive(Debug, Default)]
@@ -60,8 +59,11 @@ pub(super) fn join(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> R
         joined.log_time_us = joined.log_time_us.max(record.log_time_us);
         base = later(base, record.base);
         marks.insert(record.mark);
-        let body_end = record.body.filter(|_| record.kind.fills_slots()).map(|body| body.end());
-        joined.slot_end = joined.slot_end.max(record.slot_end).max(body_end.unwrap_or(Slot(0)));
+        joined.slot_end = joined.slot_end.max(record.slot_end);
+        if record.kind.fills_slots() {
+            let ends = scan.bodies(record).map(|found| found.body.end());
+            joined.slot_end = ends.fold(joined.slot_end, Slot::max);
+        }
     }
     for scan in kept {
         if let Some(footer) = &scan.seal.footer {
@@ -74,15 +76,19 @@ pub(super) fn join(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> R
 
     joined.index = Index::new(base);
     for (scan, record) in records() {
-        insert(&mut joined.index, scan.file, record)?;
+        insert(&mut joined.index, scan, record)?;
     }
     joined.mark = prove_marks(&mut joined.index, &marks);
-    for (scan, record) in records().filter(|(_, record)| !record.is_sound) {
-        joined.part_with(scan, record);
+    for (scan, record) in records().filter(|(_, record)| !record.is_sound && record.kind.fills_slots()) {
+        for found in scan.bodies(record).filter(|found| !found.is_sound) {
+            joined.part_with(scan, record, found.body);
+        }
+        joined.miss_packed(scan, record);
     }
     let ruling = joined.configuration.as_ref().map(|configuration| configuration.slot);
     let trimmed = records()
-        .filter_map(|(_, record)| record.body)
+        .flat_map(|(scan, record)| scan.bodies(record))
+        .map(|found| found.body)
         .filter(|body| body.kind == BodyKind::Configuration && body.first >= Slot::FIRST && body.end() <= base.slot);
     joined.configuration_trimmed = trimmed.map(|body| body.first).max().filter(|slot| Some(*slot) > ruling);
     Ok(joined)
@@ -97,10 +103,32 @@ fn records(kept: &[SegmentScan], cut: bool) -> impl Iterator<Item = (&SegmentSca
 }
 
 impl Joined {
+    /// Sees to the bodies of a pack of which not even the identity is known. They were chosen, and this acceptor may have
+    /// voted for them before they were packed: where nothing else tells what was chosen, it must not say that it hasn't.
+    fn miss_packed(&mut self, scan: &SegmentScan, record: &RecordSummary) {
+        let Some(pack) = record.pack else { return };
+        // What only an index tells of has no promise of its own; no promise of the log was lower than any vote.
+        let bound = if record.is_read { record.promised } else { self.promised };
+        let mut next = pack.first.max(self.mark.slot);
+        let known = self.index.iter_from(next).filter(|entry| entry.is_chosen()).map(|entry| entry.body);
+        let known: Vec<BodyHandle> = known.take_while(|body| body.first < pack.end).collect();
+        let ends = known.iter().map(|body| (body.first, body.end())).chain([(pack.end, pack.end)]);
+        for (first, end) in ends {
+            if first > next {
+                self.doubts.push(Doubt { first: next, end: first, bound });
+                self.pin(scan.header.epoch);
+            }
+            next = next.max(end);
+        }
+    }
+
+    fn pin(&mut self, epoch: u64) {
+        self.pinned = Some(self.pinned.map_or(epoch, |pinned| pinned.min(epoch)));
+    }
+
     /// Sees to a body whose bytes are lost: chosen, it can be had from others; accepted, it is in doubt, for a candidate
     /// that was told of it might find nobody to give it the bytes.
-    fn part_with(&mut self, scan: &SegmentScan, record: &RecordSummary) {
-        let Some(body) = record.body.filter(|_| record.kind.fills_slots()) else { return };
+    fn part_with(&mut self, scan: &SegmentScan, record: &RecordSummary, body: BodyHandle) {
         let here = |entry: &&IndexEntry| entry.location.file == scan.file && entry.location.offset == record.offset;
         let Some(entry) = self.index.get(body.first).filter(here).copied() else { return };
         if entry.chosen.is_some() {
@@ -109,7 +137,7 @@ impl Joined {
         self.index.remove(body.first);
         if !entry.ballot.is_zero() {
             self.doubts.push(Doubt { first: body.first, end: body.end(), bound: entry.ballot });
-            self.pinned = Some(self.pinned.map_or(scan.header.epoch, |pinned| pinned.min(scan.header.epoch)));
+            self.pin(scan.header.epoch);
         }
     }
 }
@@ -126,23 +154,29 @@ fn offer(known: &mut Option<StoredConfiguration>, offered: Option<&StoredConfigu
     }
 }
 
-fn insert(index: &mut Index, file: FileId, record: &RecordSummary) -> Result<(), RecoverError> {
-    let Some(body) = record.body.filter(|_| record.kind.fills_slots()) else { return Ok(()) };
-    let mut location = Location { file, offset: record.offset, record_bytes: record.record_bytes };
-    if !record.is_sound
-        && let Some(known) = index.get(body.first).filter(|known| known.body == body)
-    {
-        // An earlier record has the same bytes.
-        location = known.location;
+fn insert(index: &mut Index, scan: &SegmentScan, record: &RecordSummary) -> Result<(), RecoverError> {
+    if !record.kind.fills_slots() {
+        return Ok(());
     }
-    let inserted = match record.kind {
-        RecordKind::Accepted => index.insert_accepted(body, record.ballot, location),
-        _ => index.insert_chosen(body, location),
-    };
-    match inserted {
-        Insert::Kept | Insert::Dead => Ok(()),
-        Insert::Conflict(other) => Err(RecoverError::Conflict { file, offset: record.offset, other }),
+    let (file, offset) = (scan.file, record.offset);
+    for found in scan.bodies(record) {
+        let body = found.body;
+        let mut location = Location { file, offset, record_bytes: record.record_bytes, body_offset: found.offset };
+        if !found.is_sound
+            && let Some(known) = index.get(body.first).filter(|known| known.body == body)
+        {
+            // An earlier record has the same bytes.
+            location = known.location;
+        }
+        let inserted = match record.kind {
+            RecordKind::Accepted => index.insert_accepted(body, record.ballot, location),
+            _ => index.insert_chosen(body, location),
+        };
+        if let Insert::Conflict(other) = inserted {
+            return Err(RecoverError::Conflict { file, offset, other });
+        }
     }
+    Ok(())
 }
 
 /// Finds the highest mark whose chain runs over the bodies that are there, and notes which of them it covers.

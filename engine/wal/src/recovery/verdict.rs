@@ -225,9 +225,10 @@ fn damage(scan: &SegmentScan, cause: DamageCause, proof: Lsn) -> Damage {
 /// The slots of the damaged record if its header tells, or else everything behind the last body in front of it.
 fn slots(scan: &SegmentScan, cause: &DamageCause) -> Option<Range<Slot>> {
     if let DamageCause::Hole(HoleCause::Blocks { record, .. }) = cause {
-        return record.body.map(|body| body.handle().slots());
+        return record.slots();
     }
-    let after = scan.records.iter().rev().filter(|record| record.kind.fills_slots()).find_map(|record| record.body)?;
-    let footer_end = scan.seal.footer.map(|footer| footer.slot_end).filter(|end| *end > after.end());
-    Some(after.end()..footer_end.unwrap_or(Slot(u64::MAX)))
+    let bodies = scan.records.iter().rev().filter(|record| record.kind.fills_slots());
+    let after = bodies.flat_map(|record| scan.bodies(record).rev()).next()?.body.end();
+    let footer_end = scan.seal.footer.map(|footer| footer.slot_end).filter(|end| *end > after);
+    Some(after..footer_end.unwrap_or(Slot(u64::MAX)))
 }

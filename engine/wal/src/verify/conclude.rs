@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use synod_protocol::{Ballot, Mark, Slot, SlotRange};
+use synod_protocol::{Ballot, BodyHandle, Mark, Slot, SlotRange};
 
 use super::segment::{Gap, Problem, Summary as RecordSummary, marks, slots_around};
 use super::{Class, Finding, SegmentCheck};
 use crate::index::{Index, Insert, Location};
-use crate::lsn::{FileId, Lsn};
+use crate::lsn::Lsn;
 use crate::recovery::prove_marks;
 use crate::segment::Geometry;
 
@@ -221,7 +221,7 @@ impl Concluding<'_> {
                 actual: Some(format!("{found:#010x}")),
             };
             let class = self.class(self.at(check, record.offset), false);
-            self.find(check, class, record.offset, record.body.map(|body| body.slots()), problem);
+            self.find(check, class, record.offset, record.slots(), problem);
         }
     }
 
@@ -350,10 +350,8 @@ impl Concluding<'_> {
             known.insert(state.mark);
             base = if state.base.slot > base.slot { state.base } else { base };
         }
-        let records: Vec<(FileId, &RecordSummary)> = (self.checks.iter().enumerate())
-            .flat_map(|(place, check)| {
-                check.records[..kept(place, check)].iter().map(move |record| (check.file, record))
-            })
+        let records: Vec<(&SegmentCheck, &RecordSummary)> = (self.checks.iter().enumerate())
+            .flat_map(|(place, check)| check.records[..kept(place, check)].iter().map(move |record| (check, record)))
             .collect();
         for (place, check) in self.checks.iter().enumerate() {
             let kept = kept(place, check);
@@ -367,10 +365,17 @@ impl Concluding<'_> {
         }
         summary.records = records.len() as u64;
         let mut index = Index::new(base);
-        for (file, record) in records {
-            let meta = &record.header.meta;
-            let Some(body) = record.body.filter(|_| meta.kind.fills_slots()) else { continue };
-            let location = Location { file, offset: record.offset, record_bytes: record.header.record_bytes };
+        let mut bodies: Vec<(&RecordSummary, BodyHandle, Location)> = Vec::new();
+        for (check, record) in records.iter().filter(|(_, record)| record.header.meta.kind.fills_slots()) {
+            let location = Location::alone(check.file, record.offset, record.header.record_bytes);
+            bodies.extend(record.body.map(|body| (*record, body, location)));
+            let packed = record.pack.and_then(|_| check.packed.get(&record.offset)).into_iter().flatten();
+            bodies.extend(
+                packed.map(|(body, body_offset)| (*record, *body, Location { body_offset: *body_offset, ..location })),
+            );
+        }
+        for (record, body, location) in bodies {
+            let (meta, file) = (&record.header.meta, location.file);
             let inserted = if meta.kind.is_chosen() {
                 index.insert_chosen(body, location)
             } else {

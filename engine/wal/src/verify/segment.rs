@@ -1,12 +1,14 @@
 //! One segment by itself.
 
+use std::collections::BTreeMap;
+
 use synod_frame::{BLOCK_BYTES, BodyError};
 use synod_protocol::{BodyHandle, Mark, Slot, SlotRange};
 
 use super::{Class, Finding};
 use crate::format::{
-    Block, Footer, RecordError, RecordHeader, SealBlock, SealBlockError, SealKind, SealedRecord, SegmentHeader,
-    TABLE_ENTRIES_PER_BLOCK, first_nonzero, table_entry,
+    Block, Footer, PackContent, RecordError, RecordHeader, SealBlock, SealBlockError, SealKind, SealedRecord,
+    SegmentHeader, TABLE_ENTRIES_PER_BLOCK, first_nonzero, table_entry,
 };
 use crate::identity::ExpectedIdentity;
 use crate::lsn::{FileId, Lsn};
@@ -23,6 +25,14 @@ pub(super) struct Summary {
     pub(super) header: RecordHeader,
     pub(super) offset: u64,
     pub(super) body: Option<BodyHandle>,
+    pub(super) pack: Option<PackContent>,
+}
+
+impl Summary {
+    /// The slots that it is about.
+    pub(super) fn slots(&self) -> Option<SlotRange> {
+        self.body.map(|body| body.slots()).or(self.pack.map(|pack| pack.first..pack.end))
+    }
 }
 
 /// A place where no valid record is, although the records don't end there in order.
@@ -52,6 +62,8 @@ pub struct SegmentCheck {
     pub(super) file: FileId,
     pub(super) header: SegmentHeader,
     pub(super) records: Vec<Summary>,
+    /// The bodies of the pack at an offset, each with its place in the record.
+    pub(super) packed: BTreeMap<u64, Vec<(BodyHandle, u32)>>,
     pub(super) gaps: Vec<Gap>,
     /// Where the last valid record ends.
     pub(super) end: u64,
@@ -97,6 +109,7 @@ pub fn check_segment(
         file,
         header: header.clone(),
         records: Vec::new(),
+        packed: BTreeMap::new(),
         gaps: Vec::new(),
         end: geometry.records_offset(),
         proof: header.durable.max(header.before_end),
@@ -218,12 +231,20 @@ impl Reading<'_> {
             let mut stray = None;
             while let Some(item) = scanner.next_item()? {
                 match item {
-                    Item::Record(record) => self.take(&record),
+                    Item::Record(record) => {
+                        self.take(&record);
+                        if record.pack.is_some() {
+                            let bodies = scanner.bodies(&record)?;
+                            let places = bodies.iter().map(|body| (body.header.handle(), body.offset));
+                            self.check.packed.insert(record.offset, places.collect());
+                        }
+                    }
                     Item::Hole(found) => hole = Some(found),
                     Item::Stray(record) => {
                         stray = Some(record);
                         break;
                     }
+                    Item::BadStray { .. } => {}
                 }
             }
             let hole = hole.expect("every scan meets a hole");
@@ -241,7 +262,7 @@ impl Reading<'_> {
         check.proof = check.proof.max(record.header.durable);
         check.end = record.offset + u64::from(record.header.record_bytes);
         let body = record.body.map(|body| body.handle());
-        check.records.push(Summary { header: record.header, offset: record.offset, body });
+        check.records.push(Summary { header: record.header, offset: record.offset, body, pack: record.pack });
     }
 
     /// No sound record follows: an end in order, or damage.
@@ -254,9 +275,7 @@ impl Reading<'_> {
 
     fn gap(&mut self, hole: &Hole) {
         let (slots, problem) = match &hole.cause {
-            HoleCause::Blocks { record, error, .. } => {
-                (record.body.map(|body| body.handle().slots()), body_problem(error))
-            }
+            HoleCause::Blocks { record, error, .. } => (record.slots(), body_problem(error)),
             HoleCause::Head(error) => (None, record_problem(error)),
             HoleCause::Old => (None, Problem { what: "a record is missing".to_owned(), ..Problem::default() }),
             HoleCause::Stop | HoleCause::Full | HoleCause::Seal(_) => {
@@ -401,15 +420,15 @@ impl Reading<'_> {
             return;
         }
         let fills = self.check.records.iter().filter(|record| record.header.meta.kind.fills_slots());
-        let bodies: Vec<BodyHandle> = fills.filter_map(|record| record.body).collect();
+        let bodies: Vec<PackContent> = fills.filter_map(content).collect();
         let promised =
             self.check.records.iter().map(|record| record.header.meta.promised.max(record.header.meta.ballot));
         let counted = [
             ("records", self.check.records.len() as u64, footer.records),
-            ("bodies", bodies.len() as u64, footer.bodies),
-            ("bytes of bodies", bodies.iter().map(|body| u64::from(body.bytes)).sum(), footer.body_bytes),
-            ("first slot", bodies.iter().map(|body| body.first.0).min().unwrap_or(0), footer.slot_first.0),
-            ("end slot", bodies.iter().map(|body| body.end().0).max().unwrap_or(0), footer.slot_end.0),
+            ("bodies", bodies.iter().map(|content| u64::from(content.bodies)).sum(), footer.bodies),
+            ("bytes of bodies", bodies.iter().map(|content| u64::from(content.body_bytes)).sum(), footer.body_bytes),
+            ("first slot", bodies.iter().map(|content| content.first.0).min().unwrap_or(0), footer.slot_first.0),
+            ("end slot", bodies.iter().map(|content| content.end.0).max().unwrap_or(0), footer.slot_end.0),
         ];
         let at = self.geometry.footer_offset();
         let mut findings = Vec::new();
@@ -440,7 +459,15 @@ fn sealed(record: &Summary) -> SealedRecord {
         group: record.header.meta.group,
         ballot: record.header.meta.ballot,
         body: record.body,
+        pack: record.pack,
     }
+}
+
+/// The bodies of a record, in short: one, or those of a pack.
+fn content(record: &Summary) -> Option<PackContent> {
+    let alone =
+        |body: BodyHandle| PackContent { first: body.first, end: body.end(), bodies: 1, body_bytes: body.bytes };
+    record.body.map(alone).or(record.pack)
 }
 
 fn told(record: &SealedRecord) -> String {
@@ -493,8 +520,7 @@ pub(super) fn marks(records: &[Summary]) -> impl Iterator<Item = Mark> {
 /// The slot after the last body in front of a record, and where the next one after it begins.
 pub(super) fn slots_around(records: &[Summary], place: usize) -> (Option<Slot>, Option<Slot>) {
     let fills = |record: &&Summary| record.header.meta.kind.fills_slots();
-    let body = |record: &Summary| record.body;
-    let before = records[..place].iter().rev().filter(fills).find_map(body).map(|body| body.end());
-    let after = records[place..].iter().filter(fills).find_map(body).map(|body| body.first);
+    let before = records[..place].iter().rev().filter(fills).find_map(Summary::slots).map(|slots| slots.end);
+    let after = records[place..].iter().filter(fills).find_map(Summary::slots).map(|slots| slots.start);
     (before, after)
 }

@@ -82,11 +82,14 @@ impl Active {
         for (slot, checksum) in self.checksums[first_block..].iter_mut().zip(block_checksums) {
             *slot = checksum;
         }
-        if let Some(body) = record.body.filter(|_| record.kind.fills_slots()) {
-            self.slot_first = if self.bodies == 0 { body.first } else { self.slot_first.min(body.first) };
-            self.slot_end = self.slot_end.max(body.end());
-            self.bodies += 1;
-            self.body_bytes += u64::from(body.bytes);
+        let alone = record.body.filter(|_| record.kind.fills_slots());
+        let content = alone.map(|body| (body.first, body.end(), 1, body.bytes));
+        let packed = record.pack.map(|pack| (pack.first, pack.end, pack.bodies, pack.body_bytes));
+        if let Some((first, end, bodies, body_bytes)) = content.or(packed) {
+            self.slot_first = if self.bodies == 0 { first } else { self.slot_first.min(first) };
+            self.slot_end = self.slot_end.max(end);
+            self.bodies += u64::from(bodies);
+            self.body_bytes += u64::from(body_bytes);
         }
         self.offset += u64::from(record.record_bytes);
         self.records.push(record);

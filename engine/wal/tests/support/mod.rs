@@ -358,6 +358,30 @@ impl Machine {
         })
     }
 
+    /// Appends the pack of chosen bodies that follow each other, and completes everything.
+    pub fn append_pack_now(&mut self, promised: Ballot, mark: Mark, bodies: &[Body]) -> Planned {
+        let geometry = synod_wal::Geometry::new(SEGMENT_BYTES).unwrap();
+        let mut builder = synod_wal::PackBuilder::new(geometry.record_bytes_max());
+        for body in bodies {
+            assert!(builder.try_push(&body.handle, body.bytes()));
+        }
+        let mut pack = builder.finish().unwrap();
+        let meta = meta(RecordKind::Pack, Ballot::ZERO, promised, mark);
+        for _ in 0..4 {
+            self.settle();
+            match self.wal.append_pack(&meta, &mut pack) {
+                Ok(planned) => {
+                    self.submit(planned, pack.record());
+                    self.settle();
+                    return planned;
+                }
+                Err(synod_wal::AppendError::NoSegment) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("no room: {:?}", self.wal.stats());
+    }
+
     pub fn trim(&mut self, base: Mark, promised: Ballot) -> Option<Appended> {
         let mut record = RecordBuffer::zeroed(BLOCK as usize);
         match self.wal.trim(base, record.as_mut(), promised, base) {
@@ -465,10 +489,7 @@ pub fn meta(kind: RecordKind, at: Ballot, promised: Ballot, mark: Mark) -> Recor
 
 /// The bytes of a body at its place in the index.
 pub fn stored_body(store: &dyn SegmentStore, location: synod_wal::Location, body: &BodyHandle) -> Vec<u8> {
-    let mut record = RecordBuffer::zeroed(location.record_bytes as usize);
-    store.read_at(location.file, location.offset, record.as_mut()).unwrap();
-    let header = synod_frame::verify_body_in_record(record.as_ref()).unwrap();
-    assert_eq!(header.handle(), *body);
+    let record = synod_wal::scan::read_body(store, &location, body).unwrap().unwrap();
     record.as_ref()[RECORD_HEADER_BYTES..][..body.bytes as usize].to_vec()
 }
 
@@ -587,8 +608,13 @@ pub fn seal_again(block: &mut [u8]) {
         b"SYNG" | b"SYNI" | b"SYNT" | b"SYNF" => put_checksum(block, salt()),
         b"SYNR" => {
             let head = u32::from_le_bytes(block[268..272].try_into().unwrap()) as usize;
-            let head = if &block[256..260] == b"SYNB" { head.clamp(128, 3840) } else { 0 };
-            if head > 0 {
+            let pack_head = u32::from_le_bytes(block[260..264].try_into().unwrap()) as usize;
+            let head = match &block[256..260] {
+                b"SYNB" => head.clamp(128, 3840),
+                b"SYNP" => pack_head.clamp(32, 3840),
+                _ => 0,
+            };
+            if &block[256..260] == b"SYNB" {
                 put_checksum(&mut block[256..256 + head], 0);
             }
             put_checksum(&mut block[..256 + head], salt());
