@@ -13,6 +13,7 @@
 //! Directories are 0700, files 0600; symbolic links are never followed.
 
 mod bootstrap;
+mod compact;
 mod disk;
 mod identity_file;
 mod init;
@@ -27,6 +28,7 @@ use synod_protocol::NodeId;
 use thiserror::Error;
 
 pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap};
+pub use compact::{CompactError, CompactOptions, CompactProgress, CompactStep, Compacted, compact};
 pub use disk::FileDisk;
 pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};
 pub use init::{InitError, InitOptions, InitProgress, init};
@@ -62,6 +64,11 @@ impl FileError {
 /// The directory of one of a node's logs.
 pub fn log_path(directory: &Path, log: u32) -> PathBuf {
     directory.join(format!("log-{log:04}"))
+}
+
+/// The directory of one of a node's logs, for readers: also while a compaction moves it, or was interrupted at that.
+pub fn current_log_path(directory: &Path, log: u32) -> PathBuf {
+    compact::current_log_path(directory, log)
 }
 
 /// Why a directory can't be opened.
@@ -179,6 +186,7 @@ pub fn open(directory: &Path, expected: &Expected) -> Result<OpenDirectory, Open
     // A segment file may have been made just before its maker was killed: its name must be durable before the log uses
     // it, or a power failure takes the file away with what was acknowledged in it.
     for log in 0..identity.logs {
+        compact::restore(directory, log)?;
         disk::sync_directory(&log_path(directory, log))?;
     }
     Ok(OpenDirectory { path: path(), identity, _lock: lock })

@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+mod builder;
+pub mod compaction;
 pub mod directory;
 pub mod format;
 mod identity;
@@ -21,6 +23,7 @@ mod store;
 pub mod verify;
 mod writer;
 
+pub use builder::{BuildError, BuiltLog, LogBuilder, LogDisk, LogStart, NoDisk};
 pub use format::{Pack, PackBuilder, RecordKind, RecordMeta, StoredConfiguration};
 pub use identity::{ExpectedIdentity, LogIdentity, LogSalt};
 pub use index::{Blocks, Index, IndexEntry, Insert, Location};

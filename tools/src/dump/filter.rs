@@ -19,7 +19,7 @@ pub(super) struct Filter {
     /// Only bodies that begin before this slot
     #[arg(long, value_name = "SLOT")]
     to: Option<u64>,
-    /// Only records of these kinds: accepted, chosen, copied, healed, promise, configuration, mark, trim
+    /// Only records of these kinds: accepted, chosen, copied, healed, promise, configuration, mark, pack, trim
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = parse_record_kind)]
     kind: Vec<RecordKind>,
     /// Only records with bodies of these kinds: commands, no-op, configuration, trim

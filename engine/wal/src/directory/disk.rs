@@ -10,6 +10,7 @@ use synod_frame::RecordBuffer;
 
 use super::FileError;
 use super::pool_file::note_file_made;
+use crate::builder::LogDisk;
 use crate::lsn::FileId;
 use crate::segment::BLOCK;
 
@@ -87,6 +88,20 @@ impl FileDisk {
     /// If it can't be written; the log goes on without it.
     pub fn zero(&self, file: FileId, offset: u64, bytes: u64) -> Result<(), FileError> {
         write_zeros(&self.path(file), offset, bytes)
+    }
+}
+
+impl LogDisk for FileDisk {
+    fn write(&mut self, file: FileId, offset: u64, bytes: &[u8]) -> Result<(), FileError> {
+        FileDisk::write(self, file, offset, bytes)
+    }
+
+    fn sync(&mut self, file: FileId) -> Result<(), FileError> {
+        FileDisk::sync(self, file)
+    }
+
+    fn create(&mut self, file: FileId) -> Result<(), FileError> {
+        FileDisk::create(self, file)
     }
 }
 

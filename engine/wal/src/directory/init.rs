@@ -232,7 +232,7 @@ fn check_segments(directory: &Path, log: &Path, geometry: Geometry) -> Result<u6
     Ok(present)
 }
 
-fn make_directory(path: &Path) -> Result<(), FileError> {
+pub(super) fn make_directory(path: &Path) -> Result<(), FileError> {
     let made = DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path);
     made.map_err(FileError::new("create", path))?;
     let private = std::fs::Permissions::from_mode(DIRECTORY_MODE);
