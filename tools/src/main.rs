@@ -7,13 +7,17 @@
 
 mod audit;
 mod bulk;
+mod compact;
 mod diff;
 mod doctor;
 mod dump;
 mod exit;
+mod export;
 mod get;
 mod handbook;
 mod hexdump;
+mod import;
+mod interchange;
 mod ls;
 mod output;
 mod patient;
@@ -66,6 +70,12 @@ enum Verb {
     Audit(audit::Options),
     /// What a node needs of this host, and how fast the disk of a directory is
     Doctor(doctor::Options),
+    /// Make a log smaller: drop what it doesn't need any more, and pack small bodies. Writes; the node must not run
+    Compact(compact::Options),
+    /// The commands of a log as JSON lines, whatever --format says
+    Export(export::Options),
+    /// Begin a cluster with the content of an export. Writes, into stores that were never used
+    Import(import::Options),
     /// A completion script for a shell
     Completions(handbook::Completions),
     /// Man pages
@@ -84,6 +94,9 @@ impl Verb {
             Verb::Verify(options) => verify::run(options, output),
             Verb::Audit(options) => audit::run(options, output),
             Verb::Doctor(options) => doctor::run(options, output),
+            Verb::Compact(options) => compact::run(options, output),
+            Verb::Export(options) => export::run(options, output),
+            Verb::Import(options) => import::run(options, output),
             Verb::Completions(options) => handbook::completions::<Arguments>(options, output),
             Verb::Man(options) => handbook::man::<Arguments>(options, output),
         }

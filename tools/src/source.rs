@@ -99,7 +99,7 @@ impl Source {
     /// If the directory isn't one of a node, or can't be read.
     pub(crate) fn open(path: &Path) -> Result<Source> {
         let identity = directory::read_identity(path)?;
-        let log = directory::log_path(path, LOG);
+        let log = directory::current_log_path(path, LOG);
         let found = fs::symlink_metadata(&log).with_context(|| format!("can't look at {}", log.display()))?;
         if !found.is_dir() {
             bail!("{} is no directory; symbolic links are never followed", log.display());

@@ -6,7 +6,7 @@
 //! everything before it was durable.
 
 use synod_frame::{BLOCK_BYTES, GroupId, RECORD_HEADER_BYTES, RecordBuffer};
-use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, Mark, NodeId};
 use thiserror::Error;
 
 use crate::directory::FileError;
@@ -326,8 +326,8 @@ impl<'disk> LogBuilder<'disk> {
         Ok(())
     }
 
-    /// The first slot behind the chosen bodies that were taken without a gap.
-    pub fn next_slot(&self) -> Slot {
-        self.mark.slot
+    /// Where the chosen bodies end that were taken without a gap.
+    pub fn mark(&self) -> Mark {
+        self.mark
     }
 }

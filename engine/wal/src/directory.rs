@@ -15,6 +15,7 @@
 mod bootstrap;
 mod compact;
 mod disk;
+mod found;
 mod identity_file;
 mod init;
 mod lock;
@@ -30,6 +31,7 @@ use thiserror::Error;
 pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap};
 pub use compact::{CompactError, CompactOptions, CompactProgress, CompactStep, Compacted, compact};
 pub use disk::FileDisk;
+pub use found::{FoundError, Founding, FoundingStart, check_unused, found};
 pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};
 pub use init::{InitError, InitOptions, InitProgress, init};
 pub use lock::DirectoryLock;

@@ -31,7 +31,7 @@ pub struct Genesis {
 
 impl Genesis {
     /// The body of genesis, the same bytes on every node, laid out in a record buffer.
-    fn encode(&self) -> Result<(RecordBuffer, BodyHandle), EncodeError> {
+    pub(super) fn encode(&self) -> Result<(RecordBuffer, BodyHandle), EncodeError> {
         let mut record = RecordBuffer::zeroed(CONFIGURATION_BYTES_MAX + RECORD_HEADER_BYTES);
         let origin = Origin { group: self.group, first: Slot(0), ballot: Ballot::ZERO, leader_time_us: 0 };
         let body = encode_configuration(record.as_mut(), &origin, &self.configuration)?;
@@ -162,7 +162,7 @@ pub fn bootstrap(directory: &Path, genesis: &Genesis) -> Result<Bootstrapped, Bo
     Ok(Bootstrapped::Now(joined))
 }
 
-fn check_member(identity: &NodeIdentity, genesis: &Genesis) -> Result<(), BootstrapError> {
+pub(super) fn check_member(identity: &NodeIdentity, genesis: &Genesis) -> Result<(), BootstrapError> {
     let node = identity.node;
     let named = genesis.configuration.incarnation_of(node).ok_or(BootstrapError::NotAMember(node))?;
     if named != identity.incarnation {

@@ -215,7 +215,7 @@ fn check_content(directory: &Path) -> Result<(), InitError> {
 }
 
 /// No segment that is there may have been used; how many bytes they have.
-fn check_segments(directory: &Path, log: &Path, geometry: Geometry) -> Result<u64, InitError> {
+pub(super) fn check_segments(directory: &Path, log: &Path, geometry: Geometry) -> Result<u64, InitError> {
     let store = DirectoryStore::new(log);
     let mut present = 0;
     for file in store.files().map_err(FileError::new("list", log))? {
