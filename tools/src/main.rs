@@ -23,6 +23,7 @@ mod output;
 mod patient;
 mod progress;
 mod record;
+mod repair;
 mod source;
 mod stat;
 mod survey;
@@ -72,6 +73,8 @@ enum Verb {
     Doctor(doctor::Options),
     /// Make a log smaller: drop what it doesn't need any more, and pack small bodies. Writes; the node must not run
     Compact(compact::Options),
+    /// Write a mended copy of a damaged log, with what other replicas have
+    Repair(repair::Options),
     /// The commands of a log as JSON lines, whatever --format says
     Export(export::Options),
     /// Begin a cluster with the content of an export. Writes, into stores that were never used
@@ -95,6 +98,7 @@ impl Verb {
             Verb::Audit(options) => audit::run(options, output),
             Verb::Doctor(options) => doctor::run(options, output),
             Verb::Compact(options) => compact::run(options, output),
+            Verb::Repair(options) => repair::run(options, output),
             Verb::Export(options) => export::run(options, output),
             Verb::Import(options) => import::run(options, output),
             Verb::Completions(options) => handbook::completions::<Arguments>(options, output),

@@ -14,6 +14,7 @@
 
 mod bootstrap;
 mod compact;
+mod copy;
 mod disk;
 mod found;
 mod identity_file;
@@ -30,6 +31,7 @@ use thiserror::Error;
 
 pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap};
 pub use compact::{CompactError, CompactOptions, CompactProgress, CompactStep, Compacted, compact};
+pub use copy::{CopyError, write_copy};
 pub use disk::FileDisk;
 pub use found::{FoundError, Founding, FoundingStart, check_unused, found};
 pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};

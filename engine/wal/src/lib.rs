@@ -17,6 +17,8 @@ mod logged_replica;
 mod lsn;
 mod pool;
 mod recovery;
+pub mod repair;
+mod salvage;
 pub mod scan;
 mod segment;
 mod store;
@@ -34,6 +36,7 @@ pub use recovery::{
     Cut, Damage, DamageCause, DamageClass, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment,
     recover, recover_with,
 };
+pub use salvage::{Finding, LostBody, Salvaged, salvage};
 pub use segment::{Geometry, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_RANGE, record_bytes};
 pub use store::{MemoryStore, SegmentStore};
 pub use writer::{

@@ -130,6 +130,17 @@ impl HoleCause {
     }
 }
 
+impl std::fmt::Display for HoleCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HoleCause::Head(error) => write!(f, "{error}"),
+            HoleCause::Blocks { error, .. } => write!(f, "{error}"),
+            HoleCause::Old => f.write_str("a record is missing"),
+            HoleCause::Stop | HoleCause::Full | HoleCause::Seal(_) => f.write_str("records are missing"),
+        }
+    }
+}
+
 /// What a scan finds, in this order: records, one hole, strays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
@@ -523,6 +534,13 @@ impl<'store> Scanner<'store> {
         let head = PackHead::parse(bytes, record.header.record_bytes, record.header.body_bytes);
         // As in `bodies`: a head that was right and isn't any more was written again since.
         Ok(head.map(|head| head.known_bodies(bytes, record.header.meta.group)).unwrap_or_default())
+    }
+
+    /// Walks on behind a record, for whoever reads on past damage.
+    pub(crate) fn walk_on_behind(&mut self, record: &ScannedRecord) {
+        self.offset = record.offset + u64::from(record.header.record_bytes);
+        self.previous_checksum = Some(record.header.checksum);
+        self.phase = Phase::Walking;
     }
 
     /// One body of a record that was just returned, in a record buffer of its own.

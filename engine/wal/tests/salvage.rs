@@ -1,0 +1,111 @@
+//! Salvage: a sound log says all that recovery says, and no damage makes it panic or invent anything.
+
+mod support;
+
+use support::*;
+use synod_protocol::{Ballot, Mark, Slot};
+use synod_wal::{MemoryStore, RecordKind, SegmentStore, SyncMode, recover, salvage};
+
+/// A log of some segments, with what a node does in it, as it is after some random number of steps and a crash.
+fn crashed(seed: u64) -> MemoryStore {
+    let mut random = Random(seed);
+    let mut machine = Machine::fresh([SyncMode::Dsync, SyncMode::Fdatasync][(seed % 2) as usize], 4);
+    let (mut mark, mut round) = (Mark::START, 1);
+    for step in 0..random.below(60) {
+        let body = match random.below(4) {
+            0 => commands(mark.slot.0, 2, 9000, seed * 100 + step),
+            _ => noop(mark.slot.0, 2, seed * 100 + step),
+        };
+        let appended = match random.below(10) {
+            0 => {
+                round += 1;
+                machine.append(&meta(RecordKind::Promise, Ballot::ZERO, ballot(round), mark), None)
+            }
+            1 => machine.append(&meta(RecordKind::Mark, Ballot::ZERO, ballot(round), mark), None),
+            2 if mark.slot.0 > 20 => machine.trim(mark, ballot(round)),
+            _ => {
+                let appended =
+                    machine.append(&meta(RecordKind::Accepted, ballot(round), ballot(round), mark), Some(&body));
+                if appended.is_some() {
+                    mark = mark.after(&body.handle);
+                    machine.wal.index_mut().mark_chosen(body.handle.first, mark.chain);
+                }
+                appended
+            }
+        };
+        if appended.is_none() || random.chance(70) {
+            machine.settle();
+        }
+        for _ in 0..random.below(4) {
+            machine.step(&mut random);
+        }
+    }
+    machine.crash(&mut random).durable
+}
+
+#[test]
+fn a_sound_log_is_salvaged_as_it_is_recovered() {
+    let (mut sound, mut bodies) = (0, 0);
+    for seed in 0..600 {
+        let store = crashed(seed);
+        let Ok(log) = recover(&store, &identity(9).expected(), SEGMENT_BYTES) else { continue };
+        let found = salvage(&store, &identity(9).expected(), SEGMENT_BYTES).unwrap();
+        assert!(!found.lost_unknown && !found.lost_promise, "seed {seed}: {:?}", found.findings);
+        assert!(found.lost.is_empty() && found.findings.is_empty(), "seed {seed}: {:?}", found.findings);
+        assert!(found.promised >= log.promised && found.epoch_next >= log.epoch_next, "seed {seed}");
+        assert!(found.index.base().slot >= log.index.base().slot, "seed {seed}");
+        for entry in log.index.iter_from(found.index.base().slot) {
+            let salvaged = found.index.containing(entry.body.first);
+            // What recovery cut may be there too, and supersede what it knows.
+            let known = salvaged.is_some_and(|salvaged| salvaged.ballot >= entry.ballot || salvaged.chosen.is_some());
+            assert!(known, "seed {seed}: slot {}", entry.body.first);
+            assert!(salvaged.is_some_and(|now| entry.chosen.is_none() || now.chosen == entry.chosen), "seed {seed}");
+            bodies += 1;
+        }
+        sound += 1;
+    }
+    assert!(sound > 400 && bodies > 1000, "{sound} logs with {bodies} bodies");
+}
+
+#[test]
+fn no_damage_panics_or_invents() {
+    let mut random = Random(5);
+    let mut noticed = 0;
+    for seed in 0..400 {
+        let mut store = crashed(seed);
+        let Ok(sound) = recover(&store, &identity(9).expected(), SEGMENT_BYTES) else { continue };
+        let files = store.files().unwrap();
+        for _ in 0..=random.below(3) {
+            let file = files[random.below(files.len() as u64) as usize];
+            let content = store.content_mut(file).unwrap();
+            if content.is_empty() {
+                continue;
+            }
+            let at = random.below(content.len() as u64) as usize;
+            match random.below(4) {
+                0 => content.truncate(at),
+                1 => {
+                    let block = at / 4096 * 4096;
+                    let end = content.len().min(block + 4096);
+                    content[block..end].fill(0);
+                }
+                2 => {
+                    let block = at / 4096 * 4096;
+                    let end = content.len().min(block + 4096);
+                    if end - block == 4096 && at - block < 400 {
+                        content[at] ^= 1 << random.below(8);
+                        seal_again(&mut content[block..end]);
+                    }
+                }
+                _ => content[at] ^= 1 << random.below(8),
+            }
+        }
+        let found = salvage(&store, &identity(9).expected(), SEGMENT_BYTES).unwrap();
+        noticed += u32::from(!found.findings.is_empty());
+        for entry in found.index.iter_from(Slot(0)).filter(|entry| entry.chosen.is_some()) {
+            let known = sound.index.get(entry.body.first);
+            assert!(known.is_none_or(|known| known.body == entry.body), "seed {seed}: slot {}", entry.body.first);
+        }
+    }
+    assert!(noticed > 50, "{noticed}");
+}
