@@ -166,7 +166,19 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     let sources: Vec<RepairSource<'_>> = others.iter().map(Replica::source).collect();
     let plan = plan_repair(own.source(), &sources, &configuration, stored, own.identity.segment_bytes)
         .map_err(|error| failure(Exit::Damaged, error.to_string()))?;
-    let accepted = check_loss(options, &own, &plan)?;
+    let accepted = check_loss(options, &own, &plan).inspect_err(|_| {
+        for finding in &own.log.findings {
+            let Line { file, offset, slots, what } = Line::new(finding);
+            let slots = slots.map(|slots| format!(" (slots {slots})")).unwrap_or_default();
+            eprintln!("synod-tools: {}+{offset:#x}: {what}{slots}", file.as_deref().unwrap_or("the log"));
+        }
+        for other in others.iter().filter(|other| !other.log.findings.is_empty()) {
+            eprintln!("synod-tools: {} is damaged too; see `synod-tools verify`", other.path.display());
+        }
+        for other in others.iter().filter(|other| other.lock.is_none()) {
+            eprintln!("synod-tools: a node runs on {}", other.path.display());
+        }
+    })?;
     let mut report = Report {
         directory: options.directory.display().to_string(),
         copy: None,

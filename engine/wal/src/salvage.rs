@@ -321,22 +321,26 @@ impl<'store> Salvage<'store> {
     fn scan_all(&mut self) -> Result<(), ReadError> {
         // The proof first: it tells a torn end from a lost one.
         let epochs: Vec<u64> = self.segments.keys().copied().collect();
-        let mut ends = Vec::new();
-        for epoch in &epochs {
-            ends.push(self.scan(*epoch)?);
+        let mut scanned = BTreeMap::new();
+        for epoch in epochs {
+            scanned.insert(epoch, self.scan(epoch)?);
         }
-        for (number, epoch) in epochs.iter().enumerate() {
-            let next = epochs.get(number + 1).map(|next| &self.segments[next].header);
-            let next = next.filter(|next| next.before_epoch == *epoch);
-            let named = next.filter(|next| next.before_end != Lsn::ZERO).map(|next| next.before_end);
-            // Where the seal is gone, the next segment may still prove that nothing is missing in between.
-            let follows = ends.get(number + 1).and_then(|next| next.first_previous);
-            let context = Context {
-                named,
-                followed: follows.is_some() && follows == ends[number].last_checksum,
-                newest: number + 1 == epochs.len(),
+        // What isn't linked to the newest was given up when the log was opened: nothing there is missed.
+        let chain = self.link();
+        for (number, epoch) in chain.iter().enumerate() {
+            let (Some(found), next) = (scanned.get(epoch), number.checked_sub(1).map(|next| chain[next])) else {
+                continue;
             };
-            self.judge(*epoch, &ends[number], &context);
+            let header = next.and_then(|next| self.segments.get(&next)).map(|next| &next.header);
+            let header = header.filter(|next| next.before_epoch == *epoch && next.before_end != Lsn::ZERO);
+            // Where the seal is gone, the next segment may still prove that nothing is missing in between.
+            let follows = next.and_then(|next| scanned.get(&next)).and_then(|next| next.first_previous);
+            let context = Context {
+                named: header.map(|header| header.before_end),
+                followed: follows.is_some() && follows == found.last_checksum,
+                newest: next.is_none(),
+            };
+            self.judge(*epoch, found, &context);
         }
         Ok(())
     }
@@ -489,28 +493,37 @@ impl<'store> Salvage<'store> {
 
     /// Segments that others name and that aren't there.
     fn find_missing(&mut self) {
-        let Some(mut epoch) = self.segments.last_key_value().map(|(epoch, _)| *epoch) else {
+        if self.segments.is_empty() {
             self.finding(None, 0, "no segment can be read".to_owned(), None);
             self.unknown.push(Lsn(u64::MAX));
             return;
-        };
-        while epoch != 0 && epoch >= self.first_needed {
-            let next = match self.segments.get(&epoch) {
-                // A guessed header doesn't know what it follows: the one below, as far as is known.
-                Some(segment) if segment.guessed => self.segments.range(..epoch).next_back().map(|(epoch, _)| *epoch),
-                Some(segment) => Some(segment.header.before_epoch),
-                None => {
-                    self.finding(None, 0, format!("segment {epoch} is missing"), None);
-                    self.unknown.push(Lsn::new(epoch, self.geometry.segment_bytes(), BLOCK));
-                    self.segments.range(..epoch).next_back().map(|(epoch, _)| *epoch)
-                }
-            };
-            epoch = next.unwrap_or(0);
+        }
+        for epoch in self.link() {
+            if !self.segments.contains_key(&epoch) {
+                self.finding(None, 0, format!("segment {epoch} is missing"), None);
+                self.unknown.push(Lsn::new(epoch, self.geometry.segment_bytes(), BLOCK));
+            }
         }
         if self.first_needed > self.segments.last_key_value().map_or(0, |(epoch, _)| *epoch) {
             self.finding(None, 0, format!("segment {} is missing", self.first_needed), None);
             self.unknown.push(Lsn(u64::MAX));
         }
+    }
+
+    /// The segments that the newest one leads to and that are needed, newest first, those that aren't there too.
+    fn link(&self) -> Vec<u64> {
+        let mut chain = Vec::new();
+        let below = |epoch: u64| self.segments.range(..epoch).next_back().map(|(epoch, _)| *epoch);
+        let mut next = self.segments.last_key_value().map(|(epoch, _)| *epoch);
+        while let Some(epoch) = next.filter(|epoch| *epoch != 0 && *epoch >= self.first_needed) {
+            chain.push(epoch);
+            next = match self.segments.get(&epoch) {
+                Some(segment) if !segment.guessed => Some(segment.header.before_epoch),
+                // A guessed header doesn't know what it follows, nor does one that isn't there: the one below.
+                _ => below(epoch),
+            };
+        }
+        chain
     }
 
     fn finish(mut self) -> Salvaged {

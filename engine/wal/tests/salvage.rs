@@ -3,29 +3,44 @@
 mod support;
 
 use support::*;
-use synod_protocol::{Ballot, Mark, Slot};
+use synod_protocol::{Ballot, Slot};
 use synod_wal::{MemoryStore, RecordKind, SegmentStore, SyncMode, recover, salvage};
 
 /// A log of some segments, with what a node does in it, as it is after some random number of steps and a crash.
 fn crashed(seed: u64) -> MemoryStore {
     let mut random = Random(seed);
-    let mut machine = Machine::fresh([SyncMode::Dsync, SyncMode::Fdatasync][(seed % 2) as usize], 4);
-    let (mut mark, mut round) = (Mark::START, 1);
+    let sync = [SyncMode::Dsync, SyncMode::Fdatasync][(seed % 2) as usize];
+    let mut machine = Machine::fresh(sync, 4);
+    let mut round = 0;
+    for life in 0..random.below(4) {
+        let disk = live(machine, &mut random, &mut round, seed);
+        let Ok(log) = recover(&disk.durable, &identity(9).expected(), SEGMENT_BYTES) else { return disk.durable };
+        machine = Machine::start(disk, sync, log, life + 2);
+        machine.settle();
+    }
+    live(machine, &mut random, &mut round, seed).durable
+}
+
+/// One life of a node, up to a crash.
+fn live(mut machine: Machine, random: &mut Random, round: &mut u64, seed: u64) -> Disk {
+    let chosen = machine.wal.index().iter_from(Slot(0)).take_while(|entry| entry.chosen.is_some());
+    let mut mark = chosen.fold(machine.wal.index().base(), |mark, entry| mark.after(&entry.body));
+    *round += 1;
     for step in 0..random.below(60) {
         let body = match random.below(4) {
-            0 => commands(mark.slot.0, 2, 9000, seed * 100 + step),
-            _ => noop(mark.slot.0, 2, seed * 100 + step),
+            0 => commands(mark.slot.0, 2, 9000, seed * 1000 + *round * 100 + step),
+            _ => noop(mark.slot.0, 2, seed * 1000 + *round * 100 + step),
         };
         let appended = match random.below(10) {
             0 => {
-                round += 1;
-                machine.append(&meta(RecordKind::Promise, Ballot::ZERO, ballot(round), mark), None)
+                *round += 1;
+                machine.append(&meta(RecordKind::Promise, Ballot::ZERO, ballot(*round), mark), None)
             }
-            1 => machine.append(&meta(RecordKind::Mark, Ballot::ZERO, ballot(round), mark), None),
-            2 if mark.slot.0 > 20 => machine.trim(mark, ballot(round)),
+            1 => machine.append(&meta(RecordKind::Mark, Ballot::ZERO, ballot(*round), mark), None),
+            2 if mark.slot.0 > 20 => machine.trim(mark, ballot(*round)),
             _ => {
                 let appended =
-                    machine.append(&meta(RecordKind::Accepted, ballot(round), ballot(round), mark), Some(&body));
+                    machine.append(&meta(RecordKind::Accepted, ballot(*round), ballot(*round), mark), Some(&body));
                 if appended.is_some() {
                     mark = mark.after(&body.handle);
                     machine.wal.index_mut().mark_chosen(body.handle.first, mark.chain);
@@ -37,10 +52,10 @@ fn crashed(seed: u64) -> MemoryStore {
             machine.settle();
         }
         for _ in 0..random.below(4) {
-            machine.step(&mut random);
+            machine.step(random);
         }
     }
-    machine.crash(&mut random).durable
+    machine.crash(random)
 }
 
 #[test]
