@@ -1,9 +1,10 @@
 //! The write-ahead log of Synod: records in, aligned writes and syncs out; completions in, durable position out.
 //!
 //! [`Wal`] appends, [`recover`] reads back what a crash left, [`scan`] is the one reader of segment files, [`verify`] says
-//! all that is wrong in them, [`audit`] holds the logs of a cluster against the rules of Paxos, and [`directory`] is the
-//! only module that touches a file system. Everything else is plain values, so that the simulator and the runtime drive
-//! the same code. The bytes are described in `engine/docs/wal-format.md`.
+//! all that is wrong in them, [`audit`] holds the logs of a cluster against the rules of Paxos, [`compaction`] writes a
+//! log anew and [`repair`] from what is left of it, and [`directory`] is the only module that touches a file system.
+//! Everything else is plain values, so that the simulator and the runtime drive the same code. The bytes are described
+//! in `engine/docs/wal-format.md`.
 #![forbid(unsafe_code)]
 
 pub mod audit;
