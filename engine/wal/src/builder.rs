@@ -142,6 +142,7 @@ impl<'disk> LogBuilder<'disk> {
             segment_bytes: start.segment_bytes,
             sync: SyncMode::Fdatasync,
             pool_free_min: 1,
+            pool_spares: 0,
             pool_files_max: u32::MAX,
         };
         let recovered = RecoveredLog {
@@ -244,6 +245,7 @@ impl<'disk> LogBuilder<'disk> {
             promised: self.promised,
             mark: self.written,
             log_time_us: self.log_time_us,
+            unsure: false,
         }
     }
 

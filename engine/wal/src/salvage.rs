@@ -282,27 +282,7 @@ impl<'store> Salvage<'store> {
         if lsn != at || RecordHeader::decode(&block, expected.salt(), at, epoch).is_err() {
             return Ok(None);
         }
-        Ok(Some(SegmentHeader {
-            identity: crate::LogIdentity {
-                cluster: expected.cluster,
-                lineage: expected.lineage,
-                node: expected.node,
-                incarnation: expected.incarnation,
-                boot_counter: 0,
-                log: expected.log,
-            },
-            epoch,
-            previous_epoch: 0,
-            before_epoch: 0,
-            before_end: Lsn::ZERO,
-            before_checksum: 0,
-            durable: Lsn::ZERO,
-            first_needed: 0,
-            checkpoint: Lsn::ZERO,
-            log_time_us: 0,
-            configuration: None,
-            groups: Vec::new(),
-        }))
+        Ok(Some(SegmentHeader::rebuilt(expected, epoch, 0)))
     }
 
     /// Whether there is anything but zeros behind the header.
@@ -374,6 +354,7 @@ impl<'store> Salvage<'store> {
                     }
                     scanned.holes.push(hole);
                 }
+                Item::BadStray { record, .. } => scanner.walk_from(record.offset),
             }
         }
         let end = scanned.holes.last().map_or(self.geometry.table_offset(), |hole| hole.offset);

@@ -510,6 +510,13 @@ impl<'store> Scanner<'store> {
         Ok(head.map(|head| head.known_bodies(bytes, record.header.meta.group)).unwrap_or_default())
     }
 
+    /// Looks at a place again as if the walk had come to it: what is wrong there is told as a hole of its own.
+    pub(crate) fn walk_from(&mut self, offset: u64) {
+        self.offset = offset;
+        self.previous_checksum = None;
+        self.phase = Phase::Walking;
+    }
+
     /// Walks on behind a record, for whoever reads on past damage.
     pub(crate) fn walk_on_behind(&mut self, record: &ScannedRecord) {
         self.offset = record.offset + u64::from(record.header.record_bytes);

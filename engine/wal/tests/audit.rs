@@ -308,6 +308,23 @@ fn what_a_running_node_accepts_later_is_no_violation() {
 }
 
 #[test]
+fn acknowledged_commands_are_found_in_packs() {
+    let bodies = [commands(1, 3, 300, 1), commands(4, 2, 9000, 2)];
+    let mut logs = three();
+    for log in &mut logs {
+        log.machine.append_pack_now(ballot(1), log.mark, &bodies);
+        log.promised = ballot(1);
+        log.learn(&[&bodies[0], &bodies[1]]);
+    }
+    let acknowledged = [acknowledgements(&bodies[0], 1), acknowledgements(&bodies[1], 2)].concat();
+    let report = audited(&logs.each_ref(), &acknowledged);
+    assert!(report.holds(), "{report:#?}");
+    assert_eq!((report.coverage.acknowledged_found, report.coverage.quorums_rewritten), (5, 2));
+    let wrong = Acknowledged { crc32: 1, ..acknowledged[4] };
+    assert_eq!(broken(&audited(&logs.each_ref(), &[wrong])), [Rule::AcknowledgedIsChosen]);
+}
+
+#[test]
 fn an_accept_below_a_promise() {
     let mut logs = three();
     logs[1].promise(7);

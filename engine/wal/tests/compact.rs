@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use support::{Body, Random, ballot, commands, meta, noop};
 use synod_frame::{ConfigurationBody, Member, RecordBuffer};
 use synod_protocol::{Ballot, Mark, NodeId, Slot};
+use synod_wal::audit::{AuditLog, audit};
 use synod_wal::compaction::compare;
 use synod_wal::directory::{
     self, CompactError, CompactOptions, CompactProgress, CompactStep, Compacted, DirectoryStore, Expected, FileDisk,
     Genesis, InitOptions, OpenError, compact,
 };
 use synod_wal::scan::read_body;
-use synod_wal::{Action, AppendError, LogSettings, RecordKind, RecoveredLog, Wal, recover};
+use synod_wal::{Action, AppendError, LogSettings, RecordKind, RecoverOptions, RecoveredLog, Wal, recover};
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -103,6 +104,17 @@ impl Store {
     fn compact(&self) -> Compacted {
         let options = CompactOptions::default();
         compact(&self.path, &options, &mut |_| ControlFlow::Continue(())).unwrap().remove(0)
+    }
+
+    /// Audits the log, which must be one of a correct replica; how many bodies are chosen.
+    fn audited(&self) -> u64 {
+        let identity = directory::read_identity(&self.path).unwrap().log_identity(0).unwrap();
+        let store = DirectoryStore::new(directory::current_log_path(&self.path, 0));
+        let options = RecoverOptions::default();
+        let log = AuditLog::read("store", &store, &identity.expected(), SEGMENT_BYTES, options).unwrap();
+        let report = audit(&[log], &[]).unwrap();
+        assert!(report.holds(), "{report:#?}");
+        report.coverage.bodies_chosen
     }
 }
 
@@ -405,8 +417,10 @@ fn small_commands_shrink_to_a_tenth() {
     filler.settle();
     drop(filler);
     let before = store.recover();
+    let audited = store.audited();
     let compacted = store.compact();
     compare(&before, &store.recover()).unwrap();
+    assert_eq!((audited, store.audited()), (15_000, 15_000));
     let (then, now) = (compacted.bytes_before(), compacted.bytes_after());
     assert!(now * 10 <= then, "{then} bytes became {now}");
     assert!(compacted.built.files >= compacted.built.segments + 2, "a log goes on with files ahead");

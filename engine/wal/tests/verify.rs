@@ -285,3 +285,28 @@ fn a_flipped_bit_anywhere_in_a_needed_segment_is_found() {
         assert!(near, "{file} {offset}: {findings:#?}");
     }
 }
+
+#[test]
+fn packs_are_looked_at_body_by_body() {
+    let mut machine = Machine::fresh(SyncMode::Dsync, 5);
+    let mut mark = Mark::START;
+    for number in 0..40 {
+        let bodies: Vec<Body> =
+            (0..5).map(|body| commands(mark.slot.0 + 2 * body, 2, 900, 10 * number + body)).collect();
+        machine.append_pack_now(ballot(1), mark, &bodies);
+        mark = bodies.iter().fold(mark, |mark, body| mark.after(&body.handle));
+    }
+    machine.append_now(&meta(RecordKind::Mark, ballot(1), ballot(1), mark), None);
+    let sound = machine.disk.live;
+    let conclusion = verified(&sound);
+    assert_eq!(conclusion.findings, []);
+    assert_eq!((conclusion.summary.mark, conclusion.index.len()), (mark, 200));
+    assert!(conclusion.summary.segments > 2, "packs in sealed segments too");
+
+    // A byte inside the third body of the first pack: the whole pack's slots are in doubt.
+    let mut store = sound;
+    flip(&mut store, 1, BLOCK + 3000);
+    let findings = verified(&store).findings;
+    assert_eq!(places(&findings), [(Class::Corrupt, Some(1), BLOCK)], "{findings:#?}");
+    assert_eq!(findings[0].slots, Some(Slot(1)..Slot(11)));
+}

@@ -171,8 +171,16 @@ impl Filler {
 
     pub fn append(&mut self, kind: RecordKind, at: Ballot, promised: Ballot, body: Option<&Body>) {
         let log_time_us = 1000 + self.mark.slot.0;
-        let meta =
-            RecordMeta { kind, group: GROUP, source: NodeId(0), ballot: at, promised, mark: self.mark, log_time_us };
+        let meta = RecordMeta {
+            kind,
+            group: GROUP,
+            source: NodeId(0),
+            ballot: at,
+            promised,
+            mark: self.mark,
+            log_time_us,
+            unsure: false,
+        };
         let mut record = body.map_or_else(|| RecordBuffer::zeroed(BLOCK_BYTES), |body| body.record.clone());
         let handle = body.map(|body| body.handle);
         for _ in 0..4 {

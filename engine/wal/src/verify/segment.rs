@@ -244,7 +244,11 @@ impl Reading<'_> {
                         stray = Some(record);
                         break;
                     }
-                    Item::BadStray { .. } => {}
+                    // Told as what is wrong at the start of the next walk.
+                    Item::BadStray { record, .. } => {
+                        stray = Some(record);
+                        break;
+                    }
                 }
             }
             let hole = hole.expect("every scan meets a hole");
@@ -471,7 +475,8 @@ fn content(record: &Summary) -> Option<PackContent> {
 }
 
 fn told(record: &SealedRecord) -> String {
-    let slots = record.body.map_or_else(String::new, |body| format!(" of slots {}..{}", body.first, body.end()));
+    let slots = record.body.map(|body| body.slots()).or(record.pack.map(|pack| pack.first..pack.end));
+    let slots = slots.map_or_else(String::new, |slots| format!(" of slots {}..{}", slots.start, slots.end));
     format!("{:?} record{slots} at {}, checksum {:#010x}", record.kind, record.offset, record.checksum)
 }
 
