@@ -113,6 +113,10 @@ fn read(path: PathBuf) -> Result<Replica> {
     let expected = identity.log_identity(0).context("not bootstrapped")?.expected();
     let options = RecoverOptions { depth: scan::Depth::Full, live: false };
     let log = recover_with(&store, &expected, identity.segment_bytes, options)?;
+    if let Some(damage) = log.damages.first() {
+        anyhow::bail!("{}: {damage}", path.display());
+    }
+    anyhow::ensure!(log.is_sound(), "{}: the log may have lost votes", path.display());
     let (base, mark) = (log.index.base(), log.mark);
     let mut computed = base;
     let mut bodies = Vec::new();

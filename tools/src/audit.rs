@@ -61,10 +61,11 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     let report = audit(&logs, &acknowledged).map_err(|error| exit::failure(Exit::Unreadable, error.to_string()))?;
     let rows: Vec<ViolationRow> = report.violations.iter().map(ViolationRow::new).collect();
     output.report(&Audited::new(&report, acknowledged.len(), unreadable.clone()), "violations", &rows)?;
+    let damaged = report.logs.iter().any(|log| log.damages > 0);
     Ok(match (report.holds(), unreadable.is_empty()) {
         (false, _) => Exit::Damaged,
         (true, false) => Exit::Unreadable,
-        (true, true) => Exit::Well,
+        (true, true) => Exit::sound(!damaged),
     })
 }
 

@@ -321,7 +321,11 @@ fn check(
         Ok(read) => read,
         Err(error) => bail!("the copy can't be read back: {error}"),
     };
-    let same = read.mark.slot >= plan.mark.slot
+    if let Some(damage) = read.damages.first() {
+        bail!("the copy is damaged already: {damage}");
+    }
+    let same = read.is_sound()
+        && read.mark.slot >= plan.mark.slot
         && read.index.mark_at(plan.mark.slot) == Some(plan.mark)
         && read.promised == plan.promised
         && read.index.base() == plan.base

@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::builder::{BuildError, BuiltLog, LogBuilder, LogDisk, LogStart};
 use crate::identity::LogIdentity;
 use crate::index::{Index, IndexEntry};
-use crate::recovery::RecoveredLog;
+use crate::recovery::{Damage, RecoveredLog};
 use crate::scan::{ReadError, read_body};
 use crate::store::SegmentStore;
 
@@ -22,6 +22,16 @@ pub enum CompactionError {
     /// Nothing was ever written to it.
     #[error("the log holds no record yet: there is nothing to compact")]
     Empty,
+    /// The log isn't sound: what would be dropped might be what others must be told of.
+    #[error(
+        "the log can't be compacted before it is mended, for it is damaged: {0}; start the node, which gets back what it lost and trims it away in time, or run `synod-tools repair`"
+    )]
+    Damaged(Box<Damage>),
+    /// Damage that is gone from the disk has left doubts.
+    #[error(
+        "the log can't be compacted before it is mended: it may have lost votes; start the node, which settles that"
+    )]
+    InDoubt,
     /// The ruling configuration is trimmed, and only a record that compaction would drop holds it.
     #[error("the configuration of slot {0} is trimmed and in no segment header yet; start the node and stop it again")]
     Configuration(Slot),
@@ -55,6 +65,12 @@ pub fn rewrite(
     progress: &mut dyn FnMut(u64),
 ) -> Result<BuiltLog, CompactionError> {
     let Some(group) = log.group else { return Err(CompactionError::Empty) };
+    if let Some(damage) = log.damages.first() {
+        return Err(CompactionError::Damaged(Box::new(damage.clone())));
+    }
+    if !log.is_sound() {
+        return Err(CompactionError::InDoubt);
+    }
     if let Some(slot) = log.configuration_trimmed {
         return Err(CompactionError::Configuration(slot));
     }
@@ -122,6 +138,7 @@ pub fn compare(old: &RecoveredLog, new: &RecoveredLog) -> Result<(), Difference>
         ("log time", old.log_time_us == new.log_time_us),
         ("order of epochs", new.segments.iter().all(|segment| segment.epoch >= old.epoch_next)),
         ("order of positions", new.end > old.end),
+        ("soundness", old.is_sound() && new.is_sound()),
         ("proof of its end", new.cut.as_ref().is_none_or(|cut| cut.records_discarded == 0)),
     ] {
         if !same {

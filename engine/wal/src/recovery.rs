@@ -176,6 +176,12 @@ impl RecoveredLog {
         entries.map(|entry| AcceptedBody { ballot: entry.ballot, body: entry.body }).collect()
     }
 
+    /// Whether nothing of it is damaged or in doubt: then it says all that it ever said.
+    pub fn is_sound(&self) -> bool {
+        let whole = self.damages.is_empty() && self.damaged.is_empty() && self.lost_files.is_empty();
+        whole && self.doubts.is_empty() && !self.unsure && !self.end_lost
+    }
+
     /// How many files there are.
     pub(crate) fn files_count(&self) -> usize {
         self.segments.len() + self.clean.len() + self.dirty.len() + self.unfinished.len() + self.lost_files.len()

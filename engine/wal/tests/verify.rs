@@ -6,7 +6,7 @@ use support::*;
 use synod_protocol::{Mark, Slot};
 use synod_wal::scan::read_segment_header;
 use synod_wal::verify::{Class, Finding, check_fresh, check_segment, check_unneeded, conclude};
-use synod_wal::{FileId, MemoryStore, RecordKind, SegmentStore, SyncMode};
+use synod_wal::{Damage, DamageCause, DamageClass, FileId, MemoryStore, RecordKind, SegmentStore, SyncMode, recover};
 
 /// A log of bodies of two blocks, with a mark at its end that proves them: two sealed segments and an open one.
 fn log() -> Machine {
@@ -309,4 +309,73 @@ fn packs_are_looked_at_body_by_body() {
     let findings = verified(&store).findings;
     assert_eq!(places(&findings), [(Class::Corrupt, Some(1), BLOCK)], "{findings:#?}");
     assert_eq!(findings[0].slots, Some(Slot(1)..Slot(11)));
+}
+
+/// What recovery calls damaged is a finding of the same class at the same place, and the other way round. Only a damaged
+/// seal whose records are whole is less to those who look: nothing is lost but what describes them.
+#[test]
+fn findings_are_what_recovery_finds() {
+    let mut store = store();
+    let (mut damaged, mut latent, mut harmless) = (0, 0, 0);
+    for file in 1..=3 {
+        // What a header says is gone with it; recovery puts together what it can.
+        for offset in (BLOCK..SEGMENT_BYTES).step_by(211) {
+            flip(&mut store, file, offset);
+            let recovered = recover(&store, &identity(1).expected(), SEGMENT_BYTES).unwrap();
+            let conclusion = verified(&store);
+            let what = format!("file {file} byte {offset}: {:?} {:#?}", recovered.damages, conclusion.findings);
+            let class = |damage: &Damage| match (&damage.cause, damage.class) {
+                (DamageCause::Seal, DamageClass::Corrupt) => Class::Latent,
+                (_, DamageClass::Corrupt) => Class::Corrupt,
+                (_, DamageClass::Doubtful) => Class::Doubtful,
+            };
+            for damage in &recovered.damages {
+                let same = |finding: &&Finding| finding.class == class(damage) && finding.file == Some(damage.file);
+                let found = conclusion.findings.iter().find(same);
+                // A first record that doesn't follow is told with what lies in front of it.
+                let whole = matches!(damage.cause, DamageCause::Seal | DamageCause::Previous { .. });
+                let near = found.is_some_and(|found| whole || found.offset == damage.offset);
+                assert!(near, "{what}");
+            }
+            let worst = conclusion.findings.iter().map(|finding| finding.class).max();
+            match worst {
+                Some(Class::Corrupt | Class::Doubtful) => damaged += 1,
+                Some(Class::Latent) => latent += 1,
+                Some(Class::Torn) | None => harmless += 1,
+            }
+            assert_eq!(
+                worst >= Some(Class::Doubtful),
+                recovered.damages.iter().any(|damage| class(damage) > Class::Latent),
+                "{what}"
+            );
+            assert_eq!(conclusion.summary.promised, recovered.promised, "{what}");
+            assert!(conclusion.summary.mark.slot <= recovered.mark.slot, "{what}");
+            flip(&mut store, file, offset);
+        }
+    }
+    assert!(damaged > 400 && latent > 20 && harmless > 50, "{damaged} damaged, {latent} latent, {harmless} harmless");
+}
+
+/// A record that is damaged, and a later one that holds the same body: the damage is still there, and nothing is missing.
+#[test]
+fn what_is_healed_is_told() {
+    let mut machine = Machine::fresh(SyncMode::Dsync, 5);
+    let mut mark = Mark::START;
+    let bodies: Vec<Body> = (0..4).map(|number| commands(1 + 2 * number, 2, 5000, number)).collect();
+    for body in &bodies {
+        machine.append_now(&meta(RecordKind::Accepted, ballot(1), ballot(1), mark), Some(body));
+        mark = mark.after(&body.handle);
+    }
+    let offset = 4 * BLOCK + 70;
+    flip(&mut machine.disk.live, 1, offset);
+    let told =
+        |store: &MemoryStore| verified(store).findings.iter().map(|finding| finding.what.clone()).collect::<String>();
+    machine.append_now(&meta(RecordKind::Mark, ballot(1), ballot(1), mark), None);
+    assert!(!told(&machine.disk.live).contains("again"), "{}", told(&machine.disk.live));
+    machine.append_now(&meta(RecordKind::Healed, synod_protocol::Ballot::ZERO, ballot(1), mark), Some(&bodies[1]));
+    machine.append_now(&meta(RecordKind::Mark, ballot(1), ballot(1), mark), None);
+    let conclusion = verified(&machine.disk.live);
+    assert_eq!(conclusion.findings.len(), 1, "{:#?}", conclusion.findings);
+    assert!(told(&machine.disk.live).contains("the node has these slots again"), "{}", told(&machine.disk.live));
+    assert_eq!((conclusion.findings[0].class, conclusion.summary.mark), (Class::Corrupt, mark));
 }

@@ -29,6 +29,7 @@ struct LogRow {
     accepts: u64,
     rewritten: u64,
     holes: u64,
+    damages: u64,
 }
 
 /// How much was looked at, and what couldn't be seen.
@@ -64,6 +65,7 @@ impl Audited {
             accepts: log.accepts,
             rewritten: log.rewritten,
             holes: log.holes,
+            damages: log.damages,
         });
         Audited {
             holds: report.holds(),
@@ -105,6 +107,13 @@ impl fmt::Display for Audited {
                 f,
                 "{}: node {}, slots {}..{} chosen, {} records, {} accepts",
                 log.directory, log.node, log.slots_first, log.slots_end, log.records, log.accepts
+            )?;
+        }
+        for log in self.logs.iter().filter(|log| log.damages > 0) {
+            writeln!(
+                f,
+                "DAMAGED: {} in {} places, what is lost there was not audited; run `synod-tools verify {}`",
+                log.directory, log.damages, log.directory
             )?;
         }
         for unreadable in &self.unreadable {

@@ -43,6 +43,7 @@ pub struct AuditLog<'store> {
     pub(super) configuration_trimmed: Option<Slot>,
     /// Places where records are missing.
     pub(super) holes: u64,
+    damages: u64,
     /// A node was running: it may have accepted more since, above its chosen prefix.
     growing: bool,
     pub(super) promises: u64,
@@ -133,6 +134,9 @@ impl<'store> AuditLog<'store> {
         (log.base, log.mark) = (recovered.index.base(), recovered.mark);
         log.configuration_trimmed = recovered.configuration_trimmed;
         log.take_configuration(recovered.configuration.as_ref());
+        // What is missing says nothing, and whoever is told of silence must know.
+        log.damages = recovered.damages.len() as u64;
+        log.holes += u64::from(!recovered.is_sound());
         let mut promises = Promises { made: Ballot::ZERO, boot_counter: 0 };
         for segment in &recovered.segments {
             log.read_segment(geometry, segment, &mut promises)?;
@@ -160,6 +164,7 @@ impl<'store> AuditLog<'store> {
             configurations: Vec::new(),
             configuration_trimmed: None,
             holes: 0,
+            damages: 0,
             growing: false,
             promises: 0,
             records: 0,
@@ -436,6 +441,7 @@ impl<'store> AuditLog<'store> {
             accepts: self.accepts.len() as u64,
             rewritten: self.compacted + self.healed.len() as u64,
             holes: self.holes,
+            damages: self.damages,
         }
     }
 }

@@ -178,6 +178,8 @@ pub struct LogCoverage {
     pub rewritten: u64,
     /// Places where records are missing that should be there.
     pub holes: u64,
+    /// Places where recovery found it damaged, whether or not the node has got back since what was lost.
+    pub damages: u64,
 }
 
 /// What an audit found.

@@ -81,6 +81,7 @@ fn conclude_from(
         concluding.missing(epoch);
     }
     let (summary, index) = concluding.summary(cut);
+    concluding.tell_healed(&summary);
     let kept = (checks.iter().enumerate())
         .flat_map(|(place, check)| &check.records[..kept(cut, place, check)])
         .map(|record| record.header.first_needed);
@@ -120,7 +121,7 @@ impl Concluding<'_> {
             _ => None,
         });
         for (place, check) in self.checks.iter().enumerate() {
-            if cut.is_some_and(|(segment, _)| segment < place && !self.doubted()) {
+            if cut.is_some_and(|(segment, _)| segment < place) {
                 // Never durable, whatever it holds; the node writes it anew.
                 break;
             }
@@ -134,9 +135,8 @@ impl Concluding<'_> {
                         format!("{}; with it {behind} sound records behind it are cut, never durable", problem.what);
                 }
                 let slots = gap.slots.clone().or_else(|| self.slots(place, gap.records_before));
-                // Nothing that was durable can be behind an unfinished write.
-                let discarded = cut.is_some();
-                if class != Class::Corrupt && !discarded {
+                // Nothing that was durable can be behind an unfinished write. Damage cuts nothing.
+                if class == Class::Torn && cut.is_none() {
                     cut = Some((place, gap.records_before));
                 }
                 self.find(check, class, gap.offset, slots, problem);
@@ -165,11 +165,6 @@ impl Concluding<'_> {
             }
         }
         cut
-    }
-
-    /// Whether recovery stops instead of cutting: then what is behind is of interest.
-    fn doubted(&self) -> bool {
-        self.findings.iter().any(|finding| finding.class == Class::Doubtful)
     }
 
     fn at(&self, check: &SegmentCheck, offset: u64) -> Lsn {
@@ -335,6 +330,19 @@ impl Concluding<'_> {
         });
     }
 
+    /// What was lost may be there again: damage stays where it is until the log is trimmed past it.
+    fn tell_healed(&mut self, summary: &Summary) {
+        let held = summary.base.slot..summary.mark.slot;
+        for finding in self.findings.iter_mut().filter(|finding| finding.class >= Class::Doubtful) {
+            let Some(slots) = &finding.slots else { continue };
+            if slots.end <= held.start {
+                finding.what.push_str("; these slots are trimmed since");
+            } else if slots.start >= held.start && slots.end <= held.end {
+                finding.what.push_str("; the node has these slots again in other records");
+            }
+        }
+    }
+
     /// The join of the records that count, as recovery makes it.
     fn summary(&mut self, cut: Cut) -> (Summary, Index) {
         let kept = |place: usize, check: &SegmentCheck| kept(cut, place, check);
@@ -357,6 +365,12 @@ impl Concluding<'_> {
             let kept = kept(place, check);
             known.extend(marks(&check.records[..kept]));
             summary.records_discarded += (check.records.len() - kept) as u64;
+        }
+        let last = cut.map_or(self.checks.len(), |(segment, _)| segment + 1);
+        for footer in self.checks[..last].iter().filter_map(|check| check.seal.footer) {
+            summary.promised = summary.promised.max(footer.promised);
+            known.insert(footer.mark);
+            base = if footer.base.slot > base.slot { footer.base } else { base };
         }
         for (_, record) in &records {
             let meta = &record.header.meta;
