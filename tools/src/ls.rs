@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 use synod_frame::BLOCK_BYTES;
 use synod_protocol::SlotRange;
-use synod_wal::scan::{self, Depth, HoleCause, Item};
+use synod_wal::scan::{self, Depth, HoleCause, Item, Scanner};
 
 use crate::exit::Exit;
 use crate::output::{Align, Output, Row, uuid};
@@ -50,6 +50,10 @@ struct Line {
     slot_end: Option<u64>,
     /// Of the file's bytes, how many are taken by header and records.
     used_bytes: u64,
+    /// Whether records may be missing between the segment before and this one: its end was damaged.
+    before_lost: bool,
+    /// Whether the node began it without being sure of its promise.
+    unsure: bool,
     problem: Option<String>,
 }
 
@@ -95,8 +99,16 @@ impl Row for Line {
             number(self.bodies),
             slots.unwrap_or_else(|| "-".to_owned()),
             if self.epoch.is_some() { format!("{fill:.1}%") } else { "-".to_owned() },
-            self.problem.clone().unwrap_or_default(),
+            self.remark(),
         ]
+    }
+}
+
+impl Line {
+    fn remark(&self) -> String {
+        let lost = self.before_lost.then(|| "records may be missing in front of it".to_owned());
+        let unsure = self.unsure.then(|| "begun unsure of the promise".to_owned());
+        self.problem.iter().cloned().chain(lost).chain(unsure).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -147,6 +159,8 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
             slot_first: content.slots.as_ref().map(|slots| slots.start.0),
             slot_end: content.slots.as_ref().map(|slots| slots.end.0),
             used_bytes: content.end,
+            before_lost: segment.header.before_lost,
+            unsure: segment.header.unsure,
             problem,
         });
     }
@@ -168,6 +182,8 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
             slot_first: None,
             slot_end: None,
             used_bytes: 0,
+            before_lost: false,
+            unsure: false,
             problem: problem.filter(|problem| !problem.is_harmless()).map(ToString::to_string),
         });
     }
@@ -196,14 +212,22 @@ fn content(source: &Source, segment: &Segment<'_>) -> Content {
     if let Err(error) = fill(source, segment, &mut content) {
         content.problem = Some(error.to_string());
     }
-    if let Some((offset, why)) = source.take_unreadable(segment.file.id).first_key_value() {
-        content.problem = Some(format!("at {offset:#x}: the disk doesn't read it: {why}"));
-    }
     content
 }
 
 fn fill(source: &Source, segment: &Segment<'_>, content: &mut Content) -> Result<(), scan::ReadError> {
     let mut scanner = source.scanner(segment, Depth::Heads);
+    let counted = count(&mut scanner, source, content);
+    if let Some((offset, why)) = scanner.unreadable().first_key_value() {
+        content.problem = Some(format!("at {offset:#x}: the disk doesn't read it: {why}"));
+    }
+    counted?;
+    let seal = scan::read_seal(&source.store, segment.file.id, source.geometry, segment.header, content.end)?;
+    content.sealed = seal.complete;
+    Ok(())
+}
+
+fn count(scanner: &mut Scanner<'_>, source: &Source, content: &mut Content) -> Result<(), scan::ReadError> {
     while let Some(item) = scanner.next_item()? {
         let record = match item {
             Item::Record(record) => record,
@@ -223,7 +247,5 @@ fn fill(source: &Source, segment: &Segment<'_>, content: &mut Content) -> Result
             content.bodies += record.pack.map_or(1, |pack| u64::from(pack.bodies));
         }
     }
-    let seal = scan::read_seal(&source.store, segment.file.id, source.geometry, segment.header, content.end)?;
-    content.sealed = seal.complete;
     Ok(())
 }

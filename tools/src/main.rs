@@ -20,7 +20,6 @@ mod import;
 mod interchange;
 mod ls;
 mod output;
-mod patient;
 mod progress;
 mod record;
 mod repair;

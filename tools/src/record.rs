@@ -66,6 +66,13 @@ pub(crate) struct RecordRow {
     pub(crate) base_slot: u64,
     pub(crate) durable: u64,
     pub(crate) log_time_us: u64,
+    /// The first slot behind all bodies that the log ever held up to here.
+    pub(crate) slots_ever: u64,
+    /// Whether the node wasn't sure of its promise when it wrote this.
+    pub(crate) unsure: bool,
+    /// What was lost before this position matters only at slots below the next field.
+    pub(crate) settled_before: u64,
+    pub(crate) settled_slot: u64,
     /// The node that a copied or healed body came from.
     pub(crate) source: Option<u32>,
     pub(crate) body_kind: Option<&'static str>,
@@ -113,6 +120,10 @@ impl RecordRow {
             base_slot: header.base.slot.0,
             durable: header.durable.0,
             log_time_us: meta.log_time_us,
+            slots_ever: header.slot_end.0,
+            unsure: meta.unsure,
+            settled_before: header.settled.before.0,
+            settled_slot: header.settled.slot.0,
             source: (meta.source.0 != 0).then_some(meta.source.0),
             body_kind: body.map(|body| body_kind(body.kind)),
             slot_first: record.slots().map(|slots| slots.start.0),
@@ -151,8 +162,9 @@ impl fmt::Display for RecordRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let source = self.source.map(|source| format!(" from n{source}")).unwrap_or_default();
         let damage = if self.behind_damage { " (behind damage)" } else { "" };
+        let unsure = if self.unsure { " (unsure of its promise)" } else { "" };
         let line = format!(
-            "{:#x} {}+{:#x} {:<13} ballot {} promised {} mark {} durable {:#x} {}{source}{damage}",
+            "{:#x} {}+{:#x} {:<13} ballot {} promised {} mark {} durable {:#x} {}{source}{damage}{unsure}",
             self.position,
             self.file,
             self.offset,

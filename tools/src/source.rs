@@ -18,7 +18,6 @@ use synod_wal::{FileId, Geometry, Location, Lsn, SegmentStore};
 use thiserror::Error;
 
 use crate::exit::{self, Exit};
-use crate::patient::{PatientStore, Unreadable};
 
 /// The log that this build writes; nodes have one each.
 const LOG: u32 = 0;
@@ -28,8 +27,6 @@ pub(crate) struct Source {
     pub(crate) path: PathBuf,
     pub(crate) identity: NodeIdentity,
     pub(crate) store: DirectoryStore,
-    /// The same files, for scans that go on where the disk doesn't read.
-    patient: PatientStore<DirectoryStore>,
     pub(crate) geometry: Geometry,
     /// Whether a node runs on the directory, so that the tail may be half written.
     pub(crate) live: bool,
@@ -110,9 +107,8 @@ impl Source {
         if live {
             eprintln!("synod-tools: a node is running on {}: the end of its log may move", path.display());
         }
-        let store = DirectoryStore::new(log.clone());
-        let patient = PatientStore::new(DirectoryStore::new(log));
-        Ok(Source { path: path.to_owned(), identity, store, patient, geometry, live })
+        let store = DirectoryStore::new(log);
+        Ok(Source { path: path.to_owned(), identity, store, geometry, live })
     }
 
     /// All segment files: those with a readable header by epoch, then the others.
@@ -217,16 +213,16 @@ impl Source {
         (segments, missing)
     }
 
-    /// A scan of one segment. What the disk doesn't read of it is found in [`Source::take_unreadable`].
+    /// A scan of one segment.
     pub(crate) fn scanner(&self, segment: &Segment<'_>, depth: Depth) -> Scanner<'_> {
         let options = ScanOptions { depth, live: self.live, stop: segment.stop };
-        Scanner::new(&self.patient, segment.file.id, self.geometry, segment.header, options)
+        Scanner::new(&self.store, segment.file.id, self.geometry, segment.header, options)
     }
 
     /// A scan of one segment that may be written meanwhile, or later.
     pub(crate) fn live_scanner(&self, segment: &Segment<'_>) -> Scanner<'_> {
         let options = ScanOptions { depth: Depth::Full, live: true, stop: segment.stop };
-        Scanner::new(&self.patient, segment.file.id, self.geometry, segment.header, options)
+        Scanner::new(&self.store, segment.file.id, self.geometry, segment.header, options)
     }
 
     /// The bytes of a record, whatever they are.
@@ -261,11 +257,6 @@ impl Source {
         let (verified, record) = verified.map_err(damaged)?;
         let header = BodyHeader::parse_in_record(record.as_ref())?;
         Ok(StoredBody { header, position: verified.header.lsn, record })
-    }
-
-    /// What scans of a file couldn't read since this was asked the last time.
-    pub(crate) fn take_unreadable(&self, file: FileId) -> Unreadable {
-        self.patient.take_unreadable(file)
     }
 
     /// Whether a node runs on the directory at this moment.

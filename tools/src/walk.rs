@@ -4,6 +4,7 @@
 //! Only at the end of the log it stops: what lies behind an unfinished last write was never durable, and nobody was
 //! told of it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 
@@ -137,7 +138,8 @@ where
             }
         }
     };
-    let unreadable = say_unreadable(source, file, progress, walked);
+    say_unreadable(source, file, scanner.unreadable(), progress, walked);
+    let told: BTreeSet<u64> = scanner.unreadable().keys().copied().collect();
     // Segments that were given up may be zeroed in part, or written again.
     if is_end_of_segment(&hole) || !rest[0].linked {
         return Ok(ControlFlow::Continue(()));
@@ -149,7 +151,10 @@ where
             Vec::new()
         }
     };
-    let unreadable = say_unreadable(source, file, progress, walked) || unreadable;
+    let mut behind = scanner.unreadable().clone();
+    behind.retain(|offset, _| !told.contains(offset));
+    say_unreadable(source, file, &behind, progress, walked);
+    let unreadable = !scanner.unreadable().is_empty();
     let later = later(source, &rest[1..]);
     let proof = strays.iter().map(|stray| stray.header.durable).max().unwrap_or(Lsn::ZERO).max(later.proof);
     if proof <= hole.lsn && !unreadable && (hole.cause.is_torn() || source.live) {
@@ -172,15 +177,19 @@ where
     Ok(ControlFlow::Continue(()))
 }
 
-/// Whether the disk didn't read something of a file.
-fn say_unreadable(source: &Source, file: FileId, progress: &Progress, walked: &mut Walked) -> bool {
-    let unreadable = source.take_unreadable(file);
+/// Says what the disk didn't read of a file.
+fn say_unreadable(
+    source: &Source,
+    file: FileId,
+    unreadable: &BTreeMap<u64, String>,
+    progress: &Progress,
+    walked: &mut Walked,
+) {
     if let Some((offset, why)) = unreadable.first_key_value() {
         let (blocks, path) = (unreadable.len(), source.path.display());
         let message = format!("{file}: the disk doesn't read {blocks} of its blocks, the first at {offset:#x}: {why}");
         walked.trouble(progress, &format!("{message}; copy {path} to another disk, then {}", next_step(source)));
     }
-    !unreadable.is_empty()
 }
 
 /// Whether the records of a segment end as they do when all went well.

@@ -1,9 +1,10 @@
 //! A log written anew from its content, one blocking call after the other: what compaction, repair and import write with.
 //!
-//! It is the ordinary [`Wal`] on files 1, 2, 3 and so on, driven to the end. Chosen bodies come first, in slot order, and
-//! small ones are packed; then accepted ones, in the order of their ballots, each with a promise that is no higher than
-//! that: so no record contradicts one before it. The promise comes next, and last a mark record, which proves that
-//! everything before it was durable.
+//! It is the ordinary [`Wal`] on files 1, 2, 3 and so on, driven to the end. Accepted bodies come first, in the order of
+//! their ballots, each with a promise that is no higher than that: so no record contradicts one before it. The promise
+//! comes next, and then chosen bodies, in slot order, of which small ones are packed; last a mark record, which proves
+//! that everything before it was durable. So each record's promise is as high as the ballot of any vote that was cast for
+//! what it holds or what lies in front of it, which is what recovery bounds losses by.
 
 use synod_frame::{BLOCK_BYTES, GroupId, RECORD_HEADER_BYTES, RecordBuffer};
 use synod_protocol::{Ballot, BodyHandle, Mark, NodeId};
@@ -171,7 +172,7 @@ impl<'disk> LogBuilder<'disk> {
         Ok(builder)
     }
 
-    /// Takes a chosen body, in its record buffer. Bodies come in slot order, before all accepted ones.
+    /// Takes a chosen body, in its record buffer. Bodies come in slot order, behind all accepted ones and the promise.
     ///
     /// # Errors
     /// See [`BuildError`].
@@ -194,30 +195,39 @@ impl<'disk> LogBuilder<'disk> {
         Ok(())
     }
 
-    /// Takes a body that was accepted at `ballot` and isn't known to be chosen. Ballots don't descend.
+    /// Takes a body that was accepted at `ballot` and isn't known to be chosen. Ballots don't descend, and no chosen body
+    /// comes before.
     ///
     /// # Errors
     /// See [`BuildError`].
     pub fn accepted(&mut self, body: &BodyHandle, ballot: Ballot, mut record: RecordBuffer) -> Result<(), BuildError> {
-        self.flush_pack()?;
         self.built.accepted += 1;
         self.promised = self.promised.max(ballot);
         let meta = self.meta(RecordKind::Accepted, ballot);
         self.append(record.as_mut(), |wal, record| wal.append(&meta, Some(body), record))
     }
 
-    /// Ends the log with the promise and a proof that everything is durable, and makes the files that a log needs ahead.
+    /// Takes the promise, which every record behind it repeats.
     ///
     /// # Errors
     /// See [`BuildError`].
-    pub fn finish(mut self, promised: Ballot) -> Result<BuiltLog, BuildError> {
+    pub fn promise(&mut self, promised: Ballot) -> Result<(), BuildError> {
+        self.promised = self.promised.max(promised);
+        if self.promised.is_zero() {
+            return Ok(());
+        }
+        let mut record = RecordBuffer::zeroed(BLOCK_BYTES);
+        let meta = self.meta(RecordKind::Promise, self.promised);
+        self.append(record.as_mut(), |wal, record| wal.append(&meta, None, record))
+    }
+
+    /// Ends the log with a proof that everything is durable, and makes the files that a log needs ahead.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn finish(mut self) -> Result<BuiltLog, BuildError> {
         self.flush_pack()?;
         let mut record = RecordBuffer::zeroed(BLOCK_BYTES);
-        self.promised = self.promised.max(promised);
-        if !self.promised.is_zero() {
-            let meta = self.meta(RecordKind::Promise, self.promised);
-            self.append(record.as_mut(), |wal, record| wal.append(&meta, None, record))?;
-        }
         // Its durable position covers what is durable when it is laid out: everything.
         self.settle()?;
         let meta = self.meta(RecordKind::Mark, self.promised);

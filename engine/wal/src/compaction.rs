@@ -53,7 +53,7 @@ pub enum CompactionError {
     Build(#[from] BuildError),
 }
 
-/// Writes the content of a recovered log to an empty disk. `progress` hears after each body how many are done.
+/// Writes the content of a recovered log to an empty disk. `progress` hears with each body how many there were so far.
 ///
 /// # Errors
 /// See [`CompactionError`].
@@ -87,18 +87,21 @@ pub fn rewrite(
         log.index.iter_from(Slot(0)).partition(|entry| is_chosen(entry));
     accepted.sort_by_key(|entry| entry.ballot);
     let mut done = 0;
-    for entry in chosen.into_iter().chain(accepted) {
+    let mut read = |entry: &IndexEntry| {
         let location = &entry.location;
         let damaged = CompactionError::Body { slot: entry.body.first, file: location.file, offset: location.offset };
-        let record = read_body(store, location, &entry.body)?.map_err(|_| damaged)?;
-        match is_chosen(entry) {
-            true => builder.chosen(&entry.body, record)?,
-            false => builder.accepted(&entry.body, entry.ballot, record)?,
-        }
         done += 1;
         progress(done);
+        read_body(store, location, &entry.body)?.map_err(|_| damaged)
+    };
+    for entry in accepted {
+        builder.accepted(&entry.body, entry.ballot, read(entry)?)?;
     }
-    Ok(builder.finish(log.promised)?)
+    builder.promise(log.promised)?;
+    for entry in chosen {
+        builder.chosen(&entry.body, read(entry)?)?;
+    }
+    Ok(builder.finish()?)
 }
 
 /// Proven by the mark, or recorded as chosen.

@@ -304,17 +304,20 @@ impl RepairPlan {
         let (chosen, mut accepted): (Vec<&IndexEntry>, Vec<&IndexEntry>) =
             self.index.iter_from(Slot(0)).partition(|entry| is_chosen(entry));
         accepted.sort_by_key(|entry| entry.ballot);
-        for entry in chosen.into_iter().chain(accepted) {
+        let read = |entry: &IndexEntry| {
             let place = self.places[&entry.body.first];
             let source = &sources[place.source];
             let gone = RepairError::Body { slot: entry.body.first, node: source.node };
-            let record = read_body(source.store, &place.location, &entry.body)?.map_err(|_| gone)?;
-            match is_chosen(entry) {
-                true => builder.chosen(&entry.body, record)?,
-                false => builder.accepted(&entry.body, entry.ballot, record)?,
-            }
+            read_body(source.store, &place.location, &entry.body)?.map_err(|_| gone)
+        };
+        for entry in accepted {
+            builder.accepted(&entry.body, entry.ballot, read(entry)?)?;
         }
-        Ok(builder.finish(self.promised)?)
+        builder.promise(self.promised)?;
+        for entry in chosen {
+            builder.chosen(&entry.body, read(entry)?)?;
+        }
+        Ok(builder.finish()?)
     }
 
     /// The bodies that the repaired log will hold.

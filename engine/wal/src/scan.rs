@@ -12,6 +12,7 @@
 mod body;
 mod reader;
 
+use std::collections::BTreeMap;
 use std::io;
 
 use synod_frame::{BLOCK_BYTES, BodyError, BodyHeader, RECORD_HEADER_BYTES, RecordBuffer, verify_body_in_record};
@@ -458,6 +459,12 @@ impl<'store> Scanner<'store> {
     /// nor as the pool left it. Up to there may have been more records than are known.
     pub fn unexplained_behind(&self) -> Option<u64> {
         self.unexplained
+    }
+
+    /// The blocks that the disk didn't read so far, by their offset, and why. Such a block is damage like any other; those
+    /// behind the end of a file that is too short don't count.
+    pub fn unreadable(&self) -> &BTreeMap<u64, String> {
+        self.reader.refused()
     }
 
     /// Walks on from where the walk ended, for whoever watches a log that grows. Strays are looked for anew.

@@ -132,7 +132,7 @@ pub fn found<E: From<FoundError>>(
     let mut builder = LogBuilder::new(log_identity, log_start, &mut disk).map_err(FoundError::from)?;
     write(&mut builder)?;
     let expected = builder.mark();
-    let built = builder.finish(synod_protocol::Ballot::ZERO).map_err(FoundError::from)?;
+    let built = builder.finish().map_err(FoundError::from)?;
     let store = super::DirectoryStore::new(log);
     let read = recover(&store, &log_identity.expected(), identity.segment_bytes);
     let read = read.map_err(|error| FoundError::ReadBack(Box::new(error)))?;

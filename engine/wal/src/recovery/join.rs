@@ -107,8 +107,8 @@ impl Joined {
     /// voted for them before they were packed: where nothing else tells what was chosen, it must not say that it hasn't.
     fn miss_packed(&mut self, scan: &SegmentScan, record: &RecordSummary) {
         let Some(pack) = record.pack else { return };
-        // What only an index tells of has no promise of its own; no promise of the log was lower than any vote.
-        let bound = if record.is_read { record.promised } else { self.promised };
+        // Nobody votes above what was promised, and promises are in every record.
+        let bound = self.promised;
         let mut next = pack.first.max(self.mark.slot);
         let known = self.index.iter_from(next).filter(|entry| entry.is_chosen()).map(|entry| entry.body);
         let known: Vec<BodyHandle> = known.take_while(|body| body.first < pack.end).collect();

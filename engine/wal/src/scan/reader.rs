@@ -1,5 +1,8 @@
 //! A window on a file.
 
+use std::collections::BTreeMap;
+use std::io;
+
 use synod_frame::BLOCK_BYTES;
 
 use super::ReadError;
@@ -18,6 +21,8 @@ pub(super) struct Reader<'store> {
     window: Vec<u8>,
     /// Blocks of the window that can't be read: it holds [`UNREADABLE`] there.
     unreadable: Vec<u64>,
+    /// All blocks that the disk didn't read so far, and why.
+    refused: BTreeMap<u64, String>,
 }
 
 /// What stands for a block that can't be read: no record, no seal, and nothing that a pool leaves.
@@ -25,11 +30,23 @@ const UNREADABLE: u8 = 0xbd;
 
 impl<'store> Reader<'store> {
     pub(super) fn new(store: &'store dyn SegmentStore, file: FileId, read_ahead: usize) -> Reader<'store> {
-        Reader { store, file, read_ahead, start: 0, window: Vec::new(), unreadable: Vec::new() }
+        Reader {
+            store,
+            file,
+            read_ahead,
+            start: 0,
+            window: Vec::new(),
+            unreadable: Vec::new(),
+            refused: BTreeMap::new(),
+        }
     }
 
     pub(super) fn forget(&mut self) {
         self.window.clear();
+    }
+
+    pub(super) fn refused(&self) -> &BTreeMap<u64, String> {
+        &self.refused
     }
 
     pub(super) fn is_unreadable(&self, offset: u64) -> bool {
@@ -66,9 +83,12 @@ impl<'store> Reader<'store> {
             // Something in it can't be read, or the file is short: what of it is a question for whoever needs the block.
             for (number, block) in self.window.chunks_mut(BLOCK_BYTES).enumerate() {
                 let at = offset + number as u64 * BLOCK;
-                if self.store.read_at(self.file, at, block).is_err() {
+                if let Err(error) = self.store.read_at(self.file, at, block) {
                     block.fill(UNREADABLE);
                     self.unreadable.push(at);
+                    if error.kind() != io::ErrorKind::UnexpectedEof {
+                        self.refused.insert(at, error.to_string());
+                    }
                 }
             }
         }
