@@ -143,7 +143,7 @@ impl<'disk> LogBuilder<'disk> {
             segment_bytes: start.segment_bytes,
             sync: SyncMode::Fdatasync,
             pool_free_min: 1,
-            pool_spares: 0,
+            pool_spares: 1,
             pool_files_max: u32::MAX,
         };
         let recovered = RecoveredLog {

@@ -185,6 +185,13 @@ struct Salvage<'store> {
     base: Mark,
     first_needed: u64,
     proof: Lsn,
+    /// What was lost before this position is settled, as the log says.
+    settled: Lsn,
+    /// The last process that began without being sure of its promise, by its boot counter, and the last that was sure.
+    unsure_boot: u64,
+    sure_boot: u64,
+    /// The last record, and whether its writer was unsure.
+    last: (Lsn, bool),
     /// The highest position up to which every promise is known.
     promise_known: Lsn,
     /// Where records of which nothing is known were lost.
@@ -205,6 +212,10 @@ impl<'store> Salvage<'store> {
             base: Mark::START,
             first_needed: 0,
             proof: Lsn::ZERO,
+            settled: Lsn::ZERO,
+            unsure_boot: 0,
+            sure_boot: 0,
+            last: (Lsn::ZERO, false),
             promise_known: Lsn::ZERO,
             unknown: Vec::new(),
             files: 0,
@@ -255,6 +266,9 @@ impl<'store> Salvage<'store> {
         self.epoch_seen = self.epoch_seen.max(header.epoch);
         self.first_needed = self.first_needed.max(header.first_needed);
         self.proof = self.proof.max(header.durable).max(header.before_end);
+        if header.unsure {
+            self.unsure_boot = self.unsure_boot.max(header.identity.boot_counter);
+        }
         self.found.log_time_us = self.found.log_time_us.max(header.log_time_us);
         for state in &header.groups {
             self.found.group = Some(state.group);
@@ -382,6 +396,13 @@ impl<'store> Salvage<'store> {
         self.found.log_time_us = self.found.log_time_us.max(meta.log_time_us);
         self.first_needed = self.first_needed.max(header.first_needed);
         self.proof = self.proof.max(header.durable);
+        self.settled = self.settled.max(header.settled.before);
+        self.last = self.last.max((header.lsn, meta.unsure));
+        if !meta.unsure
+            && let Some(segment) = self.segments.get(&header.epoch)
+        {
+            self.sure_boot = self.sure_boot.max(segment.header.identity.boot_counter);
+        }
         self.promise_known = self.promise_known.max(header.end());
         self.take_mark(meta.mark, header.base);
         for body in scanner.bodies(record)? {
@@ -410,6 +431,12 @@ impl<'store> Salvage<'store> {
         }
         if !needed {
             return;
+        }
+        let start = Lsn::new(epoch, self.geometry.segment_bytes(), 0);
+        if segment.header.before_lost && self.settled < start {
+            let what = "the node found the end of the segment before damaged, and that isn't settled".to_owned();
+            self.finding(Some(file), 0, what, None);
+            self.found.lost_unknown = true;
         }
         for (number, hole) in scanned.holes.iter().enumerate() {
             let last = number + 1 == scanned.holes.len();
@@ -508,6 +535,11 @@ impl<'store> Salvage<'store> {
     }
 
     fn finish(mut self) -> Salvaged {
+        if self.unsure_boot > self.sure_boot || self.last.1 {
+            let what = "the node wasn't sure of its promise, and nothing later says that it was".to_owned();
+            self.finding(None, 0, what, None);
+            (self.found.lost_unknown, self.found.lost_promise) = (true, true);
+        }
         let mut index = Index::new(self.base);
         for (location, header, body) in &self.records {
             let inserted = match header.meta.kind {
@@ -526,7 +558,7 @@ impl<'store> Salvage<'store> {
         self.found.lost.retain(|lost| lost.body.end() > base);
         self.found.lost_packs.retain(|slots| slots.end > base);
         self.found.lost_unknown |= !self.unknown.is_empty();
-        self.found.lost_promise = self.unknown.iter().any(|lost| *lost >= self.promise_known);
+        self.found.lost_promise |= self.unknown.iter().any(|lost| *lost >= self.promise_known);
         // Each file may have begun one more life whose header is lost.
         self.found.epoch_next = self.epoch_seen + self.files + 1;
         self.found

@@ -408,6 +408,39 @@ fn a_log_in_use_or_damaged_or_never_bootstrapped_is_refused() {
     assert_eq!(store.names().len(), 4);
 }
 
+/// Whatever is lost of a compacted log, the records around it bound the votes that were cast for it.
+#[test]
+fn a_lost_record_of_a_compacted_log_leaves_no_doubt_with_too_low_a_bound() {
+    let store = eventful();
+    let before = store.recover();
+    store.compact();
+    let identity = directory::read_identity(&store.path).unwrap().log_identity(0).unwrap();
+    let log = DirectoryStore::new(directory::current_log_path(&store.path, 0));
+    let sound = store.recover();
+    let mut places: Vec<_> = sound.index.iter_from(Slot(0)).map(|entry| entry.location).collect();
+    places.dedup_by_key(|place| (place.file, place.offset));
+    assert!(places.len() > 4);
+    for place in places {
+        let file = log.directory().join(place.file.file_name());
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[place.offset as usize + 30] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        let damaged = recover(&log, &identity.expected(), SEGMENT_BYTES).unwrap();
+        assert!(!damaged.is_sound());
+        for lost in
+            sound.index.iter_from(damaged.mark.slot).filter(|entry| damaged.index.get(entry.body.first).is_none())
+        {
+            // The highest ballot that the node may have accepted it at; compaction says no longer which of those.
+            let vote = before.index.get(lost.body.first).map_or(lost.ballot, |entry| entry.ballot);
+            let doubted = damaged.doubts.iter().any(|doubt| doubt.covers(lost.body.first) && doubt.bound >= vote);
+            assert!(doubted, "{lost:?}, voted for at {vote}: {:?}", damaged.doubts);
+        }
+        bytes[place.offset as usize + 30] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+    }
+    assert!(store.recover().is_sound());
+}
+
 /// Commands of 128 bytes, each in a body and a record of its own, as one client that waits for each leaves them.
 #[test]
 fn small_commands_shrink_to_a_tenth() {

@@ -124,3 +124,22 @@ fn no_damage_panics_or_invents() {
     }
     assert!(noticed > 50, "{noticed}");
 }
+
+/// A log may be whole and say of itself that it isn't: records were lost before, and whether that matters isn't settled.
+#[test]
+fn a_log_that_is_unsure_of_its_promise_lacks_something() {
+    let mut machine = Machine::fresh(SyncMode::Dsync, 4);
+    let mut said = meta(RecordKind::Mark, Ballot::ZERO, ballot(3), synod_protocol::Mark::START);
+    let mut salvaged = |unsure: bool| {
+        said.unsure = unsure;
+        machine.append_now(&said, None);
+        salvage(&machine.disk.live, &identity(9).expected(), SEGMENT_BYTES).unwrap()
+    };
+    let sure = salvaged(false);
+    assert!(sure.findings.is_empty() && !sure.lost_promise, "{:?}", sure.findings);
+    let unsure = salvaged(true);
+    assert!(unsure.lost_promise && unsure.lost_unknown);
+    assert!(unsure.findings[0].what.contains("wasn't sure of its promise"), "{:?}", unsure.findings);
+    let sure_again = salvaged(false);
+    assert!(sure_again.findings.is_empty() && !sure_again.lost_promise, "{:?}", sure_again.findings);
+}
