@@ -21,7 +21,7 @@ use super::disk::{FileDisk, sync_directory};
 use super::init::make_directory;
 use super::lock::DirectoryLock;
 use super::store::DirectoryStore;
-use super::{FileError, OpenError, log_path, read_identity};
+use super::{FileError, OpenError, log_path, pool_file, read_identity};
 use crate::builder::{BuiltLog, LogDisk, NoDisk};
 use crate::compaction::{self, CompactionError, Difference};
 use crate::identity::LogIdentity;
@@ -401,7 +401,9 @@ fn remove_log(path: &Path) -> Result<(), CompactError> {
     for entry in std::fs::read_dir(path).map_err(FileError::new("list", path))? {
         let entry = entry.map_err(FileError::new("list", path))?;
         let file = entry.path();
-        if entry.file_name().to_str().and_then(FileId::from_file_name).is_none() {
+        let name = entry.file_name();
+        let is_segment = name.to_str().and_then(FileId::from_file_name).is_some();
+        if !is_segment && !pool_file::is_name(&name) {
             return Err(CompactError::Foreign(file));
         }
         std::fs::remove_file(&file).map_err(FileError::new("remove", &file))?;

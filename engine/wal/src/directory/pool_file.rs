@@ -1,6 +1,7 @@
 //! How many files the pool of a log has ever had: each of them must still be there, so one that is gone is missed, even
 //! if nothing that is left names it. Kept beside the segments, because their headers may be what is gone.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use super::FileError;
@@ -30,6 +31,11 @@ pub fn note_file_made(log: &Path, file: FileId) -> Result<(), FileError> {
 /// How many files were made, numbered from one; zero if nothing readable says so, as in the logs of early builds.
 pub(super) fn files_made(log: &Path) -> u32 {
     read_small(&log.join(NAME)).ok().and_then(|text| parse(&text)).unwrap_or(0)
+}
+
+/// Whether a file of this name is the note, or one that was being written.
+pub(super) fn is_name(name: &OsStr) -> bool {
+    name == NAME || name == NAME_NEW
 }
 
 fn to_text(files: u32) -> String {
