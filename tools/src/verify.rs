@@ -14,7 +14,7 @@ use anyhow::Result;
 use clap::Args;
 use synod_wal::format::SegmentHeader;
 use synod_wal::verify::{Class, Conclusion, Finding, check_fresh, check_segment, check_unneeded, conclude};
-use synod_wal::{FileId, Geometry, Lsn};
+use synod_wal::{FileId, Geometry, Lsn, SegmentStore};
 
 use crate::bulk::{BulkStore, Reading, ring_refused};
 use crate::exit::Exit;
@@ -173,6 +173,7 @@ fn attempt(source: &Source, options: &Options, jobs: usize, report: &mut Report)
     let empty = checks.is_empty();
     let mut conclusion = conclude(geometry, checks, &missing, live);
     conclusion.findings.extend(files.iter().filter_map(|file| unusable(file, geometry)));
+    conclusion.findings.extend(gone(source, &files));
     conclusion.findings.append(&mut findings);
     if empty {
         conclusion.findings.push(Finding {
@@ -234,7 +235,6 @@ fn in_parallel<W: Send, D: Send>(
 
 /// Reads a file and forgets it. What can't be read is the concern of the pass that checks.
 fn read_only(store: &mut BulkStore, file: FileId, geometry: Geometry) {
-    use synod_wal::SegmentStore;
     if store.load(file) {
         return;
     }
@@ -260,6 +260,14 @@ fn nowhere() -> Finding {
         expected: None,
         actual: None,
     }
+}
+
+/// The files that the pool had and that aren't there any more.
+fn gone(source: &Source, files: &[File]) -> Vec<Finding> {
+    let made = (1..=source.store.files_made()).map(FileId);
+    let is_gone = |id: &FileId| !files.iter().any(|file| file.id == *id);
+    let what = "the file is missing, although the pool had it";
+    made.filter(is_gone).map(|id| Finding { file: Some(id), what: what.to_owned(), ..nowhere() }).collect()
 }
 
 /// A file that has no place in the log, and should have one.

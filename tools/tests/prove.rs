@@ -147,6 +147,10 @@ fn verify_names_hostile_and_missing_files_and_goes_on() {
     };
     of(1, "symbolic link");
     of(1, "is missing");
+    fs::remove_file(segment(cluster.path(2), "segment-000008.wal")).unwrap();
+    let value = json(1, &["verify"], &[cluster.path(2)]);
+    let gone = |finding: &&Value| finding["what"].as_str().unwrap().contains("although the pool had it");
+    assert_eq!(rows(&value, "findings").iter().filter(gone).count(), 1, "{value:#}");
     of(2, "cut or copied in part");
     of(2, "can't read");
     of(3, "one of them is a copy");

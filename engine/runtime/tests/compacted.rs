@@ -43,7 +43,7 @@ fn append(log: &Log, count: u32) -> Slot {
     let mut last = Slot::FIRST;
     for number in 0..count {
         // One after the other: each is a body of its own.
-        last = log.append_blocking(&[number as u8; 100]).expect("chosen");
+        last = log.append_blocking([number as u8; 100]).expect("chosen");
     }
     last.plus(1)
 }

@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::builder::{BuildError, BuiltLog, LogBuilder, LogDisk, LogStart};
 use crate::identity::LogIdentity;
 use crate::index::{Index, IndexEntry};
-use crate::recovery::{Damage, RecoveredLog};
+use crate::recovery::{Damage, DamageCause, RecoveredLog};
 use crate::scan::{ReadError, read_body};
 use crate::store::SegmentStore;
 
@@ -65,7 +65,7 @@ pub fn rewrite(
     progress: &mut dyn FnMut(u64),
 ) -> Result<BuiltLog, CompactionError> {
     let Some(group) = log.group else { return Err(CompactionError::Empty) };
-    if let Some(damage) = log.damages.first() {
+    if let Some(damage) = log.damages.iter().find(|damage| damage.cause != DamageCause::Seal) {
         return Err(CompactionError::Damaged(Box::new(damage.clone())));
     }
     if !log.is_sound() {

@@ -176,9 +176,11 @@ impl RecoveredLog {
         entries.map(|entry| AcceptedBody { ballot: entry.ballot, body: entry.body }).collect()
     }
 
-    /// Whether nothing of it is damaged or in doubt: then it says all that it ever said.
+    /// Whether nothing is lost of it or in doubt: then it says all that it ever said. Seals only describe what records say.
     pub fn is_sound(&self) -> bool {
-        let whole = self.damages.is_empty() && self.damaged.is_empty() && self.lost_files.is_empty();
+        let whole = self.damages.iter().all(|damage| damage.cause == DamageCause::Seal)
+            && self.damaged.is_empty()
+            && self.lost_files.is_empty();
         whole && self.doubts.is_empty() && !self.unsure && !self.end_lost
     }
 
