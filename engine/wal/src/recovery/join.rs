@@ -85,6 +85,7 @@ pub(super) fn join(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> R
         }
         joined.miss_packed(scan, record);
     }
+    joined.doubt_unreachable();
     let ruling = joined.configuration.as_ref().map(|configuration| configuration.slot);
     let trimmed = records()
         .flat_map(|(scan, record)| scan.bodies(record))
@@ -122,6 +123,20 @@ impl Joined {
         }
     }
 
+    /// Behind a gap, what is recorded as chosen can't be counted among the chosen prefix. This acceptor may have voted for it,
+    /// and its ballot isn't known any more: then it must not say that it hasn't.
+    fn doubt_unreachable(&mut self) {
+        let entries = self.index.iter_from(self.mark.slot).filter(|entry| entry.ballot.is_zero());
+        let mut unreachable: Vec<Doubt> = Vec::new();
+        for body in entries.map(|entry| entry.body) {
+            match unreachable.last_mut().filter(|last| last.end == body.first) {
+                Some(last) => last.end = body.end(),
+                None => unreachable.push(Doubt { first: body.first, end: body.end(), bound: self.promised }),
+            }
+        }
+        self.doubts.append(&mut unreachable);
+    }
+
     fn pin(&mut self, epoch: u64) {
         self.pinned = Some(self.pinned.map_or(epoch, |pinned| pinned.min(epoch)));
     }
@@ -135,10 +150,10 @@ impl Joined {
             return self.damaged.push(body);
         }
         self.index.remove(body.first);
-        if !entry.ballot.is_zero() {
-            self.doubts.push(Doubt { first: body.first, end: body.end(), bound: entry.ballot });
-            self.pin(scan.header.epoch);
-        }
+        // Compaction keeps no ballot of what is chosen.
+        let bound = if entry.ballot.is_zero() { self.promised } else { entry.ballot };
+        self.doubts.push(Doubt { first: body.first, end: body.end(), bound });
+        self.pin(scan.header.epoch);
     }
 }
 
