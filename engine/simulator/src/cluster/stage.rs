@@ -2,6 +2,7 @@
 //! time goes on as far as it is told. For scenarios; the checkers look on as in any run.
 
 use synod_protocol::{Ballot, Instant, Message, Slot};
+use synod_wal::FileId;
 
 use crate::disk::Ending;
 use crate::disk::damage::Grain;
@@ -190,6 +191,11 @@ impl Cluster {
     /// Something on a node's disk changes by itself.
     pub fn rot_at(&mut self, index: usize, grain: Grain) {
         self.nodes[index].disk.rot(grain, &mut self.damage_random);
+    }
+
+    /// One bit of the byte at `offset` of a file changes; whether there is such a byte.
+    pub fn flip_bit(&mut self, index: usize, file: FileId, offset: u64) -> bool {
+        self.nodes[index].disk.flip_bit(file, offset)
     }
 
     /// A block of a node's disk can't be read any more.

@@ -158,6 +158,15 @@ impl Disk {
         Some(struck)
     }
 
+    /// One bit of a certain byte changes by itself; whether there is such a byte.
+    pub fn flip_bit(&mut self, file: FileId, offset: u64) -> bool {
+        let (block, byte) = (offset as usize / BLOCK_BYTES, offset as usize % BLOCK_BYTES);
+        let Some(mut bytes) = self.seen_block(file, block) else { return false };
+        bytes[byte] ^= 1;
+        self.damage.put(file, block, Harm::Rotten, bytes);
+        true
+    }
+
     /// A block can't be read any more; for some attempts, or until it is written.
     pub fn make_unreadable(&mut self, attempts: Option<u32>, random: &mut Random) -> Option<Struck> {
         let (file, block) = self.draw_block(random)?;
