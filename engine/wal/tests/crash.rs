@@ -9,6 +9,7 @@ use synod_wal::audit::{AuditLog, Rule, audit};
 use synod_wal::{AppendError, Lsn, RecordKind, RecoveredLog, SyncMode, recover};
 
 /// A log in use, and what it must say.
+#[derive(Clone)]
 struct Model {
     /// Everything appended and not known to be lost, in log order.
     records: Vec<Appended>,
@@ -148,6 +149,9 @@ impl Model {
 
     /// Compares what was recovered with what must be, and forgets what was lost.
     fn check(&mut self, recovered: &RecoveredLog, disk: &Disk) {
+        assert_eq!(recovered.damages, [], "a crash damages nothing");
+        assert!(recovered.doubts.is_empty() && recovered.damaged.is_empty());
+        assert!(!recovered.unsure && !recovered.end_lost, "a crash loses nothing");
         assert!(recovered.end >= self.durable, "durable up to {}, recovered up to {}", self.durable, recovered.end);
         assert!(recovered.proven <= recovered.end);
         self.durable_now = Lsn::ZERO;
@@ -330,6 +334,49 @@ fn crash_after_every_step() {
             }
         }
     }
+}
+
+/// Runs are recorded, and stopped again and again at every point: each image has any subset of the blocks that weren't
+/// durable at that point, each whole or as before.
+#[test]
+fn crash_images_of_recorded_runs() {
+    let wanted = if is_full() { 50_000 } else { 5_000 };
+    let (mut images, mut cut, mut empty, mut most_pending) = (0, 0, 0, 0);
+    for seed in 0.. {
+        let mut random = Random(2_000_000 + seed);
+        let sync = [SyncMode::Dsync, SyncMode::Fdatasync][random.below(2) as usize];
+        let mut model = Model::new();
+        let mut machine = Machine::fresh(sync, 4 + random.below(3) as u32);
+        for _ in 0..250 {
+            if random.chance(55) {
+                machine.step(&mut random);
+            } else {
+                model.act(&mut machine, &mut random);
+            }
+            model.observe(&machine);
+            most_pending = most_pending.max(machine.disk.pending.len());
+            for _ in 0..2 {
+                let disk = machine.crash_image(&mut random);
+                images += 1;
+                match recover(&disk.live, &identity(2).expected(), SEGMENT_BYTES) {
+                    Ok(recovered) => {
+                        cut += u64::from(recovered.cut.as_ref().is_some_and(|cut| cut.records_discarded > 0));
+                        model.clone().check(&recovered, &disk);
+                    }
+                    Err(synod_wal::RecoverError::Empty) => {
+                        empty += 1;
+                        assert_eq!(model.durable, Lsn::ZERO, "seed {seed}");
+                    }
+                    Err(error) => panic!("seed {seed}, image {images}: {error}"),
+                }
+            }
+        }
+        if images >= wanted {
+            break;
+        }
+    }
+    println!("{images} crash images, records discarded in {cut}, {empty} before the first header was durable");
+    assert!(most_pending > 12 && cut > images / 20, "{most_pending} blocks in flight at most, {cut} cut");
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::collections::BTreeMap;
+
 use support::*;
 use synod_protocol::{Ballot, Mark, Slot};
-use synod_wal::{FileId, MemoryStore, RecordKind, RecoveredLog, SegmentStore, SyncMode, recover};
+use synod_wal::scan::{Item, ScanOptions, Scanner, read_segment_header};
+use synod_wal::{FileId, Geometry, MemoryStore, RecordKind, RecoveredLog, SegmentStore, SyncMode, recover};
 
 /// What a log says, apart from which files it uses how.
 fn content(log: &RecoveredLog) -> String {
@@ -36,19 +39,19 @@ fn log() -> MemoryStore {
 }
 
 /// Holds what is recovered of a damaged store against the sound log: nothing is invented, and whatever is missing is
-/// accounted for. Whether nothing was found to be damaged.
-fn check(store: &MemoryStore, sound: &RecoveredLog, what: std::fmt::Arguments<'_>) -> bool {
+/// accounted for.
+fn check(store: &MemoryStore, sound: &RecoveredLog, what: std::fmt::Arguments<'_>) -> Answer {
     let found = match recover(store, &identity(9).expected(), SEGMENT_BYTES) {
         Ok(found) => found,
         Err(error) => {
             // Every error can be shown.
             assert!(!error.to_string().is_empty());
-            return false;
+            return Answer::Refused;
         }
     };
     if found.damages.is_empty() {
         assert!(content(&found) == content(sound), "{what}: nothing is damaged, but the log is another one");
-        return true;
+        return Answer::Harmless;
     }
     found.damages.iter().for_each(|damage| assert!(!damage.to_string().is_empty()));
     assert!(found.unsure || found.promised >= sound.promised, "{what}: a promise is forgotten");
@@ -69,37 +72,114 @@ fn check(store: &MemoryStore, sound: &RecoveredLog, what: std::fmt::Arguments<'_
             || (entry.body.first.0..entry.body.end().0).all(doubted);
         assert!(accounted, "{what}: the accept of {:?} is forgotten; in doubt: {:?}", entry.body, found.doubts);
     }
-    false
+    if found.unsure { Answer::Unsure } else { Answer::Told }
 }
 
+/// What damage came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Answer {
+    /// The log says what it said before, and nothing is found to be damaged.
+    Harmless,
+    /// The log opens, and says what is damaged.
+    Told,
+    /// The same, and a promise may be lost: the node doesn't vote until it has asked its peers.
+    Unsure,
+    /// The log doesn't open.
+    Refused,
+}
+
+/// What a block is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Header,
+    Record,
+    Seal,
+    /// Behind the end of a segment that isn't sealed.
+    Unwritten,
+    /// In a file of the pool, or of the segment ahead.
+    Spare,
+}
+
+fn place(sound: &RecoveredLog, file: FileId, offset: u64) -> Place {
+    let Some(segment) = sound.segments.iter().find(|segment| segment.file == file) else { return Place::Spare };
+    match offset {
+        0..BLOCK => Place::Header,
+        _ if offset < segment.end.offset(SEGMENT_BYTES) => Place::Record,
+        _ if segment.sealed => Place::Seal,
+        _ => Place::Unwritten,
+    }
+}
+
+/// The records of a sound log: file, offset, bytes.
+fn records(store: &MemoryStore, sound: &RecoveredLog) -> Vec<(FileId, u64, u64)> {
+    let geometry = Geometry::new(SEGMENT_BYTES).unwrap();
+    let mut records = Vec::new();
+    for segment in &sound.segments {
+        let header = read_segment_header(store, segment.file, geometry).unwrap().unwrap();
+        let mut scanner = Scanner::new(store, segment.file, geometry, &header, ScanOptions::default());
+        while let Some(Item::Record(record)) = scanner.next_item().unwrap() {
+            records.push((segment.file, record.offset, u64::from(record.header.record_bytes)));
+        }
+    }
+    assert_eq!(records.len() as u64, sound.records);
+    records
+}
+
+/// Every bit of every live block with `SYNOD_WAL_FULL=1`, and one of each byte of the others; otherwise a sample.
 #[test]
 fn flipped_bits() {
     let mut store = log();
     let sound = recover(&store, &identity(9).expected(), SEGMENT_BYTES).unwrap();
     assert!(sound.segments.len() >= 2);
-    let (mut harmless, mut noticed) = (0, 0);
+    let records = records(&store, &sound);
+    let mut figures: BTreeMap<(Place, Answer), u64> = BTreeMap::new();
     for file in store.files().unwrap() {
-        let used = sound.segments.iter().any(|segment| segment.file == file);
-        let mut offset = 0;
-        while offset < SEGMENT_BYTES as usize {
-            // Every byte of the structures at the start of blocks, samples of the rest.
-            let bit = (offset * 5 + offset / 13) % 8;
-            store.content_mut(file).unwrap()[offset] ^= 1 << bit;
-            match check(&store, &sound, format_args!("{file} byte {offset} bit {bit}")) {
-                true => harmless += 1,
-                false => noticed += 1,
-            }
-            store.content_mut(file).unwrap()[offset] ^= 1 << bit;
-            offset += if offset % BLOCK as usize >= 384 {
-                41
-            } else if used {
-                1
-            } else {
-                3
+        for offset in 0..SEGMENT_BYTES {
+            let place = place(&sound, file, offset);
+            // Of the structures at the start of blocks more than of the rest.
+            let sampled = offset % BLOCK < 384 || offset.is_multiple_of(41);
+            let live = !matches!(place, Place::Spare | Place::Unwritten);
+            let bits = match is_full() {
+                true if live => 0..8,
+                false if !sampled || !live && !offset.is_multiple_of(3) => continue,
+                _ => (offset * 5 + offset / 13) % 8..(offset * 5 + offset / 13) % 8 + 1,
             };
+            for bit in bits {
+                let what = format_args!("{file} byte {offset} bit {bit}").to_string();
+                store.content_mut(file).unwrap()[offset as usize] ^= 1 << bit;
+                let answer = check(&store, &sound, format_args!("{what}"));
+                let record = records
+                    .iter()
+                    .find(|(other, start, bytes)| *other == file && (*start..start + bytes).contains(&offset));
+                if let Some((_, start, _)) = record {
+                    check_flipped_record(&store, &sound, (file, *start), &what);
+                }
+                *figures.entry((place, answer)).or_default() += 1;
+                store.content_mut(file).unwrap()[offset as usize] ^= 1 << bit;
+            }
         }
     }
-    assert!(noticed > 10_000 && harmless > 1_000, "{noticed} noticed, {harmless} harmless");
+    println!("flipped bits: {figures:?}");
+    let count = |place, answer| figures.get(&(place, answer)).copied().unwrap_or(0);
+    for answer in [Answer::Told, Answer::Unsure] {
+        assert!(count(Place::Record, answer) > 50, "{figures:?}");
+    }
+    for place in [Place::Header, Place::Record, Place::Seal] {
+        assert_eq!(count(place, Answer::Harmless), 0, "a flipped bit of a live {place:?} isn't told");
+    }
+    assert!(figures.keys().all(|(_, answer)| *answer != Answer::Refused), "{figures:?}");
+}
+
+/// One flipped bit in a record is told, with the record's place, and costs no other record.
+fn check_flipped_record(store: &MemoryStore, sound: &RecoveredLog, (file, start): (FileId, u64), what: &str) {
+    let found = recover(store, &identity(9).expected(), SEGMENT_BYTES).unwrap();
+    let named = found.damages.iter().any(|damage| (damage.file, damage.offset) == (file, start));
+    assert!(named, "{what}: the record at {start} isn't named: {:?}", found.damages);
+    assert_eq!(found.records, sound.records - 1, "{what}: other records are lost");
+    for entry in sound.index.iter_from(Slot(0)) {
+        let here = (entry.location.file, entry.location.offset) == (file, start);
+        assert!(here || found.index.get(entry.body.first).is_some(), "{what}: {:?} is lost", entry.body);
+    }
 }
 
 #[test]
@@ -132,22 +212,40 @@ fn lost_misdirected_and_zeroed_blocks() {
 }
 
 #[test]
-fn truncated_and_removed_files() {
+fn removed_files() {
     let store = log();
     let sound = recover(&store, &identity(9).expected(), SEGMENT_BYTES).unwrap();
     for file in store.files().unwrap() {
         let used = sound.segments.iter().any(|segment| segment.file == file);
         let mut without = store.clone();
         without.remove(file);
-        let opened = check(&without, &sound, format_args!("{file} removed"));
-        assert!(!used || !opened, "{file} is missed");
-        for blocks in 0..SEGMENT_BYTES / BLOCK {
-            let mut cut = store.clone();
-            cut.content_mut(file).unwrap().truncate((blocks * BLOCK) as usize + 17);
-            let opened = check(&cut, &sound, format_args!("{file} cut to {blocks} blocks"));
-            assert!(!used || !opened, "{file} is cut");
-        }
+        let answer = check(&without, &sound, format_args!("{file} removed"));
+        assert!(!used || answer != Answer::Harmless, "{file} is missed");
     }
+}
+
+/// Every length in bytes with `SYNOD_WAL_FULL=1`; otherwise a sample.
+#[test]
+fn truncated_files() {
+    let mut store = log();
+    let sound = recover(&store, &identity(9).expected(), SEGMENT_BYTES).unwrap();
+    let mut figures: BTreeMap<(Place, Answer), u64> = BTreeMap::new();
+    for file in store.files().unwrap() {
+        let used = sound.segments.iter().any(|segment| segment.file == file);
+        let whole = store.content(file).unwrap().clone();
+        for bytes in (0..SEGMENT_BYTES).rev() {
+            let sampled = bytes % BLOCK <= 1 || bytes % BLOCK == BLOCK - 1 || bytes.is_multiple_of(397);
+            if is_full() || sampled {
+                store.content_mut(file).unwrap().truncate(bytes as usize);
+                let answer = check(&store, &sound, format_args!("{file} cut to {bytes} bytes"));
+                assert!(!used || answer != Answer::Harmless, "{file} is cut to {bytes} bytes, and nobody says so");
+                assert!(answer != Answer::Refused, "{file} is cut to {bytes} bytes, and the log doesn't open");
+                *figures.entry((place(&sound, file, bytes), answer)).or_default() += 1;
+            }
+        }
+        *store.content_mut(file).unwrap() = whole;
+    }
+    println!("truncated files: {figures:?}");
 }
 
 /// Nothing is believed for its checksum: any field of any structure holds anything.

@@ -30,6 +30,11 @@ pub fn ballot(round: u64) -> Ballot {
     Ballot { round, node: NodeId(1), boot: 77 }
 }
 
+/// Whether tests do all of what they can do, and not only what fits every run: `SYNOD_WAL_FULL=1`, see `scripts/damage`.
+pub fn is_full() -> bool {
+    std::env::var_os("SYNOD_WAL_FULL").is_some_and(|value| value == "1")
+}
+
 /// Numbers from one seed: splitmix64.
 pub struct Random(pub u64);
 
@@ -160,6 +165,24 @@ impl Disk {
             }
         }
         self.live = self.durable.clone();
+    }
+
+    /// The machine stops while these files are being created, or zeroed from an offset on.
+    fn after_crash(mut self, files: &[(FileId, Option<u64>)], random: &mut Random) -> Disk {
+        for (file, zero_from) in files {
+            let percent = [0, 30, 100][random.below(3) as usize];
+            match zero_from {
+                // Not there, in part there, or there.
+                None => match random.below(3) {
+                    0 => {}
+                    1 => self.durable.create(*file, random.below(17) * BLOCK),
+                    _ => self.durable.create(*file, SEGMENT_BYTES),
+                },
+                Some(offset) => self.zero_in_part(random, *file, *offset, percent),
+            }
+        }
+        self.crash(random);
+        self
     }
 
     /// The process stops and the machine doesn't: what was written can be read, but isn't durable.
@@ -413,20 +436,13 @@ impl Machine {
 
     /// The machine stops.
     pub fn crash(mut self, random: &mut Random) -> Disk {
-        for (file, zero_from) in std::mem::take(&mut self.files) {
-            let percent = [0, 30, 100][random.below(3) as usize];
-            match zero_from {
-                // Not there, in part there, or there.
-                None => match random.below(3) {
-                    0 => {}
-                    1 => self.disk.durable.create(file, random.below(17) * BLOCK),
-                    _ => self.disk.durable.create(file, SEGMENT_BYTES),
-                },
-                Some(offset) => self.disk.zero_in_part(random, file, offset, percent),
-            }
-        }
-        self.disk.crash(random);
-        self.disk
+        let files = std::mem::take(&mut self.files);
+        std::mem::take(&mut self.disk).after_crash(&files, random)
+    }
+
+    /// What would be left if the machine stopped now.
+    pub fn crash_image(&self, random: &mut Random) -> Disk {
+        self.disk.clone().after_crash(&self.files, random)
     }
 
     /// The process stops, the machine goes on.
