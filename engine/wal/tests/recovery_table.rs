@@ -2,6 +2,7 @@
 
 mod support;
 
+use support::logs::*;
 use support::*;
 use synod_protocol::{Ballot, Mark, NodeId, Slot};
 use synod_wal::format::{RecordError, SegmentHeaderError};
@@ -10,17 +11,6 @@ use synod_wal::{
     Damage, DamageCause, DamageClass, FileId, IdentityField, LogIdentity, Lsn, MemoryStore, RecordKind, RecoverError,
     RecoverOptions, RecoveredLog, SyncMode, recover, recover_with,
 };
-
-const FIRST: FileId = FileId(1);
-const SECOND: FileId = FileId(2);
-
-fn accepted(round: u64, mark: Mark) -> synod_wal::RecordMeta {
-    meta(RecordKind::Accepted, ballot(round), ballot(round), mark)
-}
-
-fn recovered(store: &MemoryStore) -> RecoveredLog {
-    recover(store, &identity(2).expected(), SEGMENT_BYTES).unwrap_or_else(|error| panic!("{error}"))
-}
 
 fn refused(store: &MemoryStore) -> RecoverError {
     recover(store, &identity(2).expected(), SEGMENT_BYTES).expect_err("the log can't be opened")
@@ -39,26 +29,6 @@ fn class(store: &MemoryStore) -> (DamageClass, Damage) {
     (damage.class, damage)
 }
 
-/// The slots in doubt, and up to which round.
-fn doubts(log: &RecoveredLog) -> Vec<(u64, u64, u64)> {
-    log.doubts.iter().map(|doubt| (doubt.first.0, doubt.end.0, doubt.bound.round)).collect()
-}
-
-const OPEN: u64 = u64::MAX;
-
-fn slots(log: &RecoveredLog) -> Vec<u64> {
-    log.index.iter_from(Slot(0)).map(|entry| entry.body.first.0).collect()
-}
-
-/// A log with `count` bodies of one block each, all durable, the last of which no later record proves.
-fn with_bodies(count: u64) -> Machine {
-    let mut machine = Machine::fresh(SyncMode::Dsync, 4);
-    for slot in 1..=count {
-        machine.append_now(&accepted(1, Mark::START), Some(&noop(slot, 1, 1)));
-    }
-    machine
-}
-
 /// Appends without completing anything, and lets the machine stop. Only what `keep` says survives.
 fn crash_with(mut machine: Machine, keep: impl Fn(FileId, u64) -> bool) -> MemoryStore {
     let live = machine.disk.live.clone();
@@ -73,18 +43,6 @@ fn crash_with(mut machine: Machine, keep: impl Fn(FileId, u64) -> bool) -> Memor
         }
     }
     machine.disk.live
-}
-
-fn flip(store: &mut MemoryStore, file: FileId, offset: u64) {
-    store.content_mut(file).unwrap()[offset as usize] ^= 1;
-}
-
-fn reopened(store: MemoryStore, boot: u64) -> Machine {
-    let recovered = recovered(&store);
-    let disk = Disk { live: store.clone(), durable: store, ..Disk::default() };
-    let mut machine = Machine::start(disk, SyncMode::Dsync, recovered, boot);
-    machine.settle();
-    machine
 }
 
 #[test]
@@ -116,43 +74,6 @@ fn torn_record_on_a_fresh_file_is_cut() {
     let log = recovered(&store);
     assert_eq!(slots(&log), [1, 2]);
     assert!(matches!(log.cut.unwrap().cause, HoleCause::Blocks { all_old: true, .. }));
-}
-
-/// Fills segments and trims them away until a file is written again, and three blocks of it are.
-fn recycled() -> (Machine, Mark) {
-    let mut machine = Machine::fresh(SyncMode::Dsync, 4);
-    let mut mark = Mark::START;
-    for slot in 1.. {
-        let body = noop(slot, 1, slot);
-        machine.append_now(&accepted(1, mark), Some(&body));
-        mark = mark.after(&body.handle);
-        machine.wal.index_mut().mark_chosen(body.handle.first, mark.chain);
-        if slot.is_multiple_of(7) {
-            machine.trim(mark, ballot(1));
-            machine.settle();
-        }
-        let end = machine.wal.appended();
-        let header = segment_header(&machine.disk.live, file_of(&machine.disk.live, end));
-        if header.previous_epoch != 0 && end.0 % SEGMENT_BYTES == 4 * BLOCK {
-            return (machine, mark);
-        }
-        assert!(slot < 1000, "files are recycled");
-    }
-    unreachable!()
-}
-
-fn segment_header(store: &MemoryStore, file: FileId) -> synod_wal::format::SegmentHeader {
-    let geometry = synod_wal::Geometry::new(SEGMENT_BYTES).unwrap();
-    synod_wal::scan::read_segment_header(store, file, geometry).unwrap().unwrap()
-}
-
-fn file_of(store: &MemoryStore, lsn: Lsn) -> FileId {
-    let files = synod_wal::SegmentStore::files(store).unwrap();
-    let geometry = synod_wal::Geometry::new(SEGMENT_BYTES).unwrap();
-    let epoch = |file: &FileId| {
-        synod_wal::scan::read_segment_header(store, *file, geometry).unwrap().map_or(0, |header| header.epoch)
-    };
-    files.into_iter().find(|file| epoch(file) == lsn.epoch(SEGMENT_BYTES)).unwrap()
 }
 
 #[test]
@@ -230,29 +151,6 @@ fn doubtful_tail_of_a_running_log_is_being_written() {
     assert_eq!(log.damages[0].class, DamageClass::Corrupt);
 }
 
-/// A log whose first segment is full and being sealed: records up to the rotation are durable.
-fn rotating(complete_seal: bool) -> Machine {
-    let mut machine = Machine::fresh(SyncMode::Dsync, 4);
-    let mut slot = 1;
-    while machine.wal.stats().segments_sealed == 0 && machine.wal.appended().epoch(SEGMENT_BYTES) < 2 {
-        machine.append_now(&accepted(1, Mark::START), Some(&noop(slot, 1, 1)));
-        slot += 1;
-        if machine.wal.appended().0 % SEGMENT_BYTES == 12 * BLOCK {
-            break;
-        }
-    }
-    // Both of these are in flight while the segment behind them is closed.
-    machine.append(&accepted(1, Mark::START), Some(&noop(slot, 1, 1))).unwrap();
-    machine.append(&accepted(1, Mark::START), Some(&noop(slot + 1, 1, 1))).unwrap();
-    assert_eq!(machine.wal.appended().epoch(SEGMENT_BYTES), 2);
-    if complete_seal {
-        machine.settle();
-    } else {
-        machine.complete_write(0);
-    }
-    machine
-}
-
 #[test]
 fn sealed_segment_leads_on_to_the_next() {
     let machine = rotating(true);
@@ -321,6 +219,17 @@ fn end_before_the_named_one_is_corrupt() {
     let (found, damage) = class(&store);
     assert_eq!(found, DamageClass::Corrupt);
     assert_eq!((damage.file, damage.offset), (FIRST, 2 * BLOCK));
+}
+
+#[test]
+fn what_follows_a_gap_is_no_damage_of_its_own() {
+    let mut machine = reopened(with_bodies(3).disk.durable, 2);
+    machine.append_now(&accepted(1, Mark::START), Some(&noop(4, 1, 1)));
+    let mut store = machine.disk.durable;
+    store.write_at(FIRST, 3 * BLOCK, &[0; BLOCK as usize]);
+    let log = damaged(&store);
+    let places: Vec<_> = log.damages.iter().map(|damage| (damage.file, damage.offset)).collect();
+    assert_eq!((places, slots(&log)), (vec![(FIRST, 3 * BLOCK)], vec![1, 2, 4]));
 }
 
 #[test]

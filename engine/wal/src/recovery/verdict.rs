@@ -128,8 +128,13 @@ fn walk(
             || later.iter().any(|later| later.missing_before.is_some_and(|epoch| epoch >= first_needed));
         let end = end_of(scan, next.is_none(), previous, proof, options);
         let first = scan.kept(matches!(end, End::Cut) && !nameless).next();
+        // Behind a gap that is told already, the first record that is known follows one that isn't.
+        let follows_gap = scan.records.is_empty()
+            || scan.missing_before.is_some_and(|epoch| epoch >= first_needed)
+            || index.checked_sub(1).is_some_and(|before| verdict.open_ended.contains(&before));
         if let (Some(expected), Some(found)) = (before, first.and_then(|first| first.previous_checksum))
             && expected != found
+            && !follows_gap
         {
             verdict.damages.push(previous_damage(scan, expected, found, proof));
         }
