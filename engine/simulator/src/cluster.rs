@@ -125,6 +125,8 @@ pub struct Cluster {
     failing: Option<usize>,
     /// Too much was damaged for the cluster to go on, and that is proven.
     stopped: bool,
+    /// Clients have gone, because they were done or logs were full.
+    is_loaded: bool,
     /// A leader has handed over in this stage.
     handed_over: bool,
     /// A mistake that nobody has put right yet.
@@ -184,6 +186,7 @@ impl Cluster {
             over: false,
             failing: None,
             stopped: false,
+            is_loaded: false,
             handed_over: false,
             mistake: None,
             full_until: vec![START; nodes.len()],

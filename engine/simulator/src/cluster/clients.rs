@@ -23,6 +23,8 @@ impl Cluster {
         let mut wait = workload.draw_wait(&mut self.client_random);
         if self.is_calm() {
             if self.has_load() {
+                // A log that was full may have room again: nobody comes back for that.
+                self.is_loaded = true;
                 return;
             }
             wait = wait.min(CALM_WAIT);
