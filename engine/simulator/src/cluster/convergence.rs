@@ -327,7 +327,9 @@ impl Cluster {
     /// Whether clients have handed in as many commands as a run is to carry, or as logs have room for.
     pub(super) fn has_load(&self) -> bool {
         let is_full = |node: &Node| node.running.as_ref().is_some_and(|running| running.replica.is_full());
-        self.is_loaded || self.oracle.commands_count() >= self.plan.workload.commands_min || self.nodes.iter().any(is_full)
+        self.is_loaded
+            || self.oracle.commands_count() >= self.plan.workload.commands_min
+            || self.nodes.iter().any(is_full)
     }
 
     /// Whether a command made after the faults is acknowledged, and everybody durably has all that was ever chosen.
