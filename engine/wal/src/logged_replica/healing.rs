@@ -22,6 +22,12 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Shortest time between two reads of the scrub: an idle node should sleep most of the time.
 const SCRUB_PAUSE: Duration = Duration::from_millis(5);
 
+/// How long until a body is asked for again that no member has given.
+const ASK_LATER: Duration = Duration::from_secs(5);
+
+/// How often each member is asked before readers are told that the body is damaged.
+const QUESTIONS_WAITED: u32 = 3;
+
 /// Readers that wait for a body to be healed; more are told that it is damaged.
 const WAITING_MAX: usize = 64;
 
@@ -29,6 +35,8 @@ const WAITING_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct Healing {
     lost: BTreeMap<Slot, Lost>,
+    /// When to ask again, as long as anything is lost.
+    ask_at: Instant,
     /// Accepted bodies whose bytes are lost, by their first slot. Once chosen, they can be had from others.
     doubted: BTreeSet<Slot>,
     /// Places found to be damaged, when the log was read back and since; and bodies healed since the start.
@@ -41,6 +49,8 @@ pub(super) struct Healing {
 struct Lost {
     body: BodyHandle,
     asked: u32,
+    /// Readers wait for so many questions; afterwards they are told that the body is damaged.
+    patience: u32,
     ask_at: Instant,
     waiting: Vec<ReadId>,
 }
@@ -64,7 +74,7 @@ impl Healing {
 
     fn note(&mut self, body: BodyHandle) {
         self.found += 1;
-        let lost = || Lost { body, asked: 0, ask_at: Instant(0), waiting: Vec::new() };
+        let lost = || Lost { body, asked: 0, patience: 1, ask_at: Instant(0), waiting: Vec::new() };
         self.lost.entry(body.first).or_insert_with(lost);
     }
 
@@ -78,7 +88,7 @@ impl Healing {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.lost.values().take(ASKED_MAX).map(|lost| lost.ask_at).min()
+        (!self.lost.is_empty()).then_some(self.ask_at)
     }
 }
 
@@ -97,7 +107,8 @@ impl<P: Buffers> LoggedReplica<P> {
             self.healing.note(entry.body);
         }
         let lost = self.healing.lost.get_mut(&entry.body.first).expect("noted");
-        let waits = matches!(purpose, Purpose::Reader) && lost.waiting.len() < WAITING_MAX;
+        let waits =
+            matches!(purpose, Purpose::Reader) && lost.waiting.len() < WAITING_MAX && lost.asked < lost.patience;
         if waits {
             lost.waiting.push(read);
         }
@@ -171,13 +182,26 @@ impl<P: Buffers> LoggedReplica<P> {
         let me = self.replica.node();
         let others: Vec<NodeId> = configuration.members.iter().copied().filter(|node| *node != me).collect();
         if others.is_empty() {
-            self.healing.lost.values_mut().for_each(|lost| lost.ask_at = Instant(u64::MAX));
+            self.healing.ask_at = Instant(u64::MAX);
+            for lost in self.healing.lost.values_mut() {
+                self.outputs.extend(lost.waiting.drain(..).map(|read| Output::ReadDone { read, frame: None }));
+            }
             return;
         }
-        for lost in self.healing.lost.values_mut().take(ASKED_MAX).filter(|lost| lost.ask_at <= now) {
+        self.healing.ask_at = now.plus(ASK_AGAIN);
+        let is_asked = |lost: &&Lost| lost.asked > 0 && lost.ask_at > now && lost.ask_at.since(now) <= ASK_AGAIN;
+        let asked = self.healing.lost.values().filter(is_asked).count();
+        let due = self.healing.lost.values_mut().filter(|lost| lost.ask_at <= now);
+        for lost in due.take(ASKED_MAX.saturating_sub(asked)) {
+            lost.patience = QUESTIONS_WAITED * others.len() as u32;
+            let waited = lost.asked >= lost.patience;
+            if waited {
+                self.outputs.extend(lost.waiting.drain(..).map(|read| Output::ReadDone { read, frame: None }));
+            }
             let to = others[lost.asked as usize % others.len()];
-            lost.asked = lost.asked.wrapping_add(1);
-            lost.ask_at = now.plus(ASK_AGAIN);
+            lost.asked = lost.asked.saturating_add(1);
+            // What nobody has is asked for less often, or nothing behind it would get its turn.
+            lost.ask_at = now.plus(if waited { ASK_LATER } else { ASK_AGAIN });
             let message = Message::FetchBody { first: lost.body.first, id: lost.body.id };
             self.outputs.push_back(Output::Send { to, message, body: None });
         }
