@@ -85,7 +85,9 @@ pub(super) fn join(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> R
         }
         joined.miss_packed(scan, record);
     }
-    joined.doubt_unreachable();
+    if !verdict.damages.is_empty() || !files.damages.is_empty() {
+        joined.doubt_unreachable();
+    }
     let ruling = joined.configuration.as_ref().map(|configuration| configuration.slot);
     let trimmed = records()
         .flat_map(|(scan, record)| scan.bodies(record))
@@ -123,7 +125,7 @@ impl Joined {
         }
     }
 
-    /// Behind a gap, what is recorded as chosen can't be counted among the chosen prefix. This acceptor may have voted for it,
+    /// Behind a gap that damage made, what is recorded as chosen can't be counted among the chosen prefix. This acceptor may have voted for it,
     /// and its ballot isn't known any more: then it must not say that it hasn't.
     fn doubt_unreachable(&mut self) {
         let entries = self.index.iter_from(self.mark.slot).filter(|entry| entry.ballot.is_zero());
