@@ -238,7 +238,7 @@ impl<P: Buffers> LoggedReplica<P> {
             }
             (Purpose::Reader, record) => {
                 let frame = record.map(|record| Frame::new(entry.body, Rc::new(record)));
-                self.read_done(read, frame);
+                self.outputs.push_back(Output::ReadDone { read, frame });
             }
             (Purpose::Scrub, _) | (Purpose::Adopt | Purpose::Send { .. }, None) => {}
         }

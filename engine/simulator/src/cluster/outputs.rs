@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use synod_frame::{BLOCK_BYTES, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_noop};
-use synod_protocol::{BodyHandle, BodyKind, Mark, Message, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, BodyKind, Mark, Message, NodeId, Slot};
 use synod_wal::{Frame, Output, ReadAnswer, ReadId};
 
 use crate::disk::Data;
@@ -196,14 +196,7 @@ impl Cluster {
         match (plant, message) {
             (Plant::NeverServes, Message::Chosen { .. }) => true,
             (Plant::SkimpsPhaseOne, Message::Prepare { ballot, .. }) => {
-                let vote = Message::Promise {
-                    ballot: *ballot,
-                    mark: Mark::START,
-                    part: 0,
-                    parts: 1,
-                    accepted: Vec::new(),
-                    doubts: Vec::new(),
-                };
+                let vote = empty_promise(*ballot);
                 let now = self.now();
                 self.schedule.at(now, Event::Arrive(Rc::new(Packet::encode(to, index, GROUP, &vote, None))));
                 true
@@ -253,14 +246,7 @@ impl Cluster {
                 self.send(index, node_id(from), answer, None);
             }
             (Plant::ClonedVoter, Message::Prepare { ballot, .. }) => {
-                let vote = Message::Promise {
-                    ballot: *ballot,
-                    mark: Mark::START,
-                    part: 0,
-                    parts: 1,
-                    accepted: Vec::new(),
-                    doubts: Vec::new(),
-                };
+                let vote = empty_promise(*ballot);
                 self.send(index, node_id(from), vote, None);
             }
             (Plant::SpeaksForAnother, Message::Heartbeat { .. }) => {
@@ -399,4 +385,9 @@ impl Cluster {
                 .report(Property::Recovers, format!("{} could not start if power failed now: {error}", node_id(index))),
         }
     }
+}
+
+/// The promise of an acceptor that has accepted nothing: what planted bugs say for others.
+fn empty_promise(ballot: Ballot) -> Message {
+    Message::Promise { ballot, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new(), doubts: Vec::new() }
 }

@@ -7,9 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use synod_protocol::{BodyHandle, Instant, Message, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, Instant, Message, NodeId, Slot};
 
-use super::{Buffers, Frame, LoggedReplica, Output, Purpose, ReadId};
+use super::{Buffers, LoggedReplica, Output, Purpose, ReadId};
 use crate::format::{RecordKind, RecordMeta};
 use crate::index::IndexEntry;
 
@@ -49,8 +49,6 @@ pub(super) struct Healing {
 struct Lost {
     body: BodyHandle,
     asked: u32,
-    /// Readers wait for so many questions; afterwards they are told that the body is damaged.
-    patience: u32,
     ask_at: Instant,
     waiting: Vec<ReadId>,
 }
@@ -74,7 +72,7 @@ impl Healing {
 
     fn note(&mut self, body: BodyHandle) {
         self.found += 1;
-        let lost = || Lost { body, asked: 0, patience: 1, ask_at: Instant(0), waiting: Vec::new() };
+        let lost = || Lost { body, asked: 0, ask_at: Instant(0), waiting: Vec::new() };
         self.lost.entry(body.first).or_insert_with(lost);
     }
 
@@ -98,17 +96,17 @@ impl<P: Buffers> LoggedReplica<P> {
         let location = entry.location;
         self.outputs.push_back(Output::Damaged { body: entry.body, file: location.file, offset: location.offset });
         if entry.chosen.is_none() {
-            self.healing.found += 1;
-            self.healing.doubted.insert(entry.body.first);
+            // The scrub comes by again and again.
+            self.healing.found += u64::from(self.healing.doubted.insert(entry.body.first));
             self.replica.handle_damaged(now, &entry.body);
             return false;
         }
-        if !self.healing.lost.contains_key(&entry.body.first) {
+        if !self.is_lost(entry.body.first) {
             self.healing.note(entry.body);
         }
+        let patience = patience(&self.others());
         let lost = self.healing.lost.get_mut(&entry.body.first).expect("noted");
-        let waits =
-            matches!(purpose, Purpose::Reader) && lost.waiting.len() < WAITING_MAX && lost.asked < lost.patience;
+        let waits = matches!(purpose, Purpose::Reader) && lost.waiting.len() < WAITING_MAX && lost.asked < patience;
         if waits {
             lost.waiting.push(read);
         }
@@ -123,7 +121,7 @@ impl<P: Buffers> LoggedReplica<P> {
 
     /// A body is chosen. If its bytes were found to be lost before, they are fetched now.
     pub(super) fn heal_if_lost(&mut self, body: &BodyHandle) {
-        if self.healing.doubted.remove(&body.first) && !self.healing.lost.contains_key(&body.first) {
+        if self.healing.doubted.remove(&body.first) && !self.is_lost(body.first) {
             self.healing.note(*body);
         }
     }
@@ -143,7 +141,7 @@ impl<P: Buffers> LoggedReplica<P> {
             kind: RecordKind::Healed,
             group: self.group,
             source: from,
-            ballot: synod_protocol::Ballot::ZERO,
+            ballot: Ballot::ZERO,
             promised: self.replica.promised(),
             mark: self.replica.mark(),
             log_time_us: self.leader_time_us,
@@ -175,17 +173,15 @@ impl<P: Buffers> LoggedReplica<P> {
             let waiting = entry.remove().waiting;
             self.outputs.extend(waiting.into_iter().map(|read| Output::ReadDone { read, frame: None }));
         }
+        while self.healing.doubted.first().is_some_and(|first| *first < base) {
+            self.healing.doubted.pop_first();
+        }
         if self.healing.lost.is_empty() {
             return;
         }
-        let configuration = self.replica.configurations().configuration_at(self.replica.mark().slot);
-        let me = self.replica.node();
-        let others: Vec<NodeId> = configuration.members.iter().copied().filter(|node| *node != me).collect();
+        let others = self.others();
         if others.is_empty() {
             self.healing.ask_at = Instant(u64::MAX);
-            for lost in self.healing.lost.values_mut() {
-                self.outputs.extend(lost.waiting.drain(..).map(|read| Output::ReadDone { read, frame: None }));
-            }
             return;
         }
         self.healing.ask_at = now.plus(ASK_AGAIN);
@@ -193,8 +189,7 @@ impl<P: Buffers> LoggedReplica<P> {
         let asked = self.healing.lost.values().filter(is_asked).count();
         let due = self.healing.lost.values_mut().filter(|lost| lost.ask_at <= now);
         for lost in due.take(ASKED_MAX.saturating_sub(asked)) {
-            lost.patience = QUESTIONS_WAITED * others.len() as u32;
-            let waited = lost.asked >= lost.patience;
+            let waited = lost.asked >= patience(&others);
             if waited {
                 self.outputs.extend(lost.waiting.drain(..).map(|read| Output::ReadDone { read, frame: None }));
             }
@@ -224,7 +219,7 @@ impl<P: Buffers> LoggedReplica<P> {
         self.healing.scrub.next = entry.body.end();
         self.healing.scrub.at = now.plus(Duration::from_micros(bytes * 1_000_000 / rate).max(SCRUB_PAUSE));
         // What is in memory was written a moment ago, and is read another time.
-        if !self.healing.lost.contains_key(&entry.body.first) && self.bodies.frame(entry.body.id).is_none() {
+        if !self.is_lost(entry.body.first) && self.bodies.frame(entry.body.id).is_none() {
             self.healing.scrub.reading = true;
             self.read_record(entry, Purpose::Scrub);
         }
@@ -244,8 +239,15 @@ impl<P: Buffers> LoggedReplica<P> {
         self.healing.deadline().map_or(scrub, |asking| asking.min(scrub))
     }
 
-    /// The bytes of a chosen body that a reader waits for, or none.
-    pub(super) fn read_done(&mut self, read: ReadId, frame: Option<Frame<P::Buffer>>) {
-        self.outputs.push_back(Output::ReadDone { read, frame });
+    /// The other members: who may have what is lost here.
+    fn others(&self) -> Vec<NodeId> {
+        let configuration = self.replica.configurations().configuration_at(self.replica.mark().slot);
+        let me = self.replica.node();
+        configuration.members.iter().copied().filter(|node| *node != me).collect()
     }
+}
+
+/// After so many questions readers are told that the body is damaged; at once if there is nobody to ask.
+fn patience(others: &[NodeId]) -> u32 {
+    QUESTIONS_WAITED * others.len() as u32
 }
