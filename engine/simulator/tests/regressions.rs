@@ -88,3 +88,10 @@ fn what_was_held_back_is_sent_when_there_is_room() {
 fn whoever_reaches_no_accept_quorum_does_not_lead() {
     check_hard(444);
 }
+
+/// Rot took the headers of the newest segments, which had no records; an old one without their promise was opened.
+#[test]
+fn a_header_without_records_may_have_held_the_promise() {
+    check_hard(60_000_160);
+    check_hard(60_002_722);
+}

@@ -370,6 +370,29 @@ fn a_damaged_header_costs_no_record() {
     }
 }
 
+/// Starts that write nothing but headers hand the promise on in these alone: the segment with its record is given up.
+#[test]
+fn a_damaged_header_without_records_may_have_held_the_promise() {
+    let mut machine = Machine::fresh(SyncMode::Dsync, 4);
+    machine.append_now(&meta(RecordKind::Promise, Ballot::ZERO, ballot(1), Mark::START), None);
+    machine = reopened(machine.disk.durable, 2);
+    let spare = machine.disk.durable.content(FIRST).unwrap().to_vec();
+    machine.append_now(&meta(RecordKind::Promise, Ballot::ZERO, ballot(9), Mark::START), None);
+    for boot in 3..6 {
+        machine = reopened(machine.disk.durable, boot);
+    }
+    assert_eq!(recovered(&machine.disk.durable).promised, ballot(9));
+    // As if the pool had come by without the first file.
+    let mut store = machine.disk.durable;
+    store.write_at(FIRST, 0, &spare);
+    for file in [SECOND, THIRD, FileId(4)] {
+        flip(&mut store, file, 500);
+    }
+    let log = recovered(&store);
+    assert_eq!(log.promised, ballot(1));
+    assert!(log.unsure && log.end_lost, "{}", say(&log));
+}
+
 #[test]
 fn a_damaged_seal_costs_no_record() {
     let all = said(&three_segments());
