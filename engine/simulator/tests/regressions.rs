@@ -95,3 +95,9 @@ fn a_header_without_records_may_have_held_the_promise() {
     check_hard(60_000_160);
     check_hard(60_002_722);
 }
+
+/// The header of a new segment was written over that of an old one, which was then missed instead of the new one.
+#[test]
+fn a_header_that_went_astray_is_one_of_another_file() {
+    check_hard(60_025_936);
+}

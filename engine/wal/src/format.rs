@@ -13,6 +13,8 @@ mod segment_header;
 use synod_frame::BLOCK_BYTES;
 use thiserror::Error;
 
+use crate::lsn::FileId;
+
 pub(crate) use field::first_nonzero;
 pub(crate) use pack::block_checksum;
 pub use pack::{
@@ -48,6 +50,12 @@ pub enum SegmentHeaderError {
     Magic {
         /// The first four bytes.
         found: u32,
+    },
+    /// It is the header of another file: the disk wrote it to the wrong place.
+    #[error("the header of {meant} was written here")]
+    Astray {
+        /// The file that it was written to, as it says.
+        meant: FileId,
     },
     /// The block is damaged.
     #[error("segment header checksum is {expected:#010x} but its bytes give {actual:#010x}")]

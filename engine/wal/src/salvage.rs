@@ -296,7 +296,7 @@ impl<'store> Salvage<'store> {
         if lsn != at || RecordHeader::decode(&block, expected.salt(), at, epoch).is_err() {
             return Ok(None);
         }
-        Ok(Some(SegmentHeader::rebuilt(expected, epoch, 0)))
+        Ok(Some(SegmentHeader::rebuilt(expected, file, epoch, 0)))
     }
 
     /// Whether there is anything but zeros behind the header.

@@ -184,13 +184,18 @@ pub fn read_segment_header(
     geometry: Geometry,
 ) -> Result<Result<SegmentHeader, SegmentHeaderError>, ReadError> {
     let mut reader = Reader::new(store, file, BLOCK_BYTES);
-    let first = SegmentHeader::decode(reader.block(0)?, geometry);
+    let own = |header: SegmentHeader| match header.file {
+        FileId(0) => Ok(header),
+        meant if meant == file => Ok(header),
+        meant => Err(SegmentHeaderError::Astray { meant }),
+    };
+    let first = SegmentHeader::decode(reader.block(0)?, geometry).and_then(own);
     if first.is_ok() {
         return Ok(first);
     }
     // It may be in the middle of being written, or have been misread: what is wrong twice is wrong.
     reader.forget();
-    Ok(SegmentHeader::decode(reader.block(0)?, geometry))
+    Ok(SegmentHeader::decode(reader.block(0)?, geometry).and_then(own))
 }
 
 /// Reads one record completely, wherever it is known to lie.

@@ -393,6 +393,34 @@ fn a_damaged_header_without_records_may_have_held_the_promise() {
     assert!(log.unsure && log.end_lost, "{}", say(&log));
 }
 
+/// What it says was acted upon, wherever it lies; and both files are known by their records.
+#[test]
+fn a_header_that_went_astray_is_told_from_the_one_that_it_hit() {
+    let sound = three_segments();
+    let mut store = sound.clone();
+    store.write_at(FIRST, 0, &block_of(&sound, THIRD, 0));
+    zero(&mut store, THIRD, 0);
+    let log = recovered(&store);
+    assert_eq!(slots(&log), slots(&recovered(&sound)));
+    let causes: Vec<_> = log.damages.iter().map(|damage| (damage.file, cause(&damage.cause))).collect();
+    assert_eq!(causes, [(FIRST, "header"), (THIRD, "header")], "{}", say(&log));
+
+    // Of a segment without records nothing else is left.
+    let mut machine = rising(3);
+    machine.append_now(&meta(RecordKind::Promise, Ballot::ZERO, ballot(9), Mark::START), None);
+    let sound = reopened(machine.disk.durable, 2).disk.durable;
+    let epoch_of = |file| read_segment_header(&sound, file, Geometry::new(SEGMENT_BYTES).unwrap()).unwrap();
+    let mut files = sound.files().unwrap();
+    files.retain(|file| epoch_of(*file).is_ok_and(|header| header.identity.boot_counter == 2));
+    let [active, next] = files[..] else { panic!("a start begins a segment and prepares one: {files:?}") };
+    let mut store = sound.clone();
+    store.write_at(FIRST, 0, &block_of(&sound, active, 0));
+    zero(&mut store, active, 0);
+    zero(&mut store, next, 0);
+    zero(&mut store, FIRST, 4);
+    assert_eq!(recovered(&store).promised, ballot(9));
+}
+
 #[test]
 fn a_damaged_seal_costs_no_record() {
     let all = said(&three_segments());

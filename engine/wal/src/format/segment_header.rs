@@ -8,7 +8,7 @@ use synod_protocol::{Ballot, Mark, NodeId, Slot};
 use super::field::{BallotField, Field, MarkField, first_nonzero};
 use super::{Block, FORMAT_VERSION, SegmentHeaderError, magic};
 use crate::identity::{ExpectedIdentity, LogIdentity};
-use crate::lsn::Lsn;
+use crate::lsn::{FileId, Lsn};
 use crate::segment::Geometry;
 
 const MAGIC: u32 = magic(b"SYNS");
@@ -52,7 +52,9 @@ mod field {
     pub(super) const CONFIGURATION_BYTES: Field = CONFIGURATION_SLOT.then(4);
     pub(super) const FLAGS: Field = CONFIGURATION_BYTES.then(4);
     pub(super) const GROUP_TABLE: Field = FLAGS.then(GROUPS_MAX * GROUP_BYTES);
-    pub(super) const RESERVED_MIDDLE: Field = GROUP_TABLE.then(CONFIGURATION.offset - GROUP_TABLE.end());
+    pub(super) const FILE: Field = GROUP_TABLE.then(4);
+    pub(super) const RESERVED_FILE: Field = FILE.then(4);
+    pub(super) const RESERVED_MIDDLE: Field = RESERVED_FILE.then(CONFIGURATION.offset - RESERVED_FILE.end());
     pub(super) const CONFIGURATION: Field =
         Field { offset: BLOCK_BYTES - CONFIGURATION_BYTES_MAX, bytes: CONFIGURATION_BYTES_MAX };
 }
@@ -76,7 +78,8 @@ const _: () = {
     assert!(field::DURABLE.offset == 128);
     assert!(field::CONFIGURATION_SLOT.offset == 160);
     assert!(field::GROUP_TABLE.offset == 176);
-    assert!(field::RESERVED_MIDDLE.offset == 816);
+    assert!(field::FILE.offset == 816);
+    assert!(field::RESERVED_MIDDLE.offset == 824);
     assert!(field::CONFIGURATION.end() == BLOCK_BYTES);
     assert!(group_field::BASE.last().end() == GROUP_BYTES);
 };
@@ -115,6 +118,8 @@ pub struct StoredConfiguration {
 /// its header, and an epoch once seen is never used again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
+    /// The file that it was written to; zero if that isn't said.
+    pub file: FileId,
     /// Whose log this is, and the boot in which the header was written.
     pub identity: LogIdentity,
     /// The number of this life of the file.
@@ -179,6 +184,7 @@ impl SegmentHeader {
         field::LOG_TIME.put(&mut block, &self.log_time_us.to_le_bytes());
         let flags = (u32::from(self.before_lost) * FLAG_BEFORE_LOST) | (u32::from(self.unsure) * FLAG_UNSURE);
         field::FLAGS.put(&mut block, &flags.to_le_bytes());
+        field::FILE.put(&mut block, &self.file.0.to_le_bytes());
         if let Some(configuration) = &self.configuration {
             let bytes = configuration.body.len();
             field::CONFIGURATION_SLOT.put(&mut block, &configuration.slot.0.to_le_bytes());
@@ -198,9 +204,10 @@ impl SegmentHeader {
     }
 
     /// What is known of a segment whose header is lost but whose records aren't.
-    pub(crate) fn rebuilt(expected: &ExpectedIdentity, epoch: u64, previous_epoch: u64) -> SegmentHeader {
+    pub(crate) fn rebuilt(expected: &ExpectedIdentity, file: FileId, epoch: u64, previous_epoch: u64) -> SegmentHeader {
         let ExpectedIdentity { cluster, lineage, node, incarnation, log } = *expected;
         SegmentHeader {
+            file,
             identity: LogIdentity { cluster, lineage, node, incarnation, boot_counter: 0, log },
             epoch,
             previous_epoch,
@@ -249,6 +256,7 @@ impl SegmentHeader {
             return Err(SegmentHeaderError::Bounds { field: "flags" });
         }
         let header = SegmentHeader {
+            file: FileId(field::FILE.u32(block)),
             identity: LogIdentity {
                 cluster: field::CLUSTER.array(block),
                 lineage: field::LINEAGE.u64(block),

@@ -36,6 +36,8 @@ pub(super) struct Files {
     pub(super) lost: Vec<FileId>,
     /// How many of the lost may have held a segment.
     pub(super) unexplained: usize,
+    /// Headers found in files that they weren't meant for: what they say was acted upon all the same.
+    pub(super) astray: Vec<SegmentHeader>,
     /// Epochs whose header was put together from the segment's records.
     pub(super) rebuilt: BTreeSet<u64>,
     pub(super) damages: Vec<Damage>,
@@ -44,7 +46,7 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn all_headers(&self) -> impl Iterator<Item = &SegmentHeader> {
-        self.headers.values().map(|(_, header)| header)
+        self.headers.values().map(|(_, header)| header).chain(&self.astray)
     }
 
     fn damaged(&mut self, file: FileId, cause: DamageCause) {
@@ -101,10 +103,17 @@ pub(super) fn read_headers(
             files.damaged(file, DamageCause::HeaderLost { epoch: later });
             files.rebuilt.insert(later);
             files.headers.remove(&epoch);
-            files.insert(file, SegmentHeader::rebuilt(expected, later, epoch))?;
+            files.insert(file, SegmentHeader::rebuilt(expected, file, later, epoch))?;
         }
     }
     for (file, error, whole) in headless {
+        if let SegmentHeaderError::Astray { .. } = error
+            && let Some(block) = read_block(store, file, 0)?
+            && let Ok(header) = SegmentHeader::decode(&block, geometry)
+            && header.identity.expected() == *expected
+        {
+            files.astray.push(header);
+        }
         rebuild(store, expected, geometry, &mut files, (file, error), whole)?;
     }
     for file in (1..=made).map(FileId).filter(|file| ids.binary_search(file).is_err()) {
@@ -131,7 +140,7 @@ fn rebuild(
         files.damaged(file, DamageCause::Header(error));
         files.rebuilt.insert(epoch);
         let previous_epoch = sealed.filter(|sealed| *sealed < epoch).unwrap_or(0);
-        return files.insert(file, SegmentHeader::rebuilt(expected, epoch, previous_epoch));
+        return files.insert(file, SegmentHeader::rebuilt(expected, file, epoch, previous_epoch));
     }
     let untouched = is_zero(store, file, geometry.records_offset())?;
     match error {
@@ -592,9 +601,10 @@ pub(super) fn assemble(
         file_next: files.file_next,
         // A header that can't be read now may come back: its epoch was used.
         epoch_next: files
-            .headers
-            .last_key_value()
-            .map_or(1, |(epoch, _)| epoch + 1 + (files.lost.len() + files.rebuilt.len()) as u64),
+            .all_headers()
+            .map(|header| header.epoch)
+            .max()
+            .map_or(1, |epoch| epoch + 1 + (files.lost.len() + files.rebuilt.len()) as u64),
         unfinished: files.unfinished,
         first_needed: verdict.first_needed,
         files_to_sync,

@@ -278,6 +278,7 @@ impl Wal {
         let active = self.active.as_ref().map_or(0, |active| active.epoch);
         let (follows, before_lost) = before.unwrap_or((Before { epoch: active, end: Lsn::ZERO, checksum: 0 }, false));
         let header = SegmentHeader {
+            file: clean.file,
             identity: self.identity,
             epoch,
             previous_epoch: clean.previous_epoch,
