@@ -128,7 +128,7 @@ impl Lines<'_> {
             BodyKind::Commands => self.commands(&stored, &place)?,
             BodyKind::NoOp => self.write(&Line::NoOp { slot, count: entry.body.count, place })?,
             BodyKind::Trim { upto } => self.write(&Line::Trim { slot, upto: upto.0, place })?,
-            BodyKind::Configuration => {
+            BodyKind::Configuration { .. } => {
                 let bytes = &stored.record.as_ref()[RECORD_HEADER_BYTES..][..entry.body.bytes as usize];
                 self.write(&Line::Configuration { slot, place, content: Content::new(bytes, false) })?;
             }

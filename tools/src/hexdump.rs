@@ -263,7 +263,7 @@ impl Record<'_> {
         self.zeros("checksums", table_end..archive.start);
         match header.kind {
             BodyKind::Commands => archive::show_commands(self, header, archive.clone(), slot),
-            BodyKind::Configuration => archive::show_configuration(self, archive.clone()),
+            BodyKind::Configuration { .. } => archive::show_configuration(self, archive.clone()),
             BodyKind::NoOp | BodyKind::Trim { .. } => {}
         }
         self.zeros("padding", archive.end..self.bytes.len());

@@ -33,7 +33,7 @@ pub(crate) fn body_kind(kind: BodyKind) -> &'static str {
     match kind {
         BodyKind::Commands => "commands",
         BodyKind::NoOp => "no-op",
-        BodyKind::Configuration => "configuration",
+        BodyKind::Configuration { .. } => "configuration",
         BodyKind::Trim { .. } => "trim",
     }
 }
@@ -132,7 +132,7 @@ impl RecordRow {
             body_id: body.map(|body| format!("{:032x}", body.id.0)),
             upto: body.and_then(|body| match body.kind {
                 BodyKind::Trim { upto } => Some(upto.0),
-                BodyKind::Commands | BodyKind::NoOp | BodyKind::Configuration => None,
+                BodyKind::Commands | BodyKind::NoOp | BodyKind::Configuration { .. } => None,
             }),
             behind_damage,
             commands: None,

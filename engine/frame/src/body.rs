@@ -444,7 +444,7 @@ impl BodyHeader {
         if !slots_are_valid(self.kind, self.first, self.count) {
             return Err(BodyError::Slots { kind, first: self.first, count: self.count });
         }
-        let needs_archive = matches!(self.kind, BodyKind::Commands | BodyKind::Configuration);
+        let needs_archive = matches!(self.kind, BodyKind::Commands | BodyKind::Configuration { .. });
         if needs_archive != (archive_bytes > 0) {
             return Err(BodyError::Archive { kind, archive_bytes });
         }
@@ -509,7 +509,8 @@ pub(crate) fn seal(record: &mut [u8], layout: &BodyLayout, fields: &HeaderFields
 
     let argument = match fields.kind {
         BodyKind::Trim { upto } => upto.0,
-        BodyKind::Commands | BodyKind::NoOp | BodyKind::Configuration => 0,
+        BodyKind::Configuration { after } => after.0,
+        BodyKind::Commands | BodyKind::NoOp => 0,
     };
     field::MAGIC.put(head, &MAGIC.to_le_bytes());
     field::VERSION.put(head, &FORMAT_VERSION.to_le_bytes());
@@ -540,8 +541,8 @@ pub(crate) fn seal(record: &mut [u8], layout: &BodyLayout, fields: &HeaderFields
 
 /// Whether a body of this kind may fill these slots.
 pub(crate) fn slots_are_valid(kind: BodyKind, first: Slot, count: u32) -> bool {
-    let genesis = kind == BodyKind::Configuration && first == Slot(0);
-    let one_slot = matches!(kind, BodyKind::Configuration | BodyKind::Trim { .. });
+    let genesis = kind == BodyKind::Configuration { after: Slot(0) } && first == Slot(0);
+    let one_slot = matches!(kind, BodyKind::Configuration { .. } | BodyKind::Trim { .. });
     (1..=BODY_SLOTS_MAX).contains(&count)
         && (count == 1 || !one_slot)
         && (first >= Slot::FIRST || genesis)
@@ -553,7 +554,7 @@ pub(crate) fn kind_number(kind: BodyKind) -> u8 {
     match kind {
         BodyKind::Commands => 1,
         BodyKind::NoOp => 2,
-        BodyKind::Configuration => 3,
+        BodyKind::Configuration { .. } => 3,
         BodyKind::Trim { .. } => 4,
     }
 }
@@ -563,7 +564,7 @@ pub(crate) fn kind_from_number(kind: u8, argument: u64) -> Result<BodyKind, Body
     match (kind, argument) {
         (1, 0) => Ok(BodyKind::Commands),
         (2, 0) => Ok(BodyKind::NoOp),
-        (3, 0) => Ok(BodyKind::Configuration),
+        (3, after) => Ok(BodyKind::Configuration { after: Slot(after) }),
         (4, 1..) => Ok(BodyKind::Trim { upto: Slot(argument) }),
         (1..=4, _) => Err(BodyError::Argument { kind, argument }),
         _ => Err(BodyError::Kind { found: kind }),

@@ -12,7 +12,7 @@ pub(crate) fn show_body(body: &BodyHandle) -> String {
     let kind = match body.kind {
         BodyKind::Commands => "body",
         BodyKind::NoOp => "no-op",
-        BodyKind::Configuration => "configuration",
+        BodyKind::Configuration { .. } => "configuration",
         BodyKind::Trim { .. } => "trim",
     };
     let (round, node, boot) = ((body.id.0 >> 64) as u32, (body.id.0 >> 48) as u16, (body.id.0 >> 32) as u16);

@@ -75,6 +75,13 @@ fn everything_at_once_agrees_as_far_as_it_goes() {
 }
 
 #[test]
+fn a_configuration_rules_from_alpha_slots_after_its_own() {
+    let bounds = Bounds { search: Search::Depth, states: Some(200_000), ..Bounds::default() };
+    let report = explore("change", &bounds);
+    expect_clean(&report, &["two leaders in one history", "a body is chosen under a changed configuration"]);
+}
+
+#[test]
 fn the_same_model_has_the_same_states() {
     let counts = [(); 2].map(|()| {
         let report = explore("duel", &Bounds::default());

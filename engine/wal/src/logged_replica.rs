@@ -11,6 +11,7 @@ mod bodies;
 mod effects;
 mod face;
 mod healing;
+mod membership;
 mod serve;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +33,7 @@ use bodies::Bodies;
 pub use bodies::Frame;
 pub use face::{Buffers, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus};
 use healing::Healing;
+use membership::Membership;
 use serve::Serving;
 
 /// How long the log must be quiet before it notes its durable position on disk.
@@ -51,6 +53,7 @@ pub struct LoggedReplica<P: Buffers> {
     planned: VecDeque<(Lsn, AppendId)>,
     /// A trim that is delivered and not yet in the log.
     trim_due: Option<Mark>,
+    membership: Membership,
     reads: BTreeMap<ReadId, (IndexEntry, Purpose)>,
     reads_count: u64,
     serving: BTreeMap<NodeId, Serving<P::Buffer>>,
@@ -92,6 +95,7 @@ impl<P: Buffers> LoggedReplica<P> {
         // Time goes on from where the log left it, whatever the clock of this machine says.
         let leader_time_us = wal.log_time_us();
         let healing = Healing::of(wal.take_damaged());
+        let membership = Membership::new(replica.configurations().clone(), replica.mark().slot, &mut wal);
         let mut joined = LoggedReplica {
             group,
             settings,
@@ -102,6 +106,7 @@ impl<P: Buffers> LoggedReplica<P> {
             blocked: VecDeque::new(),
             planned: VecDeque::new(),
             trim_due: None,
+            membership,
             reads: BTreeMap::new(),
             reads_count: 0,
             serving: BTreeMap::new(),
@@ -131,6 +136,10 @@ impl<P: Buffers> LoggedReplica<P> {
                     _ => Some(buffer),
                 };
                 let Some(buffer) = buffer else { return self.drain(now) };
+                if handle.kind.is_configuration() && !self.tell_configuration(handle, buffer.as_ref()) {
+                    // Nobody who may lead proposes what can't rule.
+                    return self.drain(now);
+                }
                 self.bodies.arrive(*handle, buffer);
             }
             // About a body that is being healed, which is no news for the core.
@@ -225,6 +234,9 @@ impl<P: Buffers> LoggedReplica<P> {
         }
         match (purpose, record) {
             (Purpose::Adopt, Some(record)) => {
+                if entry.body.kind.is_configuration() {
+                    self.tell_configuration(&entry.body, record.as_ref());
+                }
                 self.bodies.arrive(entry.body, record);
                 self.replica.handle_obtained(now, entry.body.id);
             }

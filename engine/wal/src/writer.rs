@@ -26,7 +26,7 @@ mod settings;
 use std::collections::VecDeque;
 
 use synod_frame::{BLOCK_BYTES, BODY_HEADER_BYTES, BodyLayout, GroupId, RECORD_HEADER_BYTES};
-use synod_protocol::{Ballot, BodyHandle, BodyKind, Mark, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot};
 
 pub use action::{Action, AppendError, LogStats, Planned};
 pub use flush::SyncMode;
@@ -116,6 +116,7 @@ pub struct Wal {
     mark: Mark,
     log_time_us: u64,
     configuration: Option<StoredConfiguration>,
+    configurations: Vec<StoredConfiguration>,
     /// The slot of the newest configuration whose body is trimmed: no segment is given up before a durable header
     /// holds a configuration at least as new.
     configuration_trimmed: Option<Slot>,
@@ -218,6 +219,7 @@ impl Wal {
             mark: recovered.mark,
             log_time_us: recovered.log_time_us,
             configuration: recovered.configuration,
+            configurations: recovered.configurations,
             configuration_trimmed: recovered.configuration_trimmed,
             index: recovered.index,
             slot_end: recovered.slot_end,
@@ -423,7 +425,7 @@ impl Wal {
 
     fn forget_below(&mut self, base: Mark) {
         let trimmed = self.index.iter_from(Slot(0)).take_while(|entry| entry.body.end() <= base.slot);
-        let configurations = trimmed.filter(|entry| entry.body.kind == BodyKind::Configuration);
+        let configurations = trimmed.filter(|entry| entry.body.kind.is_configuration());
         let newest = configurations.map(|entry| entry.body.first).max();
         self.configuration_trimmed = self.configuration_trimmed.max(newest);
         self.index.trim_to(base);

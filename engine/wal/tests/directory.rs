@@ -39,6 +39,7 @@ fn genesis(identity: &NodeIdentity) -> Genesis {
             prepare_quorum: 2,
             accept_quorum: 2,
             alpha: 4096,
+            ..ConfigurationBody::default()
         },
     }
 }

@@ -85,7 +85,7 @@ fn recode_body(record: &RecordBuffer) -> Result<Vec<u8>, Refusal> {
         }
         BodyKind::NoOp => encode_noop(again.as_mut(), &origin, header.count)?,
         BodyKind::Trim { upto } => encode_trim(again.as_mut(), &origin, upto)?,
-        BodyKind::Configuration => {
+        BodyKind::Configuration { .. } => {
             encode_configuration(again.as_mut(), &origin, &ConfigurationBody::decode(&header, body)?)?
         }
     };

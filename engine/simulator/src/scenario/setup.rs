@@ -97,7 +97,15 @@ impl Setup {
         let majority = self.nodes as u32 / 2 + 1;
         let (prepare_quorum, accept_quorum) = self.quorums.unwrap_or((majority, majority));
         let members = (0..self.nodes).map(node_id).collect();
-        Configuration { chosen_at: synod_protocol::Slot(0), members, prepare_quorum, accept_quorum, alpha: self.alpha }
+        Configuration {
+            chosen_at: synod_protocol::Slot(0),
+            members,
+            prepare_quorum,
+            accept_quorum,
+            alpha: self.alpha,
+            learners: Vec::new(),
+            leaving: Vec::new(),
+        }
     }
 
     pub(super) fn options(&self, seed: u64, trace: bool) -> Options {

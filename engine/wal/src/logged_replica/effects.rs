@@ -48,6 +48,9 @@ impl<P: Buffers> LoggedReplica<P> {
                 self.bodies.arrive(body, record);
                 self.replica.handle_composed(now, body);
             }
+            Effect::ComposeConfiguration { configuration, after, ballot } => {
+                self.compose_configuration(now, &configuration, after, ballot);
+            }
             Effect::Serve { to, from, bytes, mark } => self.serve(to, from, bytes, mark),
             Effect::SupplyBody { to, first, id } => self.supply(to, first, id),
             Effect::Barrier { id, outcome } => self.outputs.push_back(Output::Barrier { id, outcome }),
@@ -169,8 +172,9 @@ impl<P: Buffers> LoggedReplica<P> {
     pub(super) fn deliver(&mut self, now: Instant, body: BodyHandle, mark: Mark) {
         self.wal.index_mut().mark_chosen(body.first, mark.chain);
         self.heal_if_lost(&body);
+        self.deliver_configuration(&body, mark.slot);
         if let BodyKind::Trim { upto } = body.kind {
-            let base = self.mark_below(upto.min(mark.slot));
+            let base = self.mark_below(upto.min(mark.slot).min(self.membership.trim_limit()));
             if base.slot > self.wal.index().base().slot {
                 self.trim_due = Some(base);
                 self.append_trim_due(now);
@@ -192,6 +196,9 @@ impl<P: Buffers> LoggedReplica<P> {
 
     pub(super) fn obtain(&mut self, now: Instant, body: BodyHandle, holder: NodeId) {
         if self.bodies.arrive_again(&body, &mut self.buffers) {
+            if let Some(frame) = self.bodies.frame(body.id).filter(|_| body.kind.is_configuration()) {
+                self.tell_configuration(&body, frame.record());
+            }
             return self.replica.handle_obtained(now, body.id);
         }
         let adopting =

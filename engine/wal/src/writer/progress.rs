@@ -4,12 +4,17 @@ use super::action::Action;
 use super::flush::{Flush, SyncMode};
 use super::segments::{Active, ClosingStage, Complete, Next, first_needed};
 use super::{Before, Pending, Wal};
-use crate::format::{Footer, GroupState, SegmentHeader};
+use crate::format::{Footer, GroupState, SegmentHeader, StoredConfiguration};
 use crate::lsn::{FileId, Lsn, SyncId, WriteId};
 use crate::pool::{CleanFile, PoolWork};
 use crate::segment::BLOCK;
 
 impl Wal {
+    /// Hands over the configurations that recovery found, the one in the headers first.
+    pub(crate) fn take_configurations(&mut self) -> Vec<StoredConfiguration> {
+        self.configuration.clone().into_iter().chain(std::mem::take(&mut self.configurations)).collect()
+    }
+
     /// The next thing to do, until there is none.
     pub fn poll_action(&mut self) -> Option<Action> {
         if self.poisoned {

@@ -554,7 +554,7 @@ impl Stage {
                 BodyKind::Commands => "commands".to_string(),
                 BodyKind::NoOp => "no-op".into(),
                 BodyKind::Trim { upto } => format!("trim below {upto}"),
-                BodyKind::Configuration => "configuration".into(),
+                BodyKind::Configuration { .. } => "configuration".into(),
             };
             writeln!(lines, "{}..{} {kind}", chosen.body.first, chosen.body.end()).expect("strings take everything");
         }

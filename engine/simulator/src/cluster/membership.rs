@@ -1,0 +1,79 @@
+//! Changes of the membership as they are asked for, and who has a part in the log.
+
+use synod_protocol::{BodyHandle, Role};
+
+use crate::network::node_id;
+use crate::node::Node;
+
+use super::{Cluster, Event};
+
+impl Cluster {
+    pub(super) fn schedule_change(&mut self) {
+        if let Some(wait) = self.plan.faults.membership.draw_wait(&mut self.member_random) {
+            self.schedule.after(wait, Event::Change);
+        }
+    }
+
+    /// Somebody asks a node that leads, or not, for another membership.
+    pub(super) fn change_membership(&mut self) {
+        let nodes = self.nodes.len();
+        let index = self.any_leader().unwrap_or_else(|| self.member_random.index(nodes));
+        let (now, timer) = (self.now(), self.timer(index));
+        let newcomers: Vec<_> = self.nodes.iter().map(Node::as_member).collect();
+        if let Some(running) = &mut self.nodes[index].running {
+            let members = running.replica.status().protocol.configuration.members;
+            let change = self.plan.faults.membership.draw_change(&mut self.member_random, &members, nodes);
+            let proposed = running.replica.reconfigure(timer, change.clone(), &newcomers);
+            self.stats.coverage.note(match &proposed {
+                Ok(_) => "proposed a change of the membership",
+                Err(_) => "refused a change of the membership",
+            });
+            self.trace.note(now, "change", &[index as u64, u64::from(proposed.is_ok())], || match &proposed {
+                Ok(slot) => format!("{} proposes {change:?} at slot {slot}", node_id(index)),
+                Err(error) => format!("{} refuses {change:?}: {error}", node_id(index)),
+            });
+            self.drain(index);
+        }
+        self.schedule_change();
+    }
+
+    /// Takes note of what is chosen.
+    pub(super) fn note_rule(&mut self, body: &BodyHandle) {
+        let before = self.invariants.rulings().changes();
+        self.invariants.rulings_mut().note_chosen(body);
+        if self.invariants.rulings().changes() > before {
+            self.stats.coverage.note("chose a configuration");
+        }
+    }
+
+    /// How many members can do everything without the others.
+    pub(super) fn needed(&self) -> usize {
+        let newest = self.invariants.rulings().newest();
+        newest.members.len() - newest.tolerance()
+    }
+
+    /// Whether a node is a member or a learner by now.
+    pub(super) fn has_part(&self, node: &Node) -> bool {
+        self.invariants.rulings().newest().nodes().any(|other| other == node_id(node.index))
+    }
+
+    /// Whether the membership changes in this run.
+    pub(super) fn is_changing(&self) -> bool {
+        self.plan.faults.membership.every.is_some()
+    }
+
+    /// Whether no change is under way any more, as far as whoever leads knows.
+    pub(super) fn is_membership_settled(&self) -> bool {
+        let leads = |node: &&Node| node.status().is_some_and(|status| status.role == Role::Leader);
+        let settled = |node: &Node| {
+            node.status().is_some_and(|status| {
+                let configuration = &status.configuration;
+                status.pending.is_none()
+                    && status.retiring.is_empty()
+                    && configuration.learners.is_empty()
+                    && configuration.is_member(node_id(node.index))
+            })
+        };
+        self.nodes.iter().filter(leads).all(settled)
+    }
+}
