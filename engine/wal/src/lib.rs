@@ -30,7 +30,9 @@ pub use builder::{BuildError, BuiltLog, LogBuilder, LogDisk, LogStart, NoDisk};
 pub use format::{Pack, PackBuilder, RecordKind, RecordMeta, StoredConfiguration};
 pub use identity::{ExpectedIdentity, LogIdentity, LogSalt};
 pub use index::{Blocks, Index, IndexEntry, Insert, Location};
-pub use logged_replica::{Buffers, Frame, LoggedReplica, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus};
+pub use logged_replica::{
+    Buffers, Frame, HEAL_PAUSE, LoggedReplica, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus,
+};
 pub use lsn::{FileId, Lsn, SyncId, WriteId};
 pub use pool::CleanFile;
 pub use recovery::{

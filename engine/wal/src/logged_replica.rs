@@ -31,6 +31,7 @@ use crate::writer::{Action, Wal};
 use bodies::Bodies;
 pub use bodies::Frame;
 pub use face::{Buffers, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus};
+pub use healing::HEAL_PAUSE;
 use healing::Healing;
 use serve::Serving;
 
