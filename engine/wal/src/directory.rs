@@ -9,9 +9,11 @@
 //! ```
 //!
 //! [`init`] makes a store, once, with a random incarnation. [`bootstrap`] makes it a member of a cluster, once: before
-//! that it has no say. [`open`] takes the lock and counts the boot. [`DirectoryStore`] reads beside a running node.
+//! that it has no say. [`open`] takes the lock and counts the boot. [`DirectoryStore`] reads beside a running node,
+//! [`ReadAheadStore`] before one runs.
 //! Directories are 0700, files 0600; symbolic links are never followed.
 
+mod ahead;
 mod bootstrap;
 mod compact;
 mod copy;
@@ -29,6 +31,7 @@ use std::path::{Path, PathBuf};
 use synod_protocol::NodeId;
 use thiserror::Error;
 
+pub use ahead::{ReadAheadStore, ReadProgress};
 pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap};
 pub use compact::{CompactError, CompactOptions, CompactProgress, CompactStep, Compacted, compact};
 pub use copy::{CopyError, write_copy};

@@ -438,7 +438,7 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     /// Whether the log is open and sound, so that messages may be taken and sent.
-    fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.ready && !self.fenced
     }
 

@@ -365,6 +365,7 @@ pub(super) fn scan(
     options: RecoverOptions,
 ) -> Result<Vec<SegmentScan>, RecoverError> {
     let mut scans = Vec::with_capacity(chain.links.len());
+    store.announce(&chain.links.iter().map(|(file, _)| *file).collect::<Vec<_>>());
     for (index, (file, header)) in chain.links.iter().enumerate() {
         let next = chain.links.get(index + 1).map(|(_, next)| *next);
         let next = next.filter(|next| next.before_epoch == header.epoch && next.before_end != Lsn::ZERO);
