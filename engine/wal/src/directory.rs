@@ -23,6 +23,7 @@ mod identity_file;
 mod init;
 mod lock;
 mod pool_file;
+mod read_buffer;
 mod store;
 
 use std::io;
@@ -41,6 +42,7 @@ pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};
 pub use init::{InitError, InitOptions, InitProgress, init};
 pub use lock::DirectoryLock;
 pub use pool_file::note_file_made;
+pub use read_buffer::ReadBuffer;
 pub use store::DirectoryStore;
 
 /// Name of the identity file.

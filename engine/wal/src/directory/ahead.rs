@@ -17,21 +17,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
-use synod_frame::RecordBuffer;
-
-use super::{DirectoryStore, disk};
+use super::{DirectoryStore, ReadBuffer, disk};
 use crate::lsn::FileId;
 use crate::segment::BLOCK;
 use crate::store::SegmentStore;
 
 /// Bytes of a part, a multiple of a block.
-const PART_BYTES: u64 = 1 << 20;
+const PART_BYTES: u64 = 2 << 20;
 
-/// Parts that may be in flight or wait to be looked at; as many MiB of memory.
-const PARTS_MAX: u64 = 16;
+/// Parts that may be in flight, wait to be looked at, or are being looked at.
+const PARTS_MAX: u64 = 8;
 
 /// Threads that read.
-const THREADS: usize = 4;
+const THREADS: usize = 3;
 
 /// How far a recovery is with reading.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -221,7 +219,7 @@ struct Readers {
     desk: Arc<Desk>,
     threads: Vec<JoinHandle<()>>,
     /// What is being looked at, by number; none where it couldn't be read.
-    held: BTreeMap<u64, Option<RecordBuffer>>,
+    held: BTreeMap<u64, Option<ReadBuffer>>,
 }
 
 /// Where parts are asked for and handed over.
@@ -242,8 +240,8 @@ struct Work {
     /// Parts below were asked for.
     next: u64,
     /// What was read, by number; none where that failed.
-    done: BTreeMap<u64, Option<RecordBuffer>>,
-    spare: Vec<RecordBuffer>,
+    done: BTreeMap<u64, Option<ReadBuffer>>,
+    spare: Vec<ReadBuffer>,
     is_over: bool,
 }
 
@@ -256,19 +254,24 @@ impl Desk {
     fn serve(&self, directory: PathBuf) {
         let mut open: Option<(FileId, File)> = None;
         while let Some((part, spare)) = self.next() {
-            let mut buffer = spare.unwrap_or_else(|| RecordBuffer::zeroed(PART_BYTES as usize));
             if open.as_ref().is_none_or(|(file, _)| *file != part.file) {
                 let opened = disk::open_for_direct_reading(&directory.join(part.file.file_name()));
                 open = opened.ok().map(|opened| (part.file, opened));
             }
-            let target = &mut buffer.as_mut()[..part.bytes];
-            let is_read = open.as_ref().is_some_and(|(_, file)| file.read_exact_at(target, part.offset).is_ok());
-            self.lock().hand_over(part.number, is_read.then_some(buffer));
+            let read = || -> Option<ReadBuffer> {
+                let mut buffer = spare.map_or_else(|| ReadBuffer::zeroed(PART_BYTES as usize), Ok).ok()?;
+                let (_, file) = open.as_ref()?;
+                file.read_exact_at(&mut buffer.as_mut()[..part.bytes], part.offset).ok()?;
+                Some(buffer)
+            };
+            // Not while the lock is held.
+            let read = read();
+            self.lock().hand_over(part.number, read);
             self.read.notify_one();
         }
     }
 
-    fn next(&self) -> Option<(Part, Option<RecordBuffer>)> {
+    fn next(&self) -> Option<(Part, Option<ReadBuffer>)> {
         let mut work = self.lock();
         loop {
             if work.is_over {
@@ -284,7 +287,7 @@ impl Desk {
 }
 
 impl Work {
-    fn hand_over(&mut self, number: u64, read: Option<RecordBuffer>) {
+    fn hand_over(&mut self, number: u64, read: Option<ReadBuffer>) {
         if number >= self.first {
             self.done.insert(number, read);
         } else {
@@ -322,7 +325,7 @@ impl Readers {
     }
 
     /// A part that was asked for and not given up, once it is there; none if it couldn't be read.
-    fn part(&mut self, number: u64) -> Option<&RecordBuffer> {
+    fn part(&mut self, number: u64) -> Option<&ReadBuffer> {
         if !self.held.contains_key(&number) {
             let mut work = self.desk.lock();
             let read = loop {
