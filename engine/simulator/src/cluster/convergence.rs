@@ -220,9 +220,9 @@ impl Cluster {
             (convergence.core, convergence.since) = (core, now);
             self.convergence = Some(convergence);
         }
-        // Somebody may have found damage since, and have doubts.
+        // Somebody may have found damage since, and have doubts, or need what only those who are cut off can give.
         if let Stage::Partial { cut } = convergence.stage
-            && !cut.leaves_quorum_of(&self.voters(), needed)
+            && (!cut.leaves_quorum_of(&self.voters(), needed) || !self.all_of_core(|node| !node.has_lost()))
         {
             self.network.set_cut(Cut::Nothing);
             self.enter(Stage::Healing);
