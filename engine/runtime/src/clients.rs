@@ -348,6 +348,9 @@ fn figures(status: &Status) -> String {
     let behind = status.behind.map_or(0, |first| first.0);
     let mut lines = vec![
         ("boot", status.boot),
+        ("start_log_bytes", status.startup.bytes),
+        ("start_recovery_ms", status.startup.recovery.as_millis() as u64),
+        ("start_ready_ms", status.startup.ready.map_or(0, |ready| ready.as_millis() as u64)),
         ("fenced", status.stopped.is_some().into()),
         ("full", status.full.into()),
         ("behind_trim_to", behind),

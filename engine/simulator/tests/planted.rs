@@ -80,6 +80,7 @@ planted! {
     a_sound_file_blamed BlamesAnother,
     doubts_hidden HidesDoubts,
     a_vote_before_it_is_known_what_was_promised SureTooEarly,
+    doubt_after_a_mere_crash DoubtsCrashes,
     an_accept_left_out OmitsAccept,
     a_forged_chain ForgesChain,
 }

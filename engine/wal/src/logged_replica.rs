@@ -32,6 +32,7 @@ use crate::writer::{Action, Wal};
 use bodies::Bodies;
 pub use bodies::Frame;
 pub use face::{Buffers, LoggedSettings, MarkAnswer, Output, ReadAnswer, ReadId, ReplicaStatus};
+pub use healing::HEAL_PAUSE;
 use healing::Healing;
 use paging::{Errand, Paging};
 use serve::Serving;
@@ -458,7 +459,7 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     /// Whether the log is open and sound, so that messages may be taken and sent.
-    fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.ready && !self.fenced
     }
 

@@ -152,6 +152,8 @@ pub struct RecoveredLog {
     pub slot_end: Slot,
     /// Files that are gone, or hold nothing that can be told: to be made anew.
     pub lost_files: Vec<FileId>,
+    /// Segments of the chain that aren't there.
+    pub missing: u32,
 }
 
 impl RecoveredLog {

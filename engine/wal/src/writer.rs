@@ -138,6 +138,8 @@ pub struct Wal {
     damaged: Vec<BodyHandle>,
     /// Places found to be damaged when the log was read back.
     damages: u64,
+    /// How many segments were missing when the log was opened.
+    missing: u32,
     /// Files that hold nothing any more; made anew once a header says durably what was lost with them.
     lost_files: Vec<FileId>,
 
@@ -232,6 +234,7 @@ impl Wal {
             pinned: recovered.pinned,
             damages: recovered.damages.len() as u64,
             damaged: recovered.damaged,
+            missing: recovered.missing,
             lost_files: recovered.lost_files,
             opening: Some(Opening {
                 syncs: recovered.files_to_sync.into_iter().map(|file| (file, None)).collect(),

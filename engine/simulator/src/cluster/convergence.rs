@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use synod_protocol::{BodyHandle, Instant, Role};
-use synod_wal::Location;
+use synod_wal::{HEAL_PAUSE, Location};
 
 use crate::disk::Ending;
 use crate::faults::partitions::Cut;
@@ -42,6 +42,8 @@ pub(super) struct Convergence {
     acked_before: u64,
     /// How many nodes the core had then.
     core: usize,
+    /// For how long some node lacked some bytes of the chosen prefix.
+    lacking: Duration,
     stage: Stage,
 }
 
@@ -129,7 +131,7 @@ impl Cluster {
     }
 
     /// The nodes that must come together: all but those that can't start, or stay down for ever.
-    fn core(&self) -> Vec<usize> {
+    pub(super) fn core(&self) -> Vec<usize> {
         let takes_part = |node: &&Node| !node.left_out && node.refused.is_none() && !self.is_stranded(node);
         self.nodes.iter().filter(takes_part).map(|node| node.index).collect()
     }
@@ -141,7 +143,8 @@ impl Cluster {
             let base = other.running.as_ref().map(|running| running.replica.wal().index().base().slot);
             base.is_none_or(|base| base <= mark)
         };
-        !self.nodes.iter().filter(|other| other.index != node.index && other.refused.is_none()).any(keeps)
+        let helps = |other: &&Node| other.index != node.index && other.refused.is_none() && !other.left_out;
+        !self.nodes.iter().filter(helps).any(keeps)
     }
 
     /// Those of them whose every vote counts.
@@ -241,7 +244,8 @@ impl Cluster {
                 self.stats.healing_longest = waited;
                 let timeout = self.plan.protocol.election_timeout;
                 self.stats.healing_longest_timeouts = (waited.as_micros() * 1000 / timeout.as_micros().max(1)) as u64;
-                self.network.calm();
+                let leader = self.nodes.iter().find_map(|node| node.status()?.leader);
+                self.network.calm(leader);
                 self.enter(Stage::Calm { until: now.plus(timeout * CALM_TIMEOUTS) });
                 self.schedule.after(Duration::ZERO, Event::Client);
             }
@@ -263,7 +267,13 @@ impl Cluster {
             Stage::Calm { .. } => CALM_WAIT * self.plan.workload.commands_min as u32,
             _ => Duration::ZERO,
         };
-        if waited > self.plan.patience() + for_load {
+        // What no member could give is asked for again after a pause, each time of another one.
+        if !self.all_of_core(|node| !node.has_lost()) {
+            convergence.lacking = waited;
+            self.convergence = Some(convergence);
+        }
+        let for_healing = convergence.lacking.min(HEAL_PAUSE * core as u32);
+        if waited > self.plan.patience() + for_load + for_healing {
             let sure = |index: &&usize| self.nodes[**index].status().is_some_and(|status| !status.unsure);
             let sure = self.core().iter().filter(sure).count();
             if sure < needed {
@@ -297,7 +307,7 @@ impl Cluster {
     fn enter(&mut self, stage: Stage) {
         self.handed_over = false;
         let (now, acked_before, core) = (self.now(), self.commands_acked(), self.core().len());
-        self.convergence = Some(Convergence { since: now, acked_before, core, stage });
+        self.convergence = Some(Convergence { since: now, acked_before, core, lacking: Duration::ZERO, stage });
     }
 
     /// Until a command made after the faults is acknowledged, and everybody has accepted one, makes new ones for
@@ -340,7 +350,7 @@ impl Cluster {
         // Who is unsure of its promise makes the leader prepare again as soon as everybody has told it theirs. Two of them never
         // tell each other.
         let unsure = self.nodes.iter().filter(|node| node.status().is_some_and(|status| status.unsure)).count();
-        let is_settled = self.core().len() < self.nodes.len() || unsure != 1;
+        let is_settled = unsure != 1 || self.nodes.iter().any(|node| node.running.is_none());
         let calm = is_settled && self.all_of_core(|node| !node.has_lost());
         self.commands_acked() > convergence.acked_before && calm && self.is_complete()
     }
@@ -371,7 +381,11 @@ impl Cluster {
         let leads = |node: &Node| {
             node.status().is_some_and(|status| status.role == Role::Leader && Some(status.promised) == leader)
         };
-        leader.is_some() && self.all_of_core(follows) && self.nodes.iter().any(leads)
+        // One that was thrown behind the trim may still depose a leader.
+        leader.is_some()
+            && self.all_of_core(follows)
+            && self.nodes.iter().filter(|node| node.running.is_some()).all(follows)
+            && self.nodes.iter().any(leads)
     }
 
     fn commands_acked(&self) -> u64 {

@@ -23,7 +23,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 const SCRUB_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long until a body is asked for again that no member has given.
-const ASK_LATER: Duration = Duration::from_secs(5);
+pub const HEAL_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often each member is asked before readers are told that the body is damaged.
 const QUESTIONS_WAITED: u32 = 3;
@@ -201,7 +201,7 @@ impl<P: Buffers> LoggedReplica<P> {
             let to = others[lost.asked as usize % others.len()];
             lost.asked = lost.asked.saturating_add(1);
             // What nobody has is asked for less often, or nothing behind it would get its turn.
-            lost.ask_at = now.plus(if waited { ASK_LATER } else { ASK_AGAIN });
+            lost.ask_at = now.plus(if waited { HEAL_PAUSE } else { ASK_AGAIN });
             let message = Message::FetchBody { first: lost.body.first, id: lost.body.id };
             self.outputs.push_back(Output::Send { to, message, body: None });
         }

@@ -302,6 +302,7 @@ impl Wal {
             configuration: self.configuration.clone(),
             before_lost,
             unsure: self.unsure,
+            missing: self.missing,
             groups: self.group_state().into_iter().collect(),
         };
         let bytes = header.encode(self.geometry);
