@@ -310,6 +310,7 @@ fn open_replica(
         pool_free_min: config.pool_free_min,
         pool_spares: POOL_SPARES,
         pool_files_max: config.pool_files_max,
+        ..LogSettings::default()
     };
     let wal = Wal::new(facts.identity, log, recovered);
     let settings = LoggedSettings {

@@ -237,6 +237,7 @@ impl Shard {
             Output::ZeroFile { file, offset, bytes } => self.zero_file(file, offset, bytes),
             Output::Read { read, file, offset, bytes } => self.read(read, file, offset, bytes),
             Output::ReadDone { read, frame } => self.read_done(core, read, frame.as_ref()),
+            Output::MarkDone { read, mark } => core.waiting.mark_done(read, mark),
             Output::Deliver { body, mark, frame } => {
                 core.counters.delivered += 1;
                 core.delivered = true;

@@ -66,6 +66,8 @@ pub struct Running {
     pub desk: Desk,
     /// Its reads under way.
     pub readers: BTreeMap<ReadId, (Slot, Reader)>,
+    /// The marks that it was asked for and has to read first.
+    pub marks: BTreeMap<ReadId, Slot>,
     /// Where its deliveries stand.
     pub delivered: Mark,
     /// The barriers under way, and the end of what anybody had delivered when each began.
@@ -250,6 +252,7 @@ impl Node {
             replica,
             desk: Desk::default(),
             readers: BTreeMap::new(),
+            marks: BTreeMap::new(),
             delivered,
             barriers: BTreeMap::new(),
             barrier_ended: None,

@@ -86,6 +86,8 @@ impl Plan {
             reads: ReadsPlan::draw(&mut Random::stream(seed, "reads")),
             inspect: Chance::of(1, 150),
         };
+        // Mostly so few that what is old is read back from the disk again and again.
+        plan.log.index_bodies_max = Random::stream(seed, "paging").pick(&[4, 4, 8, 16, 64, 64 << 10]);
         plan.draw_quorums(&mut Random::stream(seed, "quorums"));
         let (nodes, needed) = (plan.nodes(), plan.needed());
         plan.faults.draw_hard(seed, election_timeout, nodes, needed);
@@ -146,6 +148,7 @@ fn draw_log(random: &mut Random) -> LogSettings {
         pool_free_min,
         pool_spares: 0,
         pool_files_max: POOL_FILES_MAX,
+        ..LogSettings::default()
     }
 }
 

@@ -19,6 +19,7 @@
 
 mod action;
 mod flush;
+mod paging;
 mod progress;
 mod segments;
 mod settings;
@@ -26,10 +27,11 @@ mod settings;
 use std::collections::VecDeque;
 
 use synod_frame::{BLOCK_BYTES, BODY_HEADER_BYTES, BodyLayout, GroupId, RECORD_HEADER_BYTES};
-use synod_protocol::{Ballot, BodyHandle, BodyKind, Mark, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot};
 
 pub use action::{Action, AppendError, LogStats, Planned};
 pub use flush::SyncMode;
+pub use paging::SealIndex;
 pub use settings::{LogSettings, LogSettingsError, POOL_FILES_MIN};
 
 use segments::{Active, Closing, ClosingStage, Complete, Next, first_needed};
@@ -203,14 +205,16 @@ impl Wal {
             let segment = &recovered.segments[index];
             Before { epoch: segment.epoch, end: segment.end, checksum: segment.last_checksum }
         });
-        let complete = recovered.segments.iter().map(|segment| Complete {
+        let complete = recovered.segments.into_iter().map(|segment| Complete {
             file: segment.file,
             epoch: segment.epoch,
             slot_end: segment.slot_end,
             sealed: segment.sealed,
             log_time_us: segment.log_time_us,
+            whole: segment.whole,
+            seal_index: segment.seal_index,
         });
-        Wal {
+        let mut wal = Wal {
             identity,
             salt: identity.expected().salt(),
             settings,
@@ -256,7 +260,9 @@ impl Wal {
             last_kind: None,
             poisoned: false,
             stats: LogStats::default(),
-        }
+        };
+        wal.page_out();
+        wal
     }
 
     /// Plans one record and lays its header into the first 256 bytes of `record`, whose body, if the kind has one, is
@@ -425,11 +431,8 @@ impl Wal {
     }
 
     fn forget_below(&mut self, base: Mark) {
-        let trimmed = self.index.iter_from(Slot(0)).take_while(|entry| entry.body.end() <= base.slot);
-        let configurations = trimmed.filter(|entry| entry.body.kind == BodyKind::Configuration);
-        let newest = configurations.map(|entry| entry.body.first).max();
+        let newest = self.index.trim_to(base);
         self.configuration_trimmed = self.configuration_trimmed.max(newest);
-        self.index.trim_to(base);
     }
 
     /// The first epoch that is needed, given what the active segment's header holds.
@@ -637,16 +640,6 @@ impl Wal {
         unmarked && self.pending.is_empty() && !self.poisoned
     }
 
-    /// Where the bodies lie.
-    pub fn index(&self) -> &Index {
-        &self.index
-    }
-
-    /// Where the bodies lie, to note which are chosen.
-    pub fn index_mut(&mut self) -> &mut Index {
-        &mut self.index
-    }
-
     /// The log's own time at its end, in microseconds: the highest of all records.
     pub fn log_time_us(&self) -> u64 {
         self.log_time_us
@@ -697,6 +690,8 @@ impl Wal {
             files_dirty: self.pool.dirty_count(),
             files: self.pool.files_count(),
             bodies: self.index.len(),
+            index_entries: self.index.in_memory(),
+            index_pages: self.index.pages(),
             ..self.stats
         }
     }

@@ -61,7 +61,7 @@ enum Stage {
 }
 
 fn is_done_reading(running: &Running) -> bool {
-    running.readers.is_empty() && running.barriers.is_empty()
+    running.readers.is_empty() && running.marks.is_empty() && running.barriers.is_empty()
 }
 
 impl Cluster {
@@ -200,7 +200,8 @@ impl Cluster {
         let bodies: Vec<BodyHandle> = known.chain(self.oracle.chosen_from(behind).map(|chosen| chosen.body)).collect();
         let is_intact = |body: &BodyHandle| {
             logs().any(|(running, node)| {
-                let entry = running.replica.wal().index().get(body.first).filter(|entry| entry.body == *body);
+                let entry = running.replica.wal().find_in(&node.disk.live(), body.first);
+                let entry = entry.filter(|entry| entry.body == *body);
                 entry.is_some_and(|entry| is_intact_at(node, &entry.location))
             })
         };
@@ -415,6 +416,7 @@ impl Cluster {
             for (number, (first, seen)) in chosen.into_iter().enumerate() {
                 if !seen || number.is_multiple_of(step) {
                     self.read(index, first, Reader::Final);
+                    self.ask_mark(index, first);
                 }
             }
             if let Err(error) = self.begin_barrier(index) {

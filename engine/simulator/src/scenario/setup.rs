@@ -129,6 +129,7 @@ impl Setup {
                 pool_free_min: 1,
                 pool_spares: 0,
                 pool_files_max: 10_000,
+                ..LogSettings::default()
             },
             faulty_time: Duration::ZERO,
             faults: Faults::none(),

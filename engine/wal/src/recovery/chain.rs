@@ -24,6 +24,7 @@ use crate::scan::{
 };
 use crate::segment::{BLOCK, Geometry};
 use crate::store::SegmentStore;
+use crate::writer::SealIndex;
 
 /// All files of a log, by what their first block says.
 #[derive(Debug, Default)]
@@ -349,6 +350,11 @@ impl SegmentScan {
         bodies.flat_map(|record| self.bodies(record)).map(|found| found.body.end()).max().unwrap_or(Slot(0))
     }
 
+    /// Whether all that counts of it lies in front of the hole, sound and without a gap.
+    fn is_whole(&self, cut: bool) -> bool {
+        cut || self.later.is_empty()
+    }
+
     /// The bodies of a record, in slot order.
     pub(super) fn bodies(&self, record: &RecordSummary) -> impl DoubleEndedIterator<Item = FoundBody> {
         let offset = RECORD_HEADER_BYTES as u32;
@@ -566,6 +572,8 @@ pub(super) fn assemble(
     for (index, scan) in kept.iter().enumerate() {
         let cut = verdict.cut && index + 1 == kept.len();
         last_checksum = scan.kept(cut).last().map_or(last_checksum, |record| record.checksum);
+        // What is damaged doesn't hold what its table says.
+        let sealed = scan.seal.complete && scan.kept(cut).all(|record| record.is_sound);
         segments.push(RecoveredSegment {
             file: scan.file,
             epoch: scan.header.epoch,
@@ -573,9 +581,11 @@ pub(super) fn assemble(
             last_checksum,
             records: scan.kept(cut).filter(|record| record.is_sound).count() as u64,
             slot_end: scan.slot_end(cut),
-            // What is damaged doesn't hold what its table says.
-            sealed: scan.seal.complete && scan.kept(cut).all(|record| record.is_sound),
+            sealed,
             log_time_us: scan.kept(cut).last().map_or(scan.header.log_time_us, |record| record.log_time_us),
+            whole: scan.is_whole(cut),
+            seal_index: (sealed && scan.is_whole(cut))
+                .then(|| SealIndex::of(geometry, scan.records.iter().map(|record| record.offset as u32))),
         });
     }
     let end = segments.last().map_or(Lsn::ZERO, |segment| segment.end);
