@@ -103,7 +103,6 @@ pub(super) fn read_headers(
         {
             if let Some((first, known)) = files.headers.get(&header.epoch)
                 && *known == header
-                && latest_life(store, file, geometry, expected.salt())?.is_some_and(|(epoch, _)| epoch == header.epoch)
             {
                 return Err(RecoverError::Duplicate { first: *first, second: file, epoch: header.epoch });
             }
