@@ -69,14 +69,13 @@ pub(crate) fn create(root: &Path, options: &Options, progress: &mut dyn FnMut(f6
     Ok(directories)
 }
 
-/// Starts a node on each directory.
+/// What each node is told.
 ///
 /// # Errors
-/// If a node doesn't start: the message says why, and what to do.
-pub(crate) fn start(directories: Vec<(NodeId, PathBuf)>, options: &Options) -> Result<Cluster> {
+/// If there are no free ports.
+pub(crate) fn configs(directories: &[(NodeId, PathBuf)], options: &Options) -> Result<Vec<Config>> {
     let addresses = free_addresses(directories.len())?;
-    let mut nodes = Vec::new();
-    for (place, (node, path)) in directories.iter().enumerate() {
+    let config = |(place, (node, path)): (usize, &(NodeId, PathBuf))| {
         let mut config = Config::new(path, *node, addresses[place]);
         config.peers = directories
             .iter()
@@ -93,7 +92,20 @@ pub(crate) fn start(directories: Vec<(NodeId, PathBuf)>, options: &Options) -> R
         let window_bytes = u64::from(options.window) * options.body;
         config.settings.window_bytes = config.settings.window_bytes.max(window_bytes);
         config.settings.peer_bytes = config.settings.peer_bytes.max(2 * window_bytes);
-        nodes.push((*node, Node::start(config).with_context(|| format!("starting node {node}"))?));
+        config
+    };
+    Ok(directories.iter().enumerate().map(config).collect())
+}
+
+/// Starts a node on each directory.
+///
+/// # Errors
+/// If a node doesn't start: the message says why, and what to do.
+pub(crate) fn start(directories: Vec<(NodeId, PathBuf)>, configs: Vec<Config>) -> Result<Cluster> {
+    let mut nodes = Vec::new();
+    for config in configs {
+        let node = config.node;
+        nodes.push((node, Node::start(config).with_context(|| format!("starting node {node}"))?));
     }
     Ok(Cluster { nodes, directories })
 }

@@ -53,6 +53,27 @@ impl Environment {
     }
 }
 
+impl Environment {
+    /// For people; `directory` is where the replicas were.
+    pub(crate) fn text(&self, directory: &str) -> String {
+        format!(
+            "machine           {} cores, {}, {} MiB, Linux {}\n\
+             disk              {} on {} (write cache: {}, FUA: {}), {directory}\n\
+             build             synod {} {}",
+            self.cores,
+            self.cpu,
+            self.memory_mib,
+            self.kernel,
+            self.file_system,
+            self.device,
+            self.write_cache,
+            self.force_unit_access,
+            self.version,
+            self.build
+        )
+    }
+}
+
 fn field(path: &str, name: &str) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with(name)).and_then(|line| line.split_once(':'));

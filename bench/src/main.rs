@@ -10,6 +10,7 @@ mod ledger;
 mod load;
 mod options;
 mod place;
+mod recovery;
 mod report;
 mod retention;
 
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
+use serde::Serialize;
 use synod::Log;
 use synod_protocol::NodeId;
 
@@ -29,7 +31,7 @@ use content::Content;
 use environment::Environment;
 use ledger::Ledger;
 use load::{Clients, Progress};
-use options::{Format, Options, Sync};
+use options::{Command, Format, Options, Sync};
 use report::{Latency, Load, Report, Rotations, Settings, Single};
 use retention::Retention;
 
@@ -42,20 +44,33 @@ const QUIESCE: Duration = Duration::from_secs(30);
 fn main() -> ExitCode {
     let options = Options::parse();
     log_to_stderr();
-    match run(&options) {
-        Ok(report) => {
-            let text = match options.format {
-                Format::Text => report.text(),
-                Format::Json => serde_json::to_string_pretty(&report).expect("a report has no odd keys"),
-            };
+    let done = match &options.command {
+        None => run(&options).map(|report| {
+            let is_sound = report.audit.failures.is_empty();
+            (told(&options, &report, Report::text), is_sound)
+        }),
+        Some(Command::Recovery(sizes)) => watch_for_signals()
+            .and_then(|interrupted| recovery::run(&options, sizes, &interrupted))
+            .map(|report| (told(&options, &report, recovery::Report::text), report.is_sound())),
+    };
+    match done {
+        Ok((text, is_sound)) => {
             // A reader that has seen enough (`| head`) is no error.
             let _ = writeln!(stdout(), "{text}");
-            if report.audit.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(AUDIT_FAILED) }
+            if is_sound { ExitCode::SUCCESS } else { ExitCode::from(AUDIT_FAILED) }
         }
         Err(error) => {
             eprintln!("synod-bench: {error:#}");
             ExitCode::from(UNABLE)
         }
+    }
+}
+
+/// A report in the format that was asked for.
+fn told<R: Serialize>(options: &Options, report: &R, text: impl Fn(&R) -> String) -> String {
+    match options.format {
+        Format::Text => text(report),
+        Format::Json => serde_json::to_string_pretty(report).expect("a report has no odd keys"),
     }
 }
 
@@ -74,15 +89,21 @@ fn run(options: &Options) -> Result<Report> {
         .tempdir_in(&parent)
         .with_context(|| format!("making a directory in {}", parent.display()))?;
     root.disable_cleanup(options.keep);
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("taking signals")?;
-    }
+    let interrupted = watch_for_signals()?;
     let result = measure(options, root.path(), &interrupted);
     if options.keep {
         eprintln!("directories kept in {}", root.path().display());
     }
     result
+}
+
+/// Raised by the first signal that asks this program to end.
+fn watch_for_signals() -> Result<Arc<AtomicBool>> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("taking signals")?;
+    }
+    Ok(interrupted)
 }
 
 fn measure(options: &Options, root: &std::path::Path, interrupted: &AtomicBool) -> Result<Report> {
@@ -92,7 +113,8 @@ fn measure(options: &Options, root: &std::path::Path, interrupted: &AtomicBool) 
         line.show(&format!("preparing logs {:3.0} %", share * 100.0));
     })?;
     line.clear();
-    let cluster = cluster::start(directories, options)?;
+    let configs = cluster::configs(&directories, options)?;
+    let cluster = cluster::start(directories, configs)?;
     let logs = cluster.logs();
     logs[0].1.wait_for_leader_blocking(Duration::from_secs(30)).ok_or_else(|| anyhow!("no leader within 30 s"))?;
 

@@ -3,33 +3,35 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Measures durable commits per second: replicas in this process, each with its own directory on a real file system,
 /// real TCP on loopback, every acknowledgement after a majority has synced; then audits its own result.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "synod-bench", version, after_help = EXIT_CODES)]
+#[command(name = "synod-bench", version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
     /// Replicas in this process
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=7))]
+    #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=7))]
     pub(crate) replicas: u32,
     /// Bytes of one command
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    #[arg(long, global = true, default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=65_536))]
     pub(crate) payload: u32,
     /// Commands in one append call
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=16_384))]
+    #[arg(long, global = true, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub(crate) batch: u32,
     /// Append calls in flight (closed loop)
-    #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, global = true, default_value_t = 96, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) in_flight: u32,
     /// Bodies that the leader keeps proposed and not yet chosen
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4_096))]
+    #[arg(long, global = true, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4_096))]
     pub(crate) window: u32,
     /// Largest record of one body, header included, such as 128KiB; a power of two
-    #[arg(long, default_value = "128KiB", value_parser = parse_bytes)]
+    #[arg(long, global = true, default_value = "128KiB", value_parser = parse_bytes)]
     pub(crate) body: u64,
     /// How the log makes writes durable
-    #[arg(long, value_enum, default_value_t = Sync::Dsync)]
+    #[arg(long, global = true, value_enum, default_value_t = Sync::Dsync)]
     pub(crate) sync: Sync,
     /// Seconds of measured load
     #[arg(long, default_value = "10", value_parser = parse_seconds)]
@@ -44,21 +46,39 @@ pub(crate) struct Options {
     #[arg(long, default_value = "2GiB", value_parser = parse_bytes)]
     pub(crate) retention: u64,
     /// Size of one log segment, such as 64MiB; a power of two
-    #[arg(long, default_value = "64MiB", value_parser = parse_bytes)]
+    #[arg(long, global = true, default_value = "64MiB", value_parser = parse_bytes)]
     pub(crate) segment: u64,
     /// Where to make the replicas' directories (default: the first real file system with room among the temporary
     /// directory, /var/tmp, the home directory and the current one)
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) dir: Option<PathBuf>,
     /// Leave the directories behind, for synod-tools
-    #[arg(long)]
+    #[arg(long, global = true)]
     pub(crate) keep: bool,
     /// Seed of the commands' contents
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, global = true, default_value_t = 1)]
     pub(crate) seed: u64,
     /// How to print the report on stdout
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
     pub(crate) format: Format,
+}
+
+/// What to measure instead of commits.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// How long a node takes to start, by the size of its log; how fast it reads the log, beside what the disk gives
+    Recovery(RecoveryOptions),
+}
+
+/// See [`Command::Recovery`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RecoveryOptions {
+    /// Size of the log, such as 1GiB; several may be named, with commas between them
+    #[arg(long = "size", value_name = "SIZE", value_delimiter = ',', default_value = "1GiB", value_parser = parse_bytes)]
+    pub(crate) sizes: Vec<u64>,
+    /// Restarts on each log
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) times: u32,
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 measured and audited; 1 the audit failed; 2 bad flags; 3 the machine lacks \
@@ -113,6 +133,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Options::command().debug_assert();
+    }
+
+    #[test]
+    fn a_restart_is_measured_with_the_same_cluster() {
+        let line = ["synod-bench", "recovery", "--size", "1GiB,256MiB", "--replicas", "1"];
+        let options = Options::try_parse_from(line).expect("a sound command line");
+        let Some(Command::Recovery(recovery)) = &options.command else { panic!("{options:?}") };
+        assert_eq!((recovery.sizes.as_slice(), options.replicas), ([1 << 30, 256 << 20].as_slice(), 1));
+        let mixed = ["synod-bench", "--duration", "1", "recovery"];
+        assert!(Options::try_parse_from(mixed).is_err(), "a load of some seconds has no part in it");
     }
 
     #[test]

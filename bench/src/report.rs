@@ -104,12 +104,6 @@ impl Report {
 
     fn write(&self, text: &mut String) -> std::fmt::Result {
         let Report { environment: host, settings, load, single, floor, audit } = self;
-        let thousands = |number: u64| {
-            let digits = number.to_string();
-            let groups: Vec<&str> =
-                digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).unwrap_or("")).collect();
-            groups.join(",")
-        };
         writeln!(
             text,
             "durable commits   {:>12} /s   ({} commands in {:.1} s)",
@@ -213,17 +207,7 @@ impl Report {
             writeln!(text, "  FAILED: {failure}")?;
         }
         writeln!(text)?;
-        writeln!(
-            text,
-            "machine           {} cores, {}, {} MiB, Linux {}",
-            host.cores, host.cpu, host.memory_mib, host.kernel
-        )?;
-        writeln!(
-            text,
-            "disk              {} on {} (write cache: {}, FUA: {}), {}",
-            host.file_system, host.device, host.write_cache, host.force_unit_access, settings.directory
-        )?;
-        writeln!(text, "build             synod {} {}", host.version, host.build)?;
+        writeln!(text, "{}", host.text(&settings.directory))?;
         writeln!(text)?;
         writeln!(
             text,
@@ -235,6 +219,13 @@ impl Report {
             "the engine costs, not what a network of machines would reach: no network latency, but also no second disk or CPU."
         )
     }
+}
+
+/// A number with commas.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).unwrap_or("")).collect();
+    groups.join(",")
 }
 
 fn ms(us: u64) -> String {

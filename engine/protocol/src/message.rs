@@ -39,6 +39,11 @@ impl Doubt {
     pub fn covers(&self, slot: Slot) -> bool {
         (self.first..self.end).contains(&slot)
     }
+
+    /// Whether any slot of `body` is in doubt.
+    pub fn overlaps(&self, body: &BodyHandle) -> bool {
+        self.first < body.end() && body.first < self.end
+    }
 }
 
 /// One message of the protocol; see the message table in `engine/docs/protocol.md`.

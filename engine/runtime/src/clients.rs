@@ -348,6 +348,9 @@ fn figures(status: &Status) -> String {
     let behind = status.behind.map_or(0, |first| first.0);
     let mut lines = vec![
         ("boot", status.boot),
+        ("start_log_bytes", status.startup.bytes),
+        ("start_recovery_ms", status.startup.recovery.as_millis() as u64),
+        ("start_ready_ms", status.startup.ready.map_or(0, |ready| ready.as_millis() as u64)),
         ("fenced", status.stopped.is_some().into()),
         ("full", status.full.into()),
         ("behind_trim_to", behind),
@@ -365,6 +368,12 @@ fn figures(status: &Status) -> String {
         ("pool_dirty", wal.files_dirty as u64),
         ("segment_files", wal.files as u64),
         ("segments_live", wal.segments_live as u64),
+        ("index_bodies", wal.bodies as u64),
+        ("index_entries", wal.index_entries as u64),
+        ("index_pages", wal.index_pages as u64),
+        ("index_pages_out", wal.pages_out),
+        ("index_pages_in", wal.pages_in),
+        ("index_page_reads_failed", wal.page_reads_failed),
         ("live_bytes", wal.live_bytes),
         ("unsynced_bytes", wal.unsynced_bytes),
         ("rotations", wal.rotations),

@@ -47,7 +47,7 @@ pub use log::Log;
 pub use node::{GROUP, Node};
 pub use probe::{HostReport, ProbeError, probe};
 pub use reader::{ReadItem, Reader, SharedBody};
-pub use status::{Counters, Damage, Status};
+pub use status::{Counters, Damage, Startup, Status};
 
 /// What [`probe()`] checks, one thing at a time: for programs that tell all that is wrong with a host.
 pub mod host {

@@ -4,6 +4,7 @@
 //! listeners, and only then the shard's thread, which takes over everything but the lock. The lock is held here, so
 //! that the directory stays ours even if the thread has to be left behind with the disk not answering.
 
+mod recovery;
 #[cfg(test)]
 mod tests;
 
@@ -11,20 +12,16 @@ use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use synod_frame::{BodyBounds, BodyHeader, Channel, ConfigurationBody, GroupId};
-use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX};
+use synod_protocol::limits::BODY_SLOTS_MAX;
 use synod_protocol::{Ballot, Instant, NodeId, Replica, Slot};
-use synod_wal::directory::{self, DirectoryStore, Expected, OpenDirectory};
-use synod_wal::{
-    FileId, Geometry, LogIdentity, LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, SegmentStore as _,
-    SyncMode, Wal, record_bytes, recover,
-};
+use synod_wal::directory::{self, Expected, OpenDirectory};
+use synod_wal::{LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, SyncMode, Wal};
 
 use crate::clients::{ClientBounds, serve_clients};
 use crate::clock::Clock;
@@ -41,7 +38,9 @@ use crate::seam::disk::Durability;
 use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
 use crate::seam::net::Listener;
 use crate::shard::{Shard, ShardSettings};
-use crate::status::{Counters, Damage, Status};
+use crate::status::{Counters, Damage, Startup, Status};
+
+use recovery::{Facts, recover_log};
 
 /// The group of a node's one log: what `bootstrap` writes into genesis, and what clients ask for.
 pub const GROUP: GroupId = GroupId(1);
@@ -70,19 +69,18 @@ impl Node {
     /// Starts a node and returns when it serves: recovered, listening, its thread running. Whether it leads, or knows
     /// a leader, comes later: see [`Log::wait_for_leader`].
     ///
-    /// Recovery reads the log in the calling thread and takes as long as the log is large.
+    /// Recovery reads the log in the calling thread and takes as long as the log is large. Where that is longer than a
+    /// second, a `tracing` event at level info says once a second how far it is; [`Startup`] says how long it took.
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub fn start(config: Config) -> Result<Node, StartError> {
+        let called_at = std::time::Instant::now();
         config.validate()?;
         let directory = directory::open(&config.directory, &Expected { node: Some(config.node), cluster: None })?;
         let report = probe(&config.directory)?;
         tracing::debug!(%report, "the host is fit");
-        let started = std::time::Instant::now();
-        let (facts, recovered) = recover_log(&directory)?;
-        tracing::info!(node = %config.node, mark = %recovered.mark.slot, took = ?started.elapsed(), "log recovered");
-        tell_damage(&recovered);
+        let (facts, recovered, startup) = recover_log(&directory)?;
         let (group, genesis) = check_members(&config, &recovered)?;
         let (listener, listen) = bind(config.listen)?;
         let (client_listener, client_listen) = match config.client_listen.map(bind).transpose()? {
@@ -90,7 +88,7 @@ impl Node {
             None => (None, None),
         };
         let (ready, started) = mpsc::channel();
-        let setup = Setup { config, recovered, group, genesis, facts, listener, client_listener };
+        let setup = Setup { config, recovered, group, genesis, facts, startup, called_at, listener, client_listener };
         let thread = std::thread::Builder::new()
             .name(format!("synod-{}", setup.config.node))
             .spawn(move || run_shard(setup, &ready))
@@ -156,50 +154,10 @@ struct Setup {
     group: GroupId,
     genesis: ConfigurationBody,
     facts: Facts,
+    startup: Startup,
+    called_at: std::time::Instant,
     listener: TcpListener,
     client_listener: Option<TcpListener>,
-}
-
-/// What the directory says about itself.
-struct Facts {
-    identity: LogIdentity,
-    segment_bytes: u64,
-    log_directory: PathBuf,
-    files: Vec<FileId>,
-}
-
-/// Says what is damaged, and what that means for this node.
-fn tell_damage(recovered: &RecoveredLog) {
-    for damage in &recovered.damages {
-        tracing::error!("the log is damaged: {damage}");
-    }
-    if !recovered.damaged.is_empty() {
-        let count = recovered.damaged.len();
-        tracing::warn!(count, "chosen bodies are damaged here; they are fetched from the other members");
-    }
-    for doubt in &recovered.doubts {
-        tracing::warn!(first = %doubt.first.max(recovered.mark.slot), end = %doubt.end, "abstaining from promises for slots in doubt");
-    }
-    if recovered.unsure {
-        tracing::warn!("a promise may be lost: not voting until every other member has told theirs");
-    }
-}
-
-/// Reads back the log of a directory that is open.
-fn recover_log(directory: &OpenDirectory) -> Result<(Facts, RecoveredLog), StartError> {
-    let known = directory.identity();
-    let identity = known.log_identity(LOG).ok_or(StartError::Genesis)?;
-    let needed = record_bytes(BODY_BYTES_MAX);
-    if Geometry::new(known.segment_bytes).is_none_or(|geometry| geometry.record_bytes_max() < u64::from(needed)) {
-        return Err(StartError::SegmentBytes { segment_bytes: known.segment_bytes });
-    }
-    // Absolute, because the runtime underneath opens some relative paths beside nothing.
-    let path = directory.log_path(LOG);
-    let log_directory = std::path::absolute(&path).map_err(|source| StartError::Segment { path, source })?;
-    let store = DirectoryStore::new(&log_directory);
-    let recovered = recover(&store, &identity.expected(), known.segment_bytes)?;
-    let files = store.files().map_err(synod_wal::RecoverError::List)?;
-    Ok((Facts { identity, segment_bytes: known.segment_bytes, log_directory, files }, recovered))
 }
 
 /// The members that the directory names; the configuration must name the same.
@@ -270,7 +228,7 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
 }
 
 async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
-    let Setup { config, recovered, group, genesis, facts, listener, client_listener } = setup;
+    let Setup { config, recovered, group, genesis, facts, startup, called_at, listener, client_listener } = setup;
     let clock = Clock::start();
     let node = config.node;
     let (boot_nonce, seed) = uuid::Uuid::new_v4().as_u64_pair();
@@ -293,6 +251,7 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         backlog_bytes: config.wal_backlog_bytes,
         unknown_after: config.unknown_after,
         retention: config.retention,
+        called_at,
     };
     let identity = Rc::new(Identity::new(
         node,
@@ -305,7 +264,7 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
     let shared = Arc::new(Shared {
         intake: Arc::new(Intake::new(config.intake_bytes, config.intake_count)),
         mailbox: Mailbox::default(),
-        status: Mutex::new(first_status(node, facts.identity.boot_counter, &replica)),
+        status: Mutex::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
         bounds,
     });
     let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), Arc::clone(&shared), links, replica));
@@ -352,6 +311,7 @@ fn open_replica(
         pool_free_min: config.pool_free_min,
         pool_spares: POOL_SPARES,
         pool_files_max: config.pool_files_max,
+        ..LogSettings::default()
     };
     let wal = Wal::new(facts.identity, log, recovered);
     let settings = LoggedSettings {
@@ -362,7 +322,7 @@ fn open_replica(
     LoggedReplica::new(group, settings, core, wal, Slab, now)
 }
 
-fn first_status(node: NodeId, boot: u64, replica: &LoggedReplica<Slab>) -> Status {
+fn first_status(node: NodeId, boot: u64, startup: Startup, replica: &LoggedReplica<Slab>) -> Status {
     let status = replica.status();
     Status {
         node,
@@ -380,6 +340,7 @@ fn first_status(node: NodeId, boot: u64, replica: &LoggedReplica<Slab>) -> Statu
         behind: None,
         held_by: None,
         wal: status.log,
+        startup,
         counters: Counters::default(),
         damage: Damage::default(),
         stopped: None,

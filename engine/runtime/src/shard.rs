@@ -71,6 +71,8 @@ pub(crate) struct ShardSettings {
     pub(crate) backlog_bytes: u64,
     pub(crate) unknown_after: Duration,
     pub(crate) retention: Retention,
+    /// When somebody called for the node.
+    pub(crate) called_at: std::time::Instant,
 }
 
 /// See the module.
@@ -108,6 +110,8 @@ struct Core {
     gate: Gate,
     /// A body was delivered in this turn.
     delivered: bool,
+    /// How long the start took until the log was open; none before.
+    ready_after: Option<Duration>,
     file_retry_at: Option<Instant>,
     /// The last attempt to make a segment file failed, and that was logged.
     file_failing: bool,
@@ -146,6 +150,7 @@ impl Shard {
             behind: false,
             gate: Gate::NoLeader,
             delivered: false,
+            ready_after: None,
             file_retry_at: None,
             file_failing: false,
             status_at: Instant(0),
@@ -205,7 +210,11 @@ impl Shard {
         if core.replica.backlog_bytes() < self.settings.backlog_bytes {
             self.backlog_shrank.announce();
         }
-        if now.since(core.status_at) >= STATUS_AGE {
+        let is_news = core.ready_after.is_none() && core.replica.is_ready();
+        if is_news {
+            core.ready_after = Some(self.settings.called_at.elapsed());
+        }
+        if is_news || now.since(core.status_at) >= STATUS_AGE {
             self.publish(core, now);
         }
     }
@@ -228,6 +237,7 @@ impl Shard {
             Output::ZeroFile { file, offset, bytes } => self.zero_file(file, offset, bytes),
             Output::Read { read, file, offset, bytes } => self.read(read, file, offset, bytes),
             Output::ReadDone { read, frame } => self.read_done(core, read, frame.as_ref()),
+            Output::MarkDone { read, mark } => core.waiting.mark_done(read, mark),
             Output::Deliver { body, mark, frame } => {
                 core.counters.delivered += 1;
                 core.delivered = true;
@@ -450,6 +460,7 @@ impl Shard {
             unsure: protocol.unsure,
             scrub_passes: status.scrub_passes,
         };
+        shared.startup.ready = core.ready_after;
         shared.wal = status.log;
         shared.counters = core.counters;
         shared.stopped.clone_from(&core.stopped);

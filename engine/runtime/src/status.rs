@@ -1,5 +1,7 @@
 //! What a node tells about itself.
 
+use std::time::Duration;
+
 use synod_protocol::{Ballot, Mark, NodeId, PeerStatus, Role, Slot};
 use synod_wal::LogStats;
 
@@ -42,6 +44,8 @@ pub struct Status {
     pub damage: Damage,
     /// The write-ahead log. `files_clean` is the depth of the pool.
     pub wal: LogStats,
+    /// How the start went.
+    pub startup: Startup,
     /// What was done since the start.
     pub counters: Counters,
     /// Why the node no longer serves, if it doesn't: it is fenced, and gives nothing out that rests on its log.
@@ -66,6 +70,20 @@ pub struct Damage {
     pub unsure: bool,
     /// How often everything stored was read again since the start.
     pub scrub_passes: u64,
+}
+
+/// How long a node took to start, and what of its log it read for that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Startup {
+    /// Segments of the log that were read back.
+    pub segments: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// How long it took to read them back and to find out what they say.
+    pub recovery: Duration,
+    /// From the call of [`crate::Node::start`] until the log was open for records, so that the node could vote; none
+    /// before. A node that is unsure of its promise ([`Damage::unsure`]) doesn't vote yet.
+    pub ready: Option<Duration>,
 }
 
 /// What a shard has done since it started.

@@ -238,8 +238,16 @@ impl Cluster {
             let Some(event) = self.schedule.next() else { break };
             self.step(event);
         }
+        (0..self.nodes.len()).for_each(|index| self.note_paging(index));
         if self.invariants.violation().is_none() {
             self.invariants.ended(self.stopped, &self.oracle);
+        }
+    }
+
+    /// Notes what a node's log put out of memory and read back, before the node ends.
+    fn note_paging(&mut self, index: usize) {
+        if let Some(running) = &self.nodes[index].running {
+            self.stats.coverage.note_paging(&running.replica.wal().stats());
         }
     }
 

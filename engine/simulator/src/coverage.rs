@@ -6,7 +6,7 @@ use std::fmt;
 
 use synod_protocol::{Doubt, Message, RejectReason};
 use synod_wal::scan::HoleCause;
-use synod_wal::{DamageCause, DamageClass, RecordKind, RecoverError, RecoveredLog};
+use synod_wal::{DamageCause, DamageClass, LogStats, RecordKind, RecoverError, RecoveredLog};
 
 use crate::disk::Astray;
 use crate::faults::partitions::Cut;
@@ -46,6 +46,9 @@ impl Coverage {
         "created a file",
         "zeroed a file",
         "read a record back",
+        "index page out",
+        "index page in",
+        "index page read failed",
         "delivered without bytes",
         "delivered a no-op",
         "delivered a trim",
@@ -168,6 +171,19 @@ impl Coverage {
     /// Notes that something was reached.
     pub fn note(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// Notes what became of a log's index while the node ran.
+    pub fn note_paging(&mut self, log: &LogStats) {
+        for (what, count) in [
+            ("index page out", log.pages_out),
+            ("index page in", log.pages_in),
+            ("index page read failed", log.page_reads_failed),
+        ] {
+            if count > 0 {
+                *self.counts.entry(what).or_default() += count;
+            }
+        }
     }
 
     /// Notes a message.

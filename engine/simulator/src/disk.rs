@@ -296,6 +296,7 @@ impl Disk {
                         content.harden(|earlier| overlap(&earlier.range(), &write.range()));
                         write.apply(&mut content.durable);
                         content.sized = true;
+                        self.damage.hardened(file, |block| overlap(block, &write.range()));
                     }
                     _ => content.unsynced.push(write),
                 }
@@ -304,6 +305,9 @@ impl Disk {
                 if let Some(content) = self.files.get_mut(&file).filter(|_| hardens) {
                     content.harden(|write| covered.contains(&write.number));
                     content.sized = true;
+                    let pending =
+                        |block: &Range<usize>| content.unsynced.iter().any(|write| overlap(block, &write.range()));
+                    self.damage.hardened(file, |block| !pending(block));
                 }
             }
             Operation::Zero { file, zeros } => {
@@ -313,6 +317,7 @@ impl Disk {
                 content.harden(|_| true);
                 zeros.apply(&mut content.durable);
                 content.sized = true;
+                self.damage.hardened(file, |_| true);
             }
             Operation::Create { file, bytes } => {
                 let zeros = File { named: true, sized: true, ..File::default() };
@@ -360,10 +365,20 @@ impl Disk {
         }
         if ending == Ending::PowerFailure {
             self.files.retain(|_, content| content.named || random.chance(Chance::of(1, 2)));
-            for content in self.files.values_mut() {
+            for (file, content) in &mut self.files {
                 let File { live, durable, unsynced, .. } = content;
+                let block = |bytes: &[u8], block: usize| {
+                    bytes.get(block * BLOCK_BYTES..(block + 1) * BLOCK_BYTES).map(<[u8]>::to_vec)
+                };
+                let mended = self.damage.mended(*file).into_iter().map(|place| (place, block(durable, place)));
+                let mended: Vec<_> = mended.collect();
                 for write in unsynced.iter() {
                     write.apply_some_blocks(durable, survives, random);
+                }
+                for (place, before) in mended {
+                    if block(durable, place) == before {
+                        self.damage.relapse(*file, place);
+                    }
                 }
                 for write in unsynced.drain(..) {
                     let range = write.range();
@@ -376,6 +391,7 @@ impl Disk {
                 }
                 (content.named, content.sized) = (true, true);
             }
+            self.damage.settle();
         }
     }
 

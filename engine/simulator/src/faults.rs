@@ -93,6 +93,12 @@ impl Faults {
         self.crashes.storm = None;
     }
 
+    /// Whether anything that is stored may be lost or altered. Otherwise processes and machines end, and operations fail,
+    /// but what a log holds is what was written.
+    pub fn can_damage(&self) -> bool {
+        self.damage.atlas.exposes_any() || self.operators.every.is_some()
+    }
+
     /// Draws what disks and people get wrong, and clocks that drift, in a cluster of so many nodes, `needed` of which
     /// work without the others. Each has a stream of its own: where nothing is drawn, a seed runs as it would without.
     pub fn draw_hard(&mut self, seed: u64, pace: Duration, nodes: usize, needed: usize) {

@@ -402,6 +402,12 @@ impl Invariants {
         self.judge(tail_reads::check_answer(node, slot, body, oracle));
     }
 
+    /// Somebody is told the mark of a slot.
+    pub fn told_mark(&mut self, node: usize, mark: Mark) {
+        let verdict = self.chain_equal.check_told(node, mark);
+        self.judge(verdict);
+    }
+
     /// A reader of `slot` is told that it is trimmed.
     pub fn read_trimmed(&mut self, node: usize, slot: Slot, first: Slot) {
         let verdict = self.trim_safety.check_answer(node, slot, first);

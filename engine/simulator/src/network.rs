@@ -9,7 +9,7 @@ use synod_frame::{
     BLOCK_BYTES, BODY_HEADER_BYTES, BodyLayout, ENVELOPE_BYTES, Envelope, GroupId, RECORD_HEADER_BYTES, RecordBuffer,
     decode_message, encode_message, verify_body_in_record, zero_padding,
 };
-use synod_protocol::{Instant, Message, NodeId, Slot};
+use synod_protocol::{Ballot, Instant, Message, NodeId, RejectReason, Slot};
 use synod_wal::Frame;
 
 use crate::faults::messages::MessageFaults;
@@ -29,10 +29,29 @@ pub struct Packet {
     pub from: usize,
     /// The receiver, as an index of nodes.
     pub to: usize,
-    /// Whether it asks for a promise: repeated late, it may depose a leader, and rightly so.
-    deposes: bool,
+    /// Which leaders it may depose, repeated late, and rightly so.
+    deposes: Deposes,
     envelope: [u8; ENVELOPE_BYTES],
     payload: Payload,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deposes {
+    Nobody,
+    /// It asks for a promise.
+    Anybody,
+    /// It tells this one of a higher promise.
+    Leader(Ballot),
+}
+
+impl Deposes {
+    fn of(message: &Message) -> Deposes {
+        match message {
+            Message::Prepare { .. } => Deposes::Anybody,
+            Message::Reject { ballot, reason: RejectReason::HigherBallot { .. } } => Deposes::Leader(*ballot),
+            _ => Deposes::Nobody,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -65,14 +84,14 @@ impl Packet {
     ) -> Packet {
         assert_eq!(message.body(), body.as_ref().map(Frame::handle), "a message travels with its own body");
         let (envelope, archive) = encode_message(group, node_id(from), node_id(to), Slot(0), message);
-        let deposes = matches!(message, Message::Prepare { .. });
+        let deposes = Deposes::of(message);
         Packet { from, to, deposes, envelope, payload: body.map_or(Payload::Bytes(archive), Payload::Body) }
     }
 
     /// Lays a message out with a body that nobody keeps: for planted bugs.
     pub fn forge(from: usize, to: usize, group: GroupId, message: &Message, body: &[u8]) -> Packet {
         let (envelope, _) = encode_message(group, node_id(from), node_id(to), Slot(0), message);
-        Packet { from, to, deposes: false, envelope, payload: Payload::Bytes(body.to_vec()) }
+        Packet { from, to, deposes: Deposes::Nobody, envelope, payload: Payload::Bytes(body.to_vec()) }
     }
 
     /// Reads the message back from the bytes, and the body into a buffer from `allocate`, all as a receiver must.
@@ -165,10 +184,14 @@ impl Network {
         self.last_arrival.iter_mut().flatten().for_each(|last| *last = latest.min(*last));
     }
 
-    /// From now on nothing goes wrong but that old packets come again, except those that may depose a leader.
-    pub fn calm(&mut self) {
+    /// From now on nothing goes wrong but that old packets come again, except those that may depose the leader.
+    pub fn calm(&mut self, leader: Option<Ballot>) {
         self.faults.replay = CALM_REPLAYS;
-        self.remembered.retain(|packet| !packet.deposes);
+        self.remembered.retain(|packet| match packet.deposes {
+            Deposes::Nobody => true,
+            Deposes::Anybody => false,
+            Deposes::Leader(ballot) => Some(ballot) != leader,
+        });
     }
 
     /// Sends a packet: appends when it arrives, if it does, and what else arrives because of it.

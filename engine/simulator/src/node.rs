@@ -1,13 +1,13 @@
 //! One simulated node: what survives its lives (disk, identity, boot counter) and what doesn't.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use synod_frame::{BLOCK_BYTES, encode_configuration};
 use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer};
 use synod_protocol::{Ballot, BarrierId, BarrierOutcome, Configurations, Instant, Mark, Replica, Slot, Status};
 use synod_wal::scan::read_segment_header;
 use synod_wal::{
-    Action, Buffers, ExpectedIdentity, FileId, Geometry, LogIdentity, LoggedReplica, ReadId, RecoverError,
+    Action, Buffers, ExpectedIdentity, FileId, Geometry, LogIdentity, LoggedReplica, Lsn, ReadId, RecoverError,
     RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover,
 };
 
@@ -66,6 +66,8 @@ pub struct Running {
     pub desk: Desk,
     /// Its reads under way.
     pub readers: BTreeMap<ReadId, (Slot, Reader)>,
+    /// The marks that it was asked for and has to read first.
+    pub marks: BTreeMap<ReadId, Slot>,
     /// Where its deliveries stand.
     pub delivered: Mark,
     /// The barriers under way, and the end of what anybody had delivered when each began.
@@ -104,6 +106,8 @@ pub struct Node {
     pub marred: bool,
     /// It couldn't read something of its log in this life, although that may have been written well.
     pub has_misread: bool,
+    /// The places that its recoveries have found to be damaged.
+    pub found: BTreeSet<(FileId, Lsn)>,
     identity: LogIdentity,
     segment_bytes: u64,
     random: Random,
@@ -141,6 +145,7 @@ impl Node {
             scarred: false,
             marred: false,
             has_misread: false,
+            found: BTreeSet::new(),
             identity,
             segment_bytes: plan.log.segment_bytes,
             random: Random::stream(seed, &format!("node {index}")),
@@ -255,6 +260,7 @@ impl Node {
             replica,
             desk: Desk::default(),
             readers: BTreeMap::new(),
+            marks: BTreeMap::new(),
             delivered,
             barriers: BTreeMap::new(),
             barrier_ended: None,

@@ -89,6 +89,8 @@ impl Plan {
             reads: ReadsPlan::draw(&mut Random::stream(seed, "reads")),
             inspect: Chance::of(1, 150),
         };
+        // Mostly so few that what is old is read back from the disk again and again.
+        plan.log.index_bodies_max = Random::stream(seed, "paging").pick(&[4, 4, 8, 16, 64, 64 << 10]);
         plan.draw_quorums(&mut Random::stream(seed, "quorums"));
         if nodes.is_none() {
             plan.faults.membership = MembershipChanges::draw(&mut Random::stream(seed, "membership"), election_timeout);
@@ -113,11 +115,9 @@ impl Plan {
         plan
     }
 
-    /// Who comes in after a trim can't get what is trimmed, and which nodes may be damaged follows from who is a member:
-    /// where the membership changes, nothing is trimmed, and disks and operators do right.
+    /// Which nodes may be damaged follows from who is a member: where the membership changes, disks and operators do right.
     pub fn spare_changes(&mut self) {
         if self.faults.membership.every.is_some() {
-            self.workload.trim = Chance::NEVER;
             self.faults.damage = DiskDamage::none();
             self.faults.operators = OperatorFaults::none();
         }
@@ -163,6 +163,7 @@ fn draw_log(random: &mut Random) -> LogSettings {
         pool_free_min,
         pool_spares: 0,
         pool_files_max: POOL_FILES_MAX,
+        ..LogSettings::default()
     }
 }
 

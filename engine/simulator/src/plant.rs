@@ -127,6 +127,8 @@ plants! {
     HidesDoubts "hides-doubts" => AcceptedIsReported | PersistBeforeSpeak,
     /// A node votes before it knows that it has forgotten no promise.
     SureTooEarly "sure-too-early" => PersistBeforeSpeak,
+    /// A node is unsure of its promise after every crash.
+    DoubtsCrashes "doubts-crashes" => Recovers,
     /// Part of what an acceptor has accepted is left out of its promise.
     OmitsAccept "omits-accept" => AcceptedIsReported,
     /// A message's mark has another chain, as if from a node with another history.

@@ -25,6 +25,10 @@ macro_rules! stats {
             pub coverage: Coverage,
             /// Packets.
             pub network: NetworkStats,
+            /// Restarts in runs in which nothing but crashes, failed operations and full disks can befall a log.
+            pub crashed: RestartStats,
+            /// Restarts in runs in which what is stored may be damaged.
+            pub damaged: RestartStats,
             $($(#[$doc])* pub $field: u64,)*
         }
 
@@ -73,6 +77,64 @@ stats! {
     syncs,
 }
 
+/// What nodes found when they opened their logs again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RestartStats {
+    /// Starts on a log that was open before.
+    pub restarts: u64,
+    /// Those of them that found any damage.
+    pub damaged: u64,
+    /// Those of them whose damage is only doubtful: nothing says that anything was lost.
+    pub only_doubtful: u64,
+    /// Those that had to abstain for some slots, whatever the damage.
+    pub in_doubt: u64,
+    /// Those that may have forgotten a promise.
+    pub unsure: u64,
+    /// Places found to be damaged, each counted once.
+    pub places: u64,
+    /// Those of them that were doubtful when they were found.
+    pub places_doubtful: u64,
+}
+
+impl RestartStats {
+    /// Adds those of another run.
+    fn add(&mut self, other: &RestartStats) {
+        self.restarts += other.restarts;
+        self.damaged += other.damaged;
+        self.only_doubtful += other.only_doubtful;
+        self.in_doubt += other.in_doubt;
+        self.unsure += other.unsure;
+        self.places += other.places;
+        self.places_doubtful += other.places_doubtful;
+    }
+
+    /// Whether anything was damaged, in doubt or unsure.
+    pub fn found_anything(&self) -> bool {
+        RestartStats { restarts: 0, ..*self } != RestartStats::default()
+    }
+}
+
+impl fmt::Display for RestartStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+        write!(
+            f,
+            "{} restarts: {} found damage, {} of them ({:.2} %) nothing but doubtful damage; {} abstained for some \
+             slots, {} were unsure of their promise; {} of {} places ({:.2} %) were doubtful",
+            self.restarts,
+            self.damaged,
+            self.only_doubtful,
+            share(self.only_doubtful, self.damaged),
+            self.in_doubt,
+            self.unsure,
+            self.places_doubtful,
+            self.places,
+            share(self.places_doubtful, self.places),
+        )
+    }
+}
+
 impl Stats {
     /// Ends of processes and machines.
     pub fn crashes(&self) -> u64 {
@@ -98,6 +160,8 @@ impl Stats {
         self.network.cut += other.network.cut;
         self.network.duplicated += other.network.duplicated;
         self.network.replayed += other.network.replayed;
+        self.crashed.add(&other.crashed);
+        self.damaged.add(&other.damaged);
         self.add_counts(other);
     }
 }
@@ -111,7 +175,9 @@ impl fmt::Display for Stats {
              commands: {} submitted, {} chosen, {} acknowledged, in {} proposed bodies; {} deliveries, {} reads, {} trims\n\
              faults: {} kills, {} power failures, {} pauses, {} cuts; \
              messages {} lost, {} cut off, {} duplicated, {} replayed\n\
-             disks: {} writes, {} syncs, {} starts, {} inspections; longest healing {:.2} s, {:.1} election timeouts",
+             disks: {} writes, {} syncs, {} starts, {} inspections; longest healing {:.2} s, {:.1} election timeouts\n\
+             after crashes alone: {}\n\
+             with damage: {}",
             self.runs,
             self.time.as_secs_f64() / 3600.0,
             self.events,
@@ -137,6 +203,8 @@ impl fmt::Display for Stats {
             self.inspections,
             self.healing_longest.as_secs_f64(),
             self.healing_longest_timeouts as f64 / 1000.0,
+            self.crashed,
+            self.damaged,
         )
     }
 }

@@ -45,6 +45,7 @@ fn plan() -> Plan {
             pool_free_min: 1,
             pool_spares: 0,
             pool_files_max: 100,
+            ..LogSettings::default()
         },
         faulty_time: Duration::ZERO,
         faults: Faults::none(),

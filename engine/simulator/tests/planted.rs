@@ -68,6 +68,7 @@ planted! {
     ambient_chance AmbientChance,
     a_lost_write LosesWrite,
     a_refusal_that_is_none RefusesProposed,
+    a_node_that_forgets_configurations ForgetsConfiguration,
     a_proposer_beyond_alpha OverrunsAlpha,
     a_leader_without_a_quorum SkimpsPhaseOne,
     another_nodes_directory IgnoresIdentity,
@@ -80,6 +81,7 @@ planted! {
     a_sound_file_blamed BlamesAnother,
     doubts_hidden HidesDoubts,
     a_vote_before_it_is_known_what_was_promised SureTooEarly,
+    doubt_after_a_mere_crash DoubtsCrashes,
     an_accept_left_out OmitsAccept,
     a_forged_chain ForgesChain,
 }

@@ -101,3 +101,27 @@ fn a_header_without_records_may_have_held_the_promise() {
 fn a_header_that_went_astray_is_one_of_another_file() {
     check_hard(60_025_936);
 }
+
+/// A segment that had been missing for long explained a file that was lost later, which was thought to hold no promise.
+#[test]
+fn a_segment_missing_before_explains_no_loss_of_today() {
+    check_hard(60_033_305);
+}
+
+/// Header and first record of a segment went astray, and a stray record passed for the whole of it.
+#[test]
+fn one_stray_record_makes_no_segment() {
+    check_hard(60_063_170);
+}
+
+/// A block of a seal that can't be read passed for one that an interrupted write had left out.
+#[test]
+fn what_cannot_be_read_was_not_torn() {
+    check_hard(60_059_906);
+}
+
+/// A node that is unsure of its promise took a late heartbeat for news of a leader.
+#[test]
+fn an_old_heartbeat_brings_no_old_leader_back() {
+    check_hard(60_062_344);
+}

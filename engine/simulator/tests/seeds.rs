@@ -41,6 +41,11 @@ fn a_thousand_seeds_hold_every_property() {
     for what in Coverage::EXPECTED {
         assert!(stats.coverage.count(what) > 0, "no seed ever {what}");
     }
+    assert!(!stats.crashed.found_anything(), "crashes alone left more than crashes do: {}", stats.crashed);
+    assert!(stats.crashed.restarts > 10_000, "hardly anything crashed: {}", stats.crashed);
+    let damaged = stats.damaged;
+    assert!(damaged.only_doubtful > 0 && damaged.in_doubt > 0 && damaged.unsure > 0, "{damaged}");
+    assert!(damaged.places > damaged.places_doubtful && damaged.places_doubtful > 0, "{damaged}");
     assert!(stats.commands_acked > 100_000, "clients were told of {} commands only", stats.commands_acked);
 }
 

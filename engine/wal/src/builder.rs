@@ -145,6 +145,7 @@ impl<'disk> LogBuilder<'disk> {
             pool_free_min: 1,
             pool_spares: 1,
             pool_files_max: u32::MAX,
+            index_bodies_max: usize::MAX,
         };
         let recovered = RecoveredLog {
             group: Some(start.group),

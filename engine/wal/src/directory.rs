@@ -9,9 +9,11 @@
 //! ```
 //!
 //! [`init`] makes a store, once, with a random incarnation. [`bootstrap`] makes it a member of a cluster, once: before
-//! that it has no say. [`open`] takes the lock and counts the boot. [`DirectoryStore`] reads beside a running node.
+//! that it has no say. [`open`] takes the lock and counts the boot. [`DirectoryStore`] reads beside a running node,
+//! [`ReadAheadStore`] before one runs.
 //! Directories are 0700, files 0600; symbolic links are never followed.
 
+mod ahead;
 mod bootstrap;
 mod compact;
 mod copy;
@@ -21,6 +23,7 @@ mod identity_file;
 mod init;
 mod lock;
 mod pool_file;
+mod read_buffer;
 mod store;
 
 use std::io;
@@ -29,6 +32,7 @@ use std::path::{Path, PathBuf};
 use synod_protocol::NodeId;
 use thiserror::Error;
 
+pub use ahead::{ReadAheadStore, ReadProgress};
 pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap};
 pub use compact::{CompactError, CompactOptions, CompactProgress, CompactStep, Compacted, compact};
 pub use copy::{CopyError, write_copy};
@@ -38,6 +42,7 @@ pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};
 pub use init::{InitError, InitOptions, InitProgress, init};
 pub use lock::DirectoryLock;
 pub use pool_file::note_file_made;
+pub use read_buffer::ReadBuffer;
 pub use store::DirectoryStore;
 
 /// Name of the identity file.

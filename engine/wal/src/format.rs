@@ -16,11 +16,11 @@ use thiserror::Error;
 use crate::lsn::FileId;
 
 pub(crate) use field::first_nonzero;
-pub(crate) use pack::block_checksum;
 pub use pack::{
     KnownBody, PACK_FIELDS, PACK_HEADER_BYTES, PACKED_BODY_BYTES_MAX, Pack, PackBuilder, PackContent, PackError,
     PackHead, PackedBody,
 };
+pub(crate) use pack::{PACK_RECORD_BYTES_MAX, block_checksum};
 pub use record::{RECORD_FIELDS, RecordError, RecordHeader, RecordKind, RecordMeta, Settled};
 pub use seal::{
     Footer, INDEX_ENTRIES_PER_BLOCK, SealBlock, SealBlockError, SealKind, SealedRecord, TABLE_ENTRIES_PER_BLOCK,

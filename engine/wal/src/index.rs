@@ -4,6 +4,14 @@
 //! because a body is accepted whole, and a higher ballot that proposed another body there proves that the lower one
 //! was chosen nowhere. A body known to be chosen outlives any ballot. Entries never overlap. Along one log ballots
 //! only grow, so what killed a body is never itself dead before the body is seen.
+//!
+//! An open log keeps only so many entries in memory: old ones, whose bodies are chosen and lie in segments that don't
+//! change any more, are put out to *pages* ([`page`]) and read back from those segments when somebody wants them
+//! ([`load`]). What [`Index::get`] and its like answer is what is in memory; that is everything unless pages were made,
+//! which only an open log does.
+
+mod load;
+mod page;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +20,10 @@ use synod_protocol::{Ballot, BodyHandle, Chain, Mark, Slot};
 use synod_frame::{BLOCK_BYTES, RECORD_HEADER_BYTES};
 
 use crate::lsn::FileId;
+
+pub(crate) use load::{PageLoad, Place};
+pub(crate) use page::Page;
+use page::{Pages, page_bodies};
 
 /// Where a body lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,17 +116,29 @@ pub enum Insert {
     Conflict(BodyHandle),
 }
 
+/// What an index knows of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lookup {
+    /// This body.
+    Here(IndexEntry),
+    /// There is one, but its entry must be read back first: with the page that ends at this slot.
+    Paged(Slot),
+    /// No body.
+    Nowhere,
+}
+
 /// The bodies of one group.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
     base: Mark,
     entries: BTreeMap<Slot, IndexEntry>,
+    pages: Pages,
 }
 
 impl Index {
     /// An empty index of a log that is trimmed up to `base`.
     pub fn new(base: Mark) -> Index {
-        Index { base, entries: BTreeMap::new() }
+        Index { base, ..Index::default() }
     }
 
     /// Everything below is trimmed.
@@ -122,14 +146,24 @@ impl Index {
         self.base
     }
 
-    /// How many bodies there are.
+    /// How many bodies there are, those whose entries aren't in memory included.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.pages.bodies() as usize
     }
 
     /// Whether there are no bodies.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
+    }
+
+    /// How many entries are in memory, but for the few that were read back.
+    pub fn in_memory(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many pages there are.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
     }
 
     /// Takes up a body that was accepted at `ballot` and lies at `location`.
@@ -146,6 +180,10 @@ impl Index {
         // A body lies on one side of the base: one across it contradicts the mark, and is dead like those below.
         if entry.body.first < self.base.slot {
             return Insert::Dead;
+        }
+        if let Some(page) = self.pages.overlapping(&entry.body) {
+            let page = (page.start.slot, page.end.slot);
+            return self.insert_over(page, entry);
         }
         // What usually happens: the slots were empty.
         if self.overlapping(&entry.body).next().is_none() {
@@ -177,6 +215,26 @@ impl Index {
         Insert::Kept
     }
 
+    /// Takes up a body whose slots, or some of them, a page fills.
+    fn insert_over(&mut self, (start, end): (Slot, Slot), mut entry: IndexEntry) -> Insert {
+        // All of a page is chosen: an accept there is late, or of the same body, which lies well where it lies.
+        if !entry.recorded_chosen {
+            return Insert::Dead;
+        }
+        if entry.body.first < start || entry.body.end() > end {
+            return Insert::Conflict(entry.body);
+        }
+        if let Lookup::Here(same) = self.find(entry.body.first) {
+            if same.body != entry.body {
+                return Insert::Conflict(same.body);
+            }
+            (entry.ballot, entry.chosen) = (same.ballot, same.chosen);
+        }
+        self.pages.overridden.insert(entry.body.first);
+        self.entries.insert(entry.body.first, entry);
+        Insert::Kept
+    }
+
     fn overlapping(&self, body: &BodyHandle) -> impl Iterator<Item = &IndexEntry> {
         let end = body.end();
         self.iter_from(body.first).take_while(move |entry| entry.body.first < end)
@@ -198,39 +256,170 @@ impl Index {
         self.entries.remove(&first);
     }
 
-    /// The body that begins at `first`.
+    /// The body that begins at `first`, if its entry is in memory.
     pub fn get(&self, first: Slot) -> Option<&IndexEntry> {
         self.entries.get(&first)
     }
 
-    /// The body that fills `slot`.
+    /// The body that fills `slot`, if its entry is in memory.
     pub fn containing(&self, slot: Slot) -> Option<&IndexEntry> {
         let (_, entry) = self.entries.range(..=slot).next_back()?;
         (slot < entry.body.end()).then_some(entry)
     }
 
-    /// The bodies in slot order, from the one that fills `slot`, or else the next one after it.
+    /// The bodies whose entries are in memory, in slot order, from the one that fills `slot`, or else the next one after
+    /// it.
     pub fn iter_from(&self, slot: Slot) -> impl Iterator<Item = &IndexEntry> {
         let from = self.containing(slot).map_or(slot, |entry| entry.body.first);
         self.entries.range(from..).map(|(_, entry)| entry)
     }
 
-    /// The mark at `slot`, if the chosen prefix is known to reach it, it isn't trimmed, and a body ends there.
+    /// The mark at `slot`, if the chosen prefix is known to reach it, it isn't trimmed, and a body ends there whose entry
+    /// is in memory.
     pub fn mark_at(&self, slot: Slot) -> Option<Mark> {
         if slot == self.base.slot {
             return Some(self.base);
         }
-        let (_, entry) = self.entries.range(..slot).next_back()?;
-        let chain = entry.chosen?;
-        (entry.body.end() == slot).then_some(Mark { slot, chain })
+        let before = self.entries.range(..slot).next_back().filter(|(_, entry)| entry.body.end() == slot);
+        let chain = before.and_then(|(_, entry)| entry.chosen);
+        chain.map(|chain| Mark { slot, chain }).or_else(|| self.pages.mark_at(slot)).or_else(|| {
+            let entries = self.pages.loaded(self.pages.containing(slot)?)?;
+            let place = entries.partition_point(|entry| entry.body.first < slot);
+            let before = entries[..place].last().filter(|entry| entry.body.end() == slot)?;
+            before.chosen.map(|chain| Mark { slot, chain })
+        })
     }
 
-    /// Forgets every body below `base`.
-    pub fn trim_to(&mut self, base: Mark) {
-        if base.slot > self.base.slot {
-            self.base = base;
-            self.entries = self.entries.split_off(&base.slot);
+    /// The body that fills `slot`, wherever its entry is.
+    pub(crate) fn find(&self, slot: Slot) -> Lookup {
+        if let Some(entry) = self.containing(slot) {
+            return Lookup::Here(*entry);
         }
+        match self.pages.containing(slot) {
+            Some(page) if slot >= self.base.slot => self.find_in(page, slot),
+            _ => Lookup::Nowhere,
+        }
+    }
+
+    /// The body that fills `slot`, or else the next one after it, wherever its entry is.
+    pub(crate) fn find_from(&self, slot: Slot) -> Lookup {
+        let here = self.iter_from(slot).next();
+        let page = self.pages.at_or_after(slot);
+        match (here, page) {
+            (None, None) => Lookup::Nowhere,
+            (Some(entry), None) => Lookup::Here(*entry),
+            (Some(entry), Some(page)) if entry.body.first <= slot.max(page.start.slot) => Lookup::Here(*entry),
+            (_, Some(page)) => self.find_in(page, slot.max(page.start.slot)),
+        }
+    }
+
+    fn find_in(&self, page: &Page, slot: Slot) -> Lookup {
+        let Some(entries) = self.pages.loaded(page) else { return Lookup::Paged(page.end.slot) };
+        let place = entries.partition_point(|entry| entry.body.end() <= slot);
+        entries.get(place).map_or(Lookup::Nowhere, |entry| Lookup::Here(*entry))
+    }
+
+    /// The page that must be read back to know what is at `slot`, by its end.
+    pub(crate) fn page_to_load(&self, slot: Slot) -> Option<Slot> {
+        let page = self.pages.containing(slot).filter(|page| self.pages.loaded(page).is_none())?;
+        Some(page.end.slot)
+    }
+
+    /// Whether the body still lies where the entry says, as far as anybody knows without reading.
+    pub(crate) fn holds(&self, entry: &IndexEntry) -> bool {
+        match self.find(entry.body.first) {
+            Lookup::Here(now) => now.location == entry.location,
+            Lookup::Paged(_) => true,
+            Lookup::Nowhere => false,
+        }
+    }
+
+    /// The page that ends at `end`.
+    pub(crate) fn page(&self, end: Slot) -> Option<&Page> {
+        self.pages.get(end)
+    }
+
+    /// Keeps the entries of the page that ends at `end`, which were read back, for a while.
+    pub(crate) fn keep_loaded(&mut self, end: Slot, entries: Vec<IndexEntry>) {
+        self.pages.keep_loaded(end, entries);
+    }
+
+    /// Puts the oldest entries out to pages until at most about `bodies_max` are in memory, as far as that can be done:
+    /// their bodies are chosen, and `segment_of` names the segment that they lie in, which holds them for good. How many
+    /// pages were made or extended.
+    pub(crate) fn page_out(&mut self, bodies_max: usize, segment_of: impl Fn(&Location) -> Option<u64>) -> u64 {
+        let excess = self.entries.len().saturating_sub(bodies_max);
+        let bodies_max = page_bodies(bodies_max);
+        let (mut made, mut gone, mut again) = (Vec::new(), 0, Vec::new());
+        let mut open: Option<Page> = None;
+        for entry in self.entries.values() {
+            if gone + again.len() >= excess {
+                break;
+            }
+            let first = entry.body.first;
+            let inside = self.pages.containing(first).map(|page| page.end.slot);
+            let segment = segment_of(&entry.location);
+            let (Some(chain), Some(epoch)) = (entry.chosen, segment) else {
+                close(&mut open, &mut made, &mut gone);
+                if entry.chosen.is_none() && inside.is_none() {
+                    // Nothing behind it is known to be chosen either.
+                    break;
+                }
+                continue;
+            };
+            if let Some(end) = inside {
+                again.push((end, epoch, *entry));
+                continue;
+            }
+            if open.as_ref().is_some_and(|page| page.end.slot != first) {
+                close(&mut open, &mut made, &mut gone);
+            }
+            let Some(mut page) = open.take().or_else(|| self.mark_at(first).map(Page::empty)) else { continue };
+            page.extend(epoch, entry.location.offset as u32);
+            page.end = Mark { slot: entry.body.end(), chain };
+            page.bodies += 1;
+            page.configuration = entry.body.kind.is_configuration().then_some(first);
+            let is_full = page.bodies as usize == bodies_max || page.configuration.is_some();
+            open = Some(page);
+            if is_full {
+                close(&mut open, &mut made, &mut gone);
+            }
+        }
+        let pages = made.len() + again.len();
+        for page in made {
+            while let Some((first, _)) = self.entries.range(page.start.slot..page.end.slot).next() {
+                let first = *first;
+                self.entries.remove(&first);
+            }
+            self.pages.insert(page);
+        }
+        for (end, epoch, entry) in again {
+            self.pages.extend(end, epoch, entry.location.offset as u32);
+            self.pages.update_loaded(end, entry);
+            self.pages.overridden.remove(&entry.body.first);
+            self.entries.remove(&entry.body.first);
+        }
+        pages as u64
+    }
+
+    /// Forgets every body below `base`. Returns where the newest configuration among them begins.
+    pub fn trim_to(&mut self, base: Mark) -> Option<Slot> {
+        if base.slot <= self.base.slot {
+            return None;
+        }
+        self.base = base;
+        let kept = self.entries.split_off(&base.slot);
+        let trimmed = std::mem::replace(&mut self.entries, kept);
+        let configurations = trimmed.values().filter(|entry| entry.body.kind.is_configuration());
+        let newest = configurations.map(|entry| entry.body.first).max();
+        newest.max(self.pages.trim_to(base))
+    }
+}
+
+fn close(open: &mut Option<Page>, made: &mut Vec<Page>, gone: &mut usize) {
+    if let Some(page) = open.take() {
+        *gone += page.bodies as usize;
+        made.push(page);
     }
 }
 

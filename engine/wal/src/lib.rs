@@ -30,7 +30,9 @@ pub use builder::{BuildError, BuiltLog, LogBuilder, LogDisk, LogStart, NoDisk};
 pub use format::{Pack, PackBuilder, RecordKind, RecordMeta, StoredConfiguration};
 pub use identity::{ExpectedIdentity, LogIdentity, LogSalt};
 pub use index::{Blocks, Index, IndexEntry, Insert, Location};
-pub use logged_replica::{Buffers, Frame, LoggedReplica, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus};
+pub use logged_replica::{
+    Buffers, Frame, HEAL_PAUSE, LoggedReplica, LoggedSettings, MarkAnswer, Output, ReadAnswer, ReadId, ReplicaStatus,
+};
 pub use lsn::{FileId, Lsn, SyncId, WriteId};
 pub use pool::CleanFile;
 pub use recovery::{
@@ -41,5 +43,5 @@ pub use salvage::{Finding, LostBody, Salvaged, salvage};
 pub use segment::{Geometry, SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_RANGE, record_bytes};
 pub use store::{MemoryStore, SegmentStore};
 pub use writer::{
-    Action, AppendError, LogSettings, LogSettingsError, LogStats, POOL_FILES_MIN, Planned, SyncMode, Wal,
+    Action, AppendError, LogSettings, LogSettingsError, LogStats, POOL_FILES_MIN, Planned, SealIndex, SyncMode, Wal,
 };

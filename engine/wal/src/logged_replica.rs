@@ -12,6 +12,7 @@ mod effects;
 mod face;
 mod healing;
 mod membership;
+mod paging;
 mod serve;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,16 +25,18 @@ use synod_protocol::{
     Replica, Slot, TransferError, TrimError,
 };
 
-use crate::index::IndexEntry;
+use crate::index::{IndexEntry, Lookup};
 use crate::lsn::{FileId, Lsn, SyncId, WriteId};
 use crate::segment::record_bytes;
 use crate::writer::{Action, Wal};
 
 use bodies::Bodies;
 pub use bodies::Frame;
-pub use face::{Buffers, LoggedSettings, Output, ReadAnswer, ReadId, ReplicaStatus};
+pub use face::{Buffers, LoggedSettings, MarkAnswer, Output, ReadAnswer, ReadId, ReplicaStatus};
+pub use healing::HEAL_PAUSE;
 use healing::Healing;
 use membership::Membership;
+use paging::{Errand, Paging};
 use serve::Serving;
 
 /// How long the log must be quiet before it notes its durable position on disk.
@@ -51,6 +54,8 @@ pub struct LoggedReplica<P: Buffers> {
     blocked: VecDeque<Effect>,
     /// Appends in the log and not yet durable: where each ends.
     planned: VecDeque<(Lsn, AppendId)>,
+    /// A trim that is delivered and whose exact place isn't known yet.
+    trim_wanted: Option<Slot>,
     /// A trim that is delivered and not yet in the log.
     trim_due: Option<Mark>,
     membership: Membership,
@@ -58,6 +63,7 @@ pub struct LoggedReplica<P: Buffers> {
     reads_count: u64,
     serving: BTreeMap<NodeId, Serving<P::Buffer>>,
     healing: Healing,
+    paging: Paging,
     outputs: VecDeque<Output<P::Buffer>>,
     last_append_at: Instant,
     /// Wall-clock time as last told, and the highest time seen in any body: times never go back along a log.
@@ -105,12 +111,14 @@ impl<P: Buffers> LoggedReplica<P> {
             bodies: Bodies::new(settings.cache_bytes),
             blocked: VecDeque::new(),
             planned: VecDeque::new(),
+            trim_wanted: None,
             trim_due: None,
             membership,
             reads: BTreeMap::new(),
             reads_count: 0,
             serving: BTreeMap::new(),
             healing,
+            paging: Paging::default(),
             outputs: VecDeque::new(),
             last_append_at: now,
             leader_time_us,
@@ -214,10 +222,14 @@ impl<P: Buffers> LoggedReplica<P> {
 
     /// A read is complete; `record` is none if it failed.
     pub fn handle_read(&mut self, now: Instant, read: ReadId, record: Option<P::Buffer>) {
-        let Some((entry, purpose)) = self.reads.remove(&read) else { return };
         if self.fenced {
+            self.reads.remove(&read);
             return;
         }
+        if self.page_read(read, record.as_ref()) {
+            return self.drain(now);
+        }
+        let Some((entry, purpose)) = self.reads.remove(&read) else { return };
         let sound = |record: &P::Buffer| {
             verify_body_in_record(record.as_ref()).is_ok_and(|header| header.handle().id == entry.body.id)
         };
@@ -225,11 +237,7 @@ impl<P: Buffers> LoggedReplica<P> {
         if matches!(purpose, Purpose::Scrub) {
             self.scrubbed();
         }
-        if record.is_none()
-            && let Some(entry) =
-                self.wal.index().get(entry.body.first).filter(|now| now.location == entry.location).copied()
-            && self.found_damaged(now, &entry, read, &purpose)
-        {
+        if record.is_none() && self.wal.index().holds(&entry) && self.found_damaged(now, &entry, read, &purpose) {
             return self.drain(now);
         }
         match (purpose, record) {
@@ -391,21 +399,35 @@ impl<P: Buffers> LoggedReplica<P> {
             return ReadAnswer::NotYet;
         }
         // The core may be ahead of the log while appends wait for a segment: then the index still shows a dead body here.
-        let Some(entry) = self.wal.index().containing(slot).filter(|entry| entry.chosen.is_some()).copied() else {
-            return ReadAnswer::NotYet;
-        };
-        if let Some(frame) = self.bodies.frame(entry.body.id) {
-            return ReadAnswer::Frame(frame);
+        match self.wal.index().find(slot) {
+            Lookup::Here(entry) if entry.chosen.is_some() => match self.bodies.frame(entry.body.id) {
+                Some(frame) => ReadAnswer::Frame(frame),
+                None => ReadAnswer::Pending(self.read_record(entry, Purpose::Reader)),
+            },
+            Lookup::Paged(end) => {
+                let read = self.new_read();
+                self.wait_for_page(end, Errand::Read { read, slot });
+                ReadAnswer::Pending(read)
+            }
+            Lookup::Here(_) | Lookup::Nowhere => ReadAnswer::NotYet,
         }
-        ReadAnswer::Pending(self.read_record(entry, Purpose::Reader))
     }
 
-    /// The chosen prefix up to `slot`, if a body ends there and its record is still held.
-    pub fn mark_at(&self, slot: Slot) -> Option<Mark> {
-        if slot > self.replica.mark().slot {
-            return None;
+    /// The chosen prefix up to `slot`, if a body ends there and its record is still held; from memory or (later) from the
+    /// disk.
+    pub fn mark_at(&mut self, slot: Slot) -> MarkAnswer {
+        if self.fenced || slot > self.replica.mark().slot {
+            return MarkAnswer::Known(None);
         }
-        self.wal.index().mark_at(slot)
+        let known = self.wal.index().mark_at(slot);
+        match self.wal.index().page_to_load(slot).filter(|_| known.is_none()) {
+            None => MarkAnswer::Known(known),
+            Some(end) => {
+                let read = self.new_read();
+                self.wait_for_page(end, Errand::MarkAt { read, slot });
+                MarkAnswer::Pending(read)
+            }
+        }
     }
 
     /// Bytes that are appended, or wait to be, and aren't durable.
@@ -449,20 +471,21 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     /// Whether the log is open and sound, so that messages may be taken and sent.
-    fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.ready && !self.fenced
     }
 
     /// Carries out everything that can be carried out now.
     fn drain(&mut self, now: Instant) {
         loop {
+            self.run_errands(now);
             self.unblock(now);
             while let Some(effect) = self.replica.poll_effect() {
                 self.take(now, effect);
             }
             self.bodies.drop_arrivals();
             self.drain_wal();
-            if !self.durable_news(now) {
+            if !self.durable_news(now) && !self.paging.has_ended() {
                 return;
             }
         }
@@ -511,13 +534,21 @@ impl<P: Buffers> LoggedReplica<P> {
         }
     }
 
-    fn read_record(&mut self, entry: IndexEntry, purpose: Purpose) -> ReadId {
+    fn new_read(&mut self) -> ReadId {
         self.reads_count += 1;
-        let read = ReadId(self.reads_count);
+        ReadId(self.reads_count)
+    }
+
+    fn read_record(&mut self, entry: IndexEntry, purpose: Purpose) -> ReadId {
+        let read = self.new_read();
+        self.read_record_as(read, entry, purpose);
+        read
+    }
+
+    fn read_record_as(&mut self, read: ReadId, entry: IndexEntry, purpose: Purpose) {
         let (file, blocks) = (entry.location.file, entry.location.blocks(&entry.body));
         self.outputs.push_back(Output::Read { read, file, offset: blocks.offset, bytes: blocks.bytes });
         self.reads.insert(read, (entry, purpose));
-        read
     }
 
     /// The record buffer of just the body: what was read, but for a packed body, which is copied out of it.

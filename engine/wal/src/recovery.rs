@@ -32,6 +32,7 @@ use crate::pool::CleanFile;
 use crate::scan::{Depth, HoleCause, ReadError};
 use crate::segment::Geometry;
 use crate::store::SegmentStore;
+use crate::writer::SealIndex;
 
 pub(crate) use configurations::decode as decode_configuration;
 pub(crate) use join::prove_marks;
@@ -47,7 +48,7 @@ pub struct RecoverOptions {
 }
 
 /// A segment of the recovered log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecoveredSegment {
     /// The file.
     pub file: FileId,
@@ -65,6 +66,10 @@ pub struct RecoveredSegment {
     pub sealed: bool,
     /// The log's own time at its end, in microseconds.
     pub log_time_us: u64,
+    /// Whether nothing in front of its end is damaged or missing.
+    pub whole: bool,
+    /// Of a sealed one: how to find a record in its index.
+    pub seal_index: Option<SealIndex>,
 }
 
 /// Where the log was cut, if anything lies behind its end.
@@ -154,6 +159,8 @@ pub struct RecoveredLog {
     pub slot_end: Slot,
     /// Files that are gone, or hold nothing that can be told: to be made anew.
     pub lost_files: Vec<FileId>,
+    /// Segments of the chain that aren't there.
+    pub missing: u32,
 }
 
 impl RecoveredLog {

@@ -233,6 +233,7 @@ pub fn read_seal(
     let salt = header.identity.expected().salt();
     let mut seal = Seal::default();
     let mut unexplained = Vec::new();
+    let mut is_unreadable = false;
     let mut valid = 0;
     let mut offset = records_end;
     while offset < geometry.segment_bytes() {
@@ -251,11 +252,13 @@ pub fn read_seal(
                 seal.footer = Some(Footer::decode(block));
             }
         }
+        is_unreadable |= reader.is_unreadable(offset);
         offset += BLOCK;
     }
     let end = Lsn::new(header.epoch, geometry.segment_bytes(), records_end);
     let named = seal.witness.is_some_and(|witness| witness.records_end == end);
     seal.complete = named && seal.footer.is_some() && valid == (geometry.segment_bytes() - records_end) / BLOCK;
+    seal.damaged = seal.witness.is_some() && is_unreadable;
     if seal.witness.is_some() && !unexplained.is_empty() {
         let old = OldTable::read(&mut reader, geometry, salt, header.previous_epoch)?;
         for offset in unexplained {
@@ -333,7 +336,7 @@ pub fn later_life(
     Ok(record_epoch(block, geometry, salt, geometry.records_offset()).filter(|claimed| *claimed > epoch))
 }
 
-/// The highest epoch of any record in a file whose header tells nothing.
+/// The highest epoch of any record in a file whose header may tell nothing, and how many of its records there are.
 ///
 /// # Errors
 /// If the file can't be read at all.
@@ -342,12 +345,17 @@ pub(crate) fn latest_life(
     file: FileId,
     geometry: Geometry,
     salt: LogSalt,
-) -> Result<Option<u64>, ReadError> {
+) -> Result<Option<(u64, u64)>, ReadError> {
     let mut reader = Reader::new(store, file, READ_AHEAD_BYTES);
-    let mut latest = None;
+    let mut latest: Option<(u64, u64)> = None;
     let mut offset = geometry.records_offset();
     while offset < geometry.table_offset() {
-        latest = latest.max(record_epoch(reader.block(offset)?, geometry, salt, offset));
+        let found = record_epoch(reader.block(offset)?, geometry, salt, offset);
+        latest = match (found, latest) {
+            (Some(epoch), Some((known, records))) if epoch == known => Some((known, records + 1)),
+            (Some(epoch), known) if known.is_none_or(|(known, _)| epoch > known) => Some((epoch, 1)),
+            _ => latest,
+        };
         offset += BLOCK;
     }
     Ok(latest)

@@ -37,6 +37,10 @@ pub trait SegmentStore {
     fn lend(&self, _file: FileId, _offset: u64, _bytes: usize) -> Option<&[u8]> {
         None
     }
+
+    /// These files are about to be read from beginning to end, in this order: a store may read ahead, and tell somebody
+    /// how far that is. Nothing, as by default, where neither is wanted.
+    fn announce(&self, _files: &[FileId]) {}
 }
 
 /// Files in memory, for tests and simulations.

@@ -19,6 +19,7 @@
 
 mod action;
 mod flush;
+mod paging;
 mod progress;
 mod segments;
 mod settings;
@@ -30,6 +31,7 @@ use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot};
 
 pub use action::{Action, AppendError, LogStats, Planned};
 pub use flush::SyncMode;
+pub use paging::SealIndex;
 pub use settings::{LogSettings, LogSettingsError, POOL_FILES_MIN};
 
 use segments::{Active, Closing, ClosingStage, Complete, Next, first_needed};
@@ -137,6 +139,8 @@ pub struct Wal {
     damaged: Vec<BodyHandle>,
     /// Places found to be damaged when the log was read back.
     damages: u64,
+    /// How many segments were missing when the log was opened.
+    missing: u32,
     /// Files that hold nothing any more; made anew once a header says durably what was lost with them.
     lost_files: Vec<FileId>,
 
@@ -202,14 +206,16 @@ impl Wal {
             let segment = &recovered.segments[index];
             Before { epoch: segment.epoch, end: segment.end, checksum: segment.last_checksum }
         });
-        let complete = recovered.segments.iter().map(|segment| Complete {
+        let complete = recovered.segments.into_iter().map(|segment| Complete {
             file: segment.file,
             epoch: segment.epoch,
             slot_end: segment.slot_end,
             sealed: segment.sealed,
             log_time_us: segment.log_time_us,
+            whole: segment.whole,
+            seal_index: segment.seal_index,
         });
-        Wal {
+        let mut wal = Wal {
             identity,
             salt: identity.expected().salt(),
             settings,
@@ -230,6 +236,7 @@ impl Wal {
             pinned: recovered.pinned,
             damages: recovered.damages.len() as u64,
             damaged: recovered.damaged,
+            missing: recovered.missing,
             lost_files: recovered.lost_files,
             opening: Some(Opening {
                 syncs: recovered.files_to_sync.into_iter().map(|file| (file, None)).collect(),
@@ -255,7 +262,9 @@ impl Wal {
             last_kind: None,
             poisoned: false,
             stats: LogStats::default(),
-        }
+        };
+        wal.page_out();
+        wal
     }
 
     /// Plans one record and lays its header into the first 256 bytes of `record`, whose body, if the kind has one, is
@@ -424,11 +433,8 @@ impl Wal {
     }
 
     fn forget_below(&mut self, base: Mark) {
-        let trimmed = self.index.iter_from(Slot(0)).take_while(|entry| entry.body.end() <= base.slot);
-        let configurations = trimmed.filter(|entry| entry.body.kind.is_configuration());
-        let newest = configurations.map(|entry| entry.body.first).max();
+        let newest = self.index.trim_to(base);
         self.configuration_trimmed = self.configuration_trimmed.max(newest);
-        self.index.trim_to(base);
     }
 
     /// The first epoch that is needed, given what the active segment's header holds.
@@ -636,16 +642,6 @@ impl Wal {
         unmarked && self.pending.is_empty() && !self.poisoned
     }
 
-    /// Where the bodies lie.
-    pub fn index(&self) -> &Index {
-        &self.index
-    }
-
-    /// Where the bodies lie, to note which are chosen.
-    pub fn index_mut(&mut self) -> &mut Index {
-        &mut self.index
-    }
-
     /// The log's own time at its end, in microseconds: the highest of all records.
     pub fn log_time_us(&self) -> u64 {
         self.log_time_us
@@ -696,6 +692,8 @@ impl Wal {
             files_dirty: self.pool.dirty_count(),
             files: self.pool.files_count(),
             bodies: self.index.len(),
+            index_entries: self.index.in_memory(),
+            index_pages: self.index.pages(),
             ..self.stats
         }
     }

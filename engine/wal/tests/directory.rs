@@ -1,5 +1,7 @@
 //! Directories on a real file system: made, joined to a cluster, opened, locked, read.
 
+mod support;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -7,9 +9,12 @@ use synod_frame::{ConfigurationBody, GroupId, Member};
 use synod_protocol::{NodeId, Slot};
 use synod_wal::directory::{
     BootstrapError, Bootstrapped, DirectoryLock, DirectoryStore, Expected, FileDisk, Genesis, InitError, InitOptions,
-    NodeIdentity, OpenError, bootstrap, init, log_path, open, read_identity,
+    NodeIdentity, OpenError, ReadAheadStore, bootstrap, init, log_path, open, read_identity,
 };
 use synod_wal::{FileId, RecoverError, SegmentStore, recover};
+
+use support::SEGMENT_BYTES;
+use support::logs::{flip, recycled, rotating};
 
 const NODE: NodeId = NodeId(2);
 
@@ -291,4 +296,50 @@ fn links_are_not_followed() {
     std::fs::remove_file(&lock).unwrap();
     std::os::unix::fs::symlink(&outside, &lock).unwrap();
     assert!(DirectoryLock::take(&path).is_err());
+}
+
+#[test]
+fn a_log_read_ahead_is_the_log_that_is_there() {
+    let mut logs = Vec::new();
+    let (machine, _) = recycled();
+    logs.push(machine.disk.live.clone());
+    logs.push(rotating(true).disk.live.clone());
+    for at in [40, 4096 * 3 + 17, 4096 * 9 + 2000] {
+        for file in machine.disk.live.files().unwrap() {
+            let mut damaged = machine.disk.live.clone();
+            flip(&mut damaged, file, at);
+            logs.push(damaged);
+        }
+    }
+    for file in machine.disk.live.files().unwrap() {
+        let mut short = machine.disk.live.clone();
+        short.content_mut(file).unwrap().truncate(20_000);
+        logs.push(short);
+        let mut lacking = machine.disk.live.clone();
+        lacking.remove(file);
+        logs.push(lacking);
+    }
+    let (mut opened, mut damaged) = (0, 0);
+    for log in &logs {
+        let root = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        for file in log.files().unwrap() {
+            std::fs::write(root.path().join(file.file_name()), log.content(file).unwrap()).unwrap();
+        }
+        let expected = recover(log, &support::identity(0).expected(), SEGMENT_BYTES);
+        let mut told = Vec::new();
+        let store = ReadAheadStore::new(root.path(), |progress| told.push(*progress));
+        let found = recover(&store, &support::identity(0).expected(), SEGMENT_BYTES);
+        assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+        let Ok(found) = found else { continue };
+        opened += 1;
+        damaged += u32::from(!found.damages.is_empty());
+        let end = store.progress();
+        drop(store);
+        assert_eq!(told.last(), Some(&end), "who watches knows as much");
+        let (segments, files) = (end.segments, log.files().unwrap().len() as u64);
+        assert!(segments >= found.segments.len() as u64 && segments <= files, "{end:?}");
+        assert_eq!(end.segments_read, segments, "all that were announced are read to their end");
+        assert_eq!(end.bytes_read, end.bytes);
+    }
+    assert!(opened > 20 && damaged > 10, "{opened} opened, {damaged} of them damaged");
 }

@@ -11,7 +11,8 @@ use synod_frame::{ConfigurationBody, Member, Origin, RecordBuffer, encode_config
 use synod_protocol::{Ballot, Mark, NodeId, Slot};
 use synod_wal::scan::{Item, ScanOptions, Scanner, read_index, read_seal, read_segment_header};
 use synod_wal::{
-    Geometry, MemoryStore, RecordKind, RecoveredLog, SegmentStore, StoredConfiguration, SyncMode, recover,
+    Geometry, MemoryStore, RecordKind, RecoveredLog, RecoveredSegment, SegmentStore, StoredConfiguration, SyncMode,
+    recover,
 };
 
 fn directory(name: &str) -> PathBuf {
@@ -158,7 +159,10 @@ fn describe(store: &MemoryStore) -> String {
     writeln!(text, "end {} proven {} first needed {}", log.end, log.proven, log.first_needed).unwrap();
     writeln!(text, "clean {:?} dirty {:?}", log.clean, log.dirty).unwrap();
     for segment in &log.segments {
-        writeln!(text, "{segment:?}").unwrap();
+        let RecoveredSegment { file, epoch, end, last_checksum, records, slot_end, sealed, log_time_us, .. } = segment;
+        write!(text, "RecoveredSegment {{ file: {file:?}, epoch: {epoch}, end: {end:?}, ").unwrap();
+        write!(text, "last_checksum: {last_checksum}, records: {records}, slot_end: {slot_end:?}, ").unwrap();
+        writeln!(text, "sealed: {sealed}, log_time_us: {log_time_us} }}").unwrap();
     }
     for entry in log.index.iter_from(Slot(0)) {
         writeln!(text, "{entry:?}").unwrap();

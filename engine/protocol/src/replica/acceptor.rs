@@ -38,7 +38,10 @@ impl Replica {
             return Err(RejectReason::AlreadyChosen { mark: self.mark });
         }
         let append = match self.accepted.get(&body.first) {
-            Some(known) if known.ballot == ballot && known.body == body => known.append,
+            Some(known) if known.ballot == ballot && known.body == body => match self.may_vanish(known) {
+                true => self.append_again(ballot, body),
+                false => known.append,
+            },
             // Known from a lower ballot: the new leader must get it chosen before anything behind it, trims included.
             Some(known) if known.body == body => self.store(ballot, body)?,
             _ => {
@@ -55,6 +58,18 @@ impl Replica {
         let message = Message::Accepted { ballot, first: body.first, id: body.id };
         self.send_after(append, from, message);
         Ok(())
+    }
+
+    /// Whether what recovery found of a body lies where something is missing: another recovery, which reads what this one
+    /// couldn't, may see that it was cut off. It is reported to candidates, but vouched for only by another record.
+    pub(super) fn may_vanish(&self, known: &Accepted) -> bool {
+        known.append == AppendId(0) && self.doubts.iter().any(|doubt| doubt.overlaps(&known.body))
+    }
+
+    fn append_again(&mut self, ballot: Ballot, body: BodyHandle) -> AppendId {
+        let append = self.append(LogEntry::Accepted { ballot, body });
+        self.accepted.insert(body.first, Accepted { ballot, body, append });
+        append
     }
 
     /// Accepts `body` at `ballot`, which is no lower than any promise.

@@ -118,7 +118,7 @@ impl Replica {
         self.check_leadership(now, &body);
         let append = match self.accepted.get(&body.first) {
             // The body is in this log already, only the news was missing.
-            Some(known) if known.body == body => known.append,
+            Some(known) if known.body == body && !self.may_vanish(known) => known.append,
             _ => self.append(LogEntry::Copied { body, from }),
         };
         self.deliver(body, append);

@@ -45,6 +45,9 @@ impl Replica {
     /// Asks around before raising a ballot, so that a node that comes back from isolation disturbs nobody.
     fn canvass(&mut self, now: Instant) {
         // Whoever is behind the trim could never learn what it would have to lead on from.
+        if !self.is_voter(self.node) {
+            self.tell_voters();
+        }
         if !self.is_voter(self.node) || self.is_removed() || self.disk_stalls(now) || self.behind().is_some() {
             return self.become_follower(now);
         }

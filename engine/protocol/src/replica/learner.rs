@@ -25,6 +25,10 @@ impl Replica {
             let reason = RejectReason::HigherBallot { promised: self.promised };
             return self.send(from, Message::Reject { ballot, reason });
         }
+        if self.leader.is_some_and(|leader| ballot < leader) {
+            // An old one that comes late: whoever leads at a higher ballot had the promises of a quorum.
+            return;
+        }
         let newest = if self.leader == Some(ballot) { self.leader_beat } else { 0 };
         self.heard_leader(now, ballot);
         self.leader_beat = newest.max(beat);

@@ -316,6 +316,15 @@ impl Replica {
         members.into_iter().filter(|node| !active(node)).collect()
     }
 
+    /// Tells those who rule how much is chosen, as somebody whom they don't name and who may still be needed. It may be that
+    /// none of them knows of its part, and nobody else is left who may lead.
+    pub(super) fn tell_voters(&mut self) {
+        if self.configurations.retiring_at(self.mark.slot).is_some() {
+            let reason = RejectReason::AlreadyChosen { mark: self.mark };
+            self.ask_voters(&Message::Reject { ballot: Ballot::ZERO, reason });
+        }
+    }
+
     /// What a leader does for the membership now and then. Not with its heartbeats: under load, those go out by themselves.
     pub(super) fn tend_membership(&mut self, now: Instant) {
         self.retire(now);
@@ -384,6 +393,10 @@ impl Replica {
         let ruling = self.configurations.configuration_at(self.mark.slot);
         let (node, timeout) = (self.node, self.settings.election_timeout);
         if ruling.is_member(node) || self.configurations.newest().is_member(node) {
+            return;
+        }
+        // As long as it is needed, it leads: the others may not even know that they are members.
+        if self.configurations.retiring_at(self.mark.slot).is_some() {
             return;
         }
         let members = ruling.members.clone();

@@ -87,7 +87,8 @@ impl Reading {
         assert!(body.first >= mark, "what is known to be chosen is never accepted again");
         self.accepted.retain(|_, known| {
             let displaced = known.body.overlaps(&body);
-            assert!(!displaced || known.ballot < ballot, "{body:?} at {ballot} can't replace {known:?}");
+            let again = known.ballot == ballot && known.body == body;
+            assert!(!displaced || known.ballot < ballot || again, "{body:?} at {ballot} can't replace {known:?}");
             !displaced
         });
         self.accepted.insert(body.first, AcceptedBody { ballot, body });

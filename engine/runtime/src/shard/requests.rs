@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use synod_protocol::{BarrierId, BarrierOutcome, Instant, NodeId, Slot, TransferOutcome};
+use synod_protocol::{BarrierId, BarrierOutcome, Instant, Mark, NodeId, Slot, TransferOutcome};
+use synod_wal::{MarkAnswer, ReadId};
 
 use super::Shard;
 use crate::error::{BarrierError, TransferError, TrimError};
@@ -19,6 +20,7 @@ pub(super) struct Waiting {
     trims: Vec<PendingTrim>,
     barriers: BTreeMap<BarrierId, oneshot::Sender<Result<Slot, BarrierError>>>,
     transfer: Option<oneshot::Sender<Result<(), TransferError>>>,
+    marks: BTreeMap<ReadId, oneshot::Sender<Option<Mark>>>,
     leaders: Vec<(Instant, oneshot::Sender<Option<NodeId>>)>,
     leader: Option<NodeId>,
 }
@@ -44,6 +46,13 @@ impl Waiting {
                 BarrierOutcome::Reached(slot) => Ok(slot),
                 BarrierOutcome::Lost => Err(BarrierError::NoLeader),
             });
+        }
+    }
+
+    /// The mark that somebody asked for is read from the disk.
+    pub(super) fn mark_done(&mut self, read: ReadId, mark: Option<Mark>) {
+        if let Some(reply) = self.marks.remove(&read) {
+            let _ = reply.send(mark);
         }
     }
 
@@ -98,6 +107,9 @@ impl Waiting {
         // A trim that waits here was proposed: others may yet agree on it.
         for trim in self.trims.drain(..) {
             let _ = trim.reply.send(Err(TrimError::Unknown));
+        }
+        for reply in std::mem::take(&mut self.marks).into_values() {
+            let _ = reply.send(None);
         }
         for (_, reply) in self.leaders.drain(..) {
             let _ = reply.send(None);
@@ -158,7 +170,10 @@ impl Shard {
                 Err(_) if core.stopped.is_some() => drop(reply.send(Err(TransferError::Poisoned))),
                 Err(error) => drop(reply.send(Err(TransferError::Refused(error)))),
             },
-            Request::MarkAt { slot, reply } => drop(reply.send(core.replica.mark_at(slot))),
+            Request::MarkAt { slot, reply } => match core.replica.mark_at(slot) {
+                MarkAnswer::Known(mark) => drop(reply.send(mark)),
+                MarkAnswer::Pending(read) => drop(core.waiting.marks.insert(read, reply)),
+            },
             Request::WaitForLeader { timeout, reply } => core.waiting.wait_for_leader(now, timeout, reply),
             Request::Stop => self.stop.raise(),
         }

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use synod_protocol::{BodyHandle, Instant, Role};
-use synod_wal::Location;
+use synod_wal::{HEAL_PAUSE, Location};
 
 use crate::disk::Ending;
 use crate::faults::partitions::Cut;
@@ -42,6 +42,8 @@ pub(super) struct Convergence {
     acked_before: u64,
     /// How many nodes the core had then.
     core: usize,
+    /// For how long some node lacked some bytes of the chosen prefix.
+    lacking: Duration,
     stage: Stage,
 }
 
@@ -59,7 +61,7 @@ enum Stage {
 }
 
 fn is_done_reading(running: &Running) -> bool {
-    running.readers.is_empty() && running.barriers.is_empty()
+    running.readers.is_empty() && running.marks.is_empty() && running.barriers.is_empty()
 }
 
 impl Cluster {
@@ -133,9 +135,14 @@ impl Cluster {
     }
 
     /// The nodes that must come together: all but those that can't start, or stay down for ever.
-    fn core(&self) -> Vec<usize> {
-        let takes_part =
-            |node: &&Node| !node.left_out && node.refused.is_none() && self.has_part(node) && !self.is_stranded(node);
+    pub(super) fn core(&self) -> Vec<usize> {
+        let takes_part = |node: &&Node| {
+            !node.left_out
+                && node.refused.is_none()
+                && self.has_part(node)
+                && !self.is_stranded(node)
+                && !self.is_late(node)
+        };
         self.nodes.iter().filter(takes_part).map(|node| node.index).collect()
     }
 
@@ -146,7 +153,8 @@ impl Cluster {
             let base = other.running.as_ref().map(|running| running.replica.wal().index().base().slot);
             base.is_none_or(|base| base <= mark)
         };
-        !self.nodes.iter().filter(|other| other.index != node.index && other.refused.is_none()).any(keeps)
+        let helps = |other: &&Node| other.index != node.index && other.refused.is_none() && !other.left_out;
+        !self.nodes.iter().filter(helps).any(keeps)
     }
 
     /// Those of them whose every vote counts.
@@ -202,7 +210,8 @@ impl Cluster {
         let bodies: Vec<BodyHandle> = known.chain(self.oracle.chosen_from(behind).map(|chosen| chosen.body)).collect();
         let is_intact = |body: &BodyHandle| {
             logs().any(|(running, node)| {
-                let entry = running.replica.wal().index().get(body.first).filter(|entry| entry.body == *body);
+                let entry = running.replica.wal().find_in(&node.disk.live(), body.first);
+                let entry = entry.filter(|entry| entry.body == *body);
                 entry.is_some_and(|entry| is_intact_at(node, &entry.location))
             })
         };
@@ -222,9 +231,9 @@ impl Cluster {
             (convergence.core, convergence.since) = (core, now);
             self.convergence = Some(convergence);
         }
-        // Somebody may have found damage since, and have doubts.
+        // Somebody may have found damage since, and have doubts, or need what only those who are cut off can give.
         if let Stage::Partial { cut } = convergence.stage
-            && !cut.leaves_quorum_of(&self.voters(), needed)
+            && (!cut.leaves_quorum_of(&self.voters(), needed) || !self.all_of_core(|node| !node.has_lost()))
         {
             self.network.set_cut(Cut::Nothing);
             self.enter(Stage::Healing);
@@ -245,7 +254,8 @@ impl Cluster {
                 self.stats.healing_longest = waited;
                 let timeout = self.plan.protocol.election_timeout;
                 self.stats.healing_longest_timeouts = (waited.as_micros() * 1000 / timeout.as_micros().max(1)) as u64;
-                self.network.calm();
+                let leader = self.nodes.iter().find_map(|node| node.status()?.leader);
+                self.network.calm(leader);
                 self.enter(Stage::Calm { until: now.plus(timeout * CALM_TIMEOUTS) });
                 self.schedule.after(Duration::ZERO, Event::Client);
             }
@@ -267,7 +277,13 @@ impl Cluster {
             Stage::Calm { .. } => CALM_WAIT * self.plan.workload.commands_min as u32,
             _ => Duration::ZERO,
         };
-        if waited > self.plan.patience() + for_load {
+        // What no member could give is asked for again after a pause, each time of another one.
+        if !self.all_of_core(|node| !node.has_lost()) {
+            convergence.lacking = waited;
+            self.convergence = Some(convergence);
+        }
+        let for_healing = convergence.lacking.min(HEAL_PAUSE * core as u32);
+        if waited > self.plan.patience() + for_load + for_healing {
             let sure = |index: &&usize| self.nodes[**index].status().is_some_and(|status| !status.unsure);
             let sure = self.core().iter().filter(sure).count();
             if sure < needed {
@@ -290,7 +306,14 @@ impl Cluster {
                 Stage::Healing => "did not come together".to_string(),
                 Stage::Calm { .. } | Stage::Reading => "could not be read back".to_string(),
             };
-            let detail = format!("the cluster {what} in {waited:?} without faults; {}", self.describe_nodes());
+            let newest = self.invariants.rulings().newest();
+            let detail = format!(
+                "the cluster {what} in {waited:?} without faults; members {:?}, learners {:?} by slot {}; {}",
+                newest.members,
+                newest.learners,
+                newest.chosen_at,
+                self.describe_nodes()
+            );
             self.invariants.report(Property::Liveness, detail);
             self.over = true;
         }
@@ -301,7 +324,7 @@ impl Cluster {
     fn enter(&mut self, stage: Stage) {
         self.handed_over = false;
         let (now, acked_before, core) = (self.now(), self.commands_acked(), self.core().len());
-        self.convergence = Some(Convergence { since: now, acked_before, core, stage });
+        self.convergence = Some(Convergence { since: now, acked_before, core, lacking: Duration::ZERO, stage });
     }
 
     /// Until a command made after the faults is acknowledged, and everybody has accepted one, makes new ones for
@@ -344,7 +367,7 @@ impl Cluster {
         // Who is unsure of its promise makes the leader prepare again as soon as everybody has told it theirs. Two of them never
         // tell each other.
         let unsure = self.nodes.iter().filter(|node| node.status().is_some_and(|status| status.unsure)).count();
-        let is_sure = self.core().len() < self.nodes.len() || unsure != 1;
+        let is_sure = unsure != 1 || self.nodes.iter().any(|node| node.running.is_none());
         let calm = is_sure && self.all_of_core(|node| !node.has_lost());
         let is_settled = self.is_membership_settled();
         self.commands_acked() > convergence.acked_before && calm && is_settled && self.is_complete()
@@ -365,7 +388,9 @@ impl Cluster {
 
     /// Whether everybody follows one leader and has promised its ballot: then nobody has a reason for another one.
     fn follows_one_leader(&self) -> bool {
-        let leader = self.nodes.iter().find_map(|node| node.status()?.leader);
+        // Whoever has no part any more follows whom it likes.
+        let part = self.nodes.iter().filter(|node| self.has_part(node));
+        let leader = part.filter_map(|node| node.status()?.leader).max();
         let follows = |node: &Node| {
             node.status().is_some_and(|status| {
                 let promised = Some(status.promised) == leader || status.unsure;
@@ -376,7 +401,15 @@ impl Cluster {
         let leads = |node: &Node| {
             node.status().is_some_and(|status| status.role == Role::Leader && Some(status.promised) == leader)
         };
-        leader.is_some() && self.all_of_core(follows) && self.nodes.iter().any(leads)
+        // One that was thrown behind the trim may still depose a leader.
+        leader.is_some()
+            && self.all_of_core(follows)
+            && self
+                .nodes
+                .iter()
+                .filter(|node| node.running.is_some() && self.has_part(node) && !self.is_late(node))
+                .all(follows)
+            && self.nodes.iter().any(leads)
     }
 
     fn commands_acked(&self) -> u64 {
@@ -407,6 +440,7 @@ impl Cluster {
             for (number, (first, seen)) in chosen.into_iter().enumerate() {
                 if !seen || number.is_multiple_of(step) {
                     self.read(index, first, Reader::Final);
+                    self.ask_mark(index, first);
                 }
             }
             if let Err(error) = self.begin_barrier(index) {

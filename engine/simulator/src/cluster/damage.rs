@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use synod_frame::BLOCK_BYTES;
 use synod_protocol::{BodyHandle, NodeId};
 use synod_wal::scan::HoleCause;
-use synod_wal::{DamageCause, DamageClass, FileId, RecoverError, RecoveredLog};
+use synod_wal::{Damage, DamageCause, DamageClass, FileId, RecoverError, RecoveredLog};
 
 use crate::disk::damage::Grain;
 use crate::disk::{Completion, Ending, OperationId, Struck, Tear};
@@ -292,15 +292,51 @@ impl Cluster {
                     }
                 }
                 node.refused = None;
+                if self.options.plant == Some(Plant::DoubtsCrashes) && node.life > 0 {
+                    recovered.unsure = true;
+                }
                 if !recovered.damages.is_empty() {
                     node.durability.go_back_to(&recovered);
                     self.opens_damaged(index, &mut recovered);
                 }
+                self.count_restart(index, &recovered);
                 Some(recovered)
             }
             Err(error) => {
                 self.refuse(index, error);
                 None
+            }
+        }
+    }
+
+    /// Counts what a node finds when it opens its log again. Crashes alone leave nothing in doubt.
+    fn count_restart(&mut self, index: usize, recovered: &RecoveredLog) {
+        let node = &mut self.nodes[index];
+        let is_touched = node.marred || node.scarred || !node.disk.damage().is_empty();
+        if !is_touched && (!recovered.doubts.is_empty() || recovered.unsure || recovered.end_lost) {
+            let detail = format!(
+                "{} is in doubt{} of a log that nothing but crashes has befallen",
+                node_id(index),
+                recovered.doubts.iter().map(crate::story::doubt).collect::<String>()
+            );
+            return self.invariants.report(Property::Recovers, detail);
+        }
+        if node.life == 0 {
+            return;
+        }
+        let can_damage = self.plan.faults.can_damage() || is_touched;
+        let stats = if can_damage { &mut self.stats.damaged } else { &mut self.stats.crashed };
+        let is_doubtful = |found: &Damage| found.class == DamageClass::Doubtful;
+        let damages = &recovered.damages;
+        stats.restarts += 1;
+        stats.damaged += u64::from(!damages.is_empty());
+        stats.only_doubtful += u64::from(!damages.is_empty() && damages.iter().all(is_doubtful));
+        stats.in_doubt += u64::from(!recovered.doubts.is_empty());
+        stats.unsure += u64::from(recovered.unsure);
+        for found in damages {
+            if node.found.insert((found.file, found.lsn)) {
+                stats.places += 1;
+                stats.places_doubtful += u64::from(is_doubtful(found));
             }
         }
     }

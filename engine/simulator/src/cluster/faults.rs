@@ -101,6 +101,7 @@ impl Cluster {
             self.stats.coverage.note("left clients without an answer");
         }
         self.deferred[index].clear();
+        self.note_paging(index);
         if self.nodes[index].running.as_ref().is_some_and(|running| !running.replica.wal().is_open()) {
             self.stats.coverage.note("crashed while opening");
         }

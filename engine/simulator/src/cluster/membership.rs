@@ -1,9 +1,10 @@
 //! Changes of the membership as they are asked for, and who has a part in the log.
 
-use synod_protocol::{BodyHandle, Role};
+use synod_protocol::{BodyHandle, Change, NodeId, Role, Slot};
 
 use crate::network::node_id;
 use crate::node::Node;
+use crate::random::Chance;
 
 use super::{Cluster, Event};
 
@@ -22,7 +23,9 @@ impl Cluster {
         let newcomers: Vec<_> = self.nodes.iter().map(Node::as_member).collect();
         if let Some(running) = &mut self.nodes[index].running {
             let members = running.replica.status().protocol.configuration.members;
-            let change = self.plan.faults.membership.draw_change(&mut self.member_random, &members, nodes);
+            let may_force = self.plan.workload.trim == Chance::NEVER;
+            let membership = &self.plan.faults.membership;
+            let change = membership.draw_change(&mut self.member_random, &members, nodes, may_force);
             let proposed = running.replica.reconfigure(timer, change.clone(), &newcomers);
             self.stats.coverage.note(match &proposed {
                 Ok(_) => "proposed a change of the membership",
@@ -35,6 +38,28 @@ impl Cluster {
             self.drain(index);
         }
         self.schedule_change();
+    }
+
+    /// Asks a node for another membership.
+    ///
+    /// # Errors
+    /// If the node is down or refuses, in words.
+    pub fn change_members_at(&mut self, index: usize, change: Change) -> Result<Slot, String> {
+        let timer = self.timer(index);
+        let newcomers: Vec<_> = self.nodes.iter().map(Node::as_member).collect();
+        let running = self.nodes[index].running.as_mut().ok_or("it is down")?;
+        let proposed = running.replica.reconfigure(timer, change, &newcomers).map_err(|error| error.to_string());
+        self.drain(index);
+        proposed
+    }
+
+    /// Who rules, unless a change is under way.
+    pub fn members(&self) -> Option<Vec<NodeId>> {
+        let newest = self.invariants.rulings().newest();
+        let knows = |node: &Node| node.status().is_some_and(|status| status.configuration.members == newest.members);
+        let is_settled = self.is_membership_settled() && newest.learners.is_empty();
+        (is_settled && self.any_leader().is_some_and(|leader| knows(&self.nodes[leader])))
+            .then(|| newest.members.clone())
     }
 
     /// Takes note of what is chosen.
@@ -50,6 +75,11 @@ impl Cluster {
     pub(super) fn needed(&self) -> usize {
         let newest = self.invariants.rulings().newest();
         newest.members.len() - newest.tolerance()
+    }
+
+    /// Whether a node came in after a trim, or came back: it can't learn what it lacks without a snapshot.
+    pub(super) fn is_late(&self, node: &Node) -> bool {
+        self.is_changing() && node.status().is_some_and(|status| status.behind.is_some())
     }
 
     /// Whether a node is a member or a learner by now.
@@ -70,7 +100,7 @@ impl Cluster {
                 let configuration = &status.configuration;
                 status.pending.is_none()
                     && status.retiring.is_empty()
-                    && configuration.learners.is_empty()
+                    && configuration.learners.iter().all(|node| self.is_late(&self.nodes[node.0 as usize - 1]))
                     && configuration.is_member(node_id(node.index))
             })
         };

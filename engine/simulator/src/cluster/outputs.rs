@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use synod_frame::{BLOCK_BYTES, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_noop};
 use synod_protocol::{Ballot, BodyHandle, BodyKind, Mark, Message, NodeId, Slot};
-use synod_wal::{Frame, Output, ReadAnswer, ReadId};
+use synod_wal::{Frame, MarkAnswer, Output, ReadAnswer, ReadId};
 
 use crate::disk::Data;
 use crate::invariants::{Invariants, Property};
@@ -107,6 +107,7 @@ impl Cluster {
                 self.begin(index, operation, Finish::Read(read));
             }
             Output::ReadDone { read, frame } => self.read_done(index, read, frame),
+            Output::MarkDone { read, mark } => self.mark_done(index, read, mark),
             Output::Deliver { body, mark, frame } => self.deliver(index, body, mark, frame),
             Output::Damaged { body, file, offset } => self.found_damage(index, body, file, offset),
             Output::Healed { body, from } => self.healed(index, body, from),
@@ -337,6 +338,31 @@ impl Cluster {
         }
     }
 
+    /// Somebody asks a node for the mark at a slot where a body begins.
+    pub(super) fn ask_mark(&mut self, index: usize, slot: Slot) {
+        let Some(running) = &mut self.nodes[index].running else { return };
+        match running.replica.mark_at(slot) {
+            MarkAnswer::Known(mark) => self.mark_told(index, slot, mark),
+            MarkAnswer::Pending(read) => drop(running.marks.insert(read, slot)),
+        }
+    }
+
+    fn mark_done(&mut self, index: usize, read: ReadId, mark: Option<Mark>) {
+        let Some(running) = &mut self.nodes[index].running else { return };
+        let Some(slot) = running.marks.remove(&read) else { return };
+        self.mark_told(index, slot, mark);
+    }
+
+    fn mark_told(&mut self, index: usize, slot: Slot, mark: Option<Mark>) {
+        let Some(running) = &self.nodes[index].running else { return };
+        let is_kept = slot >= running.replica.wal().index().base().slot && slot <= running.delivered.slot;
+        match mark {
+            Some(mark) => self.invariants.told_mark(index, mark),
+            None if is_kept && self.reads_all(index) => self.invariants.read_nothing(index, slot),
+            None => {}
+        }
+    }
+
     fn read_answered(&mut self, index: usize, slot: Slot, reader: Reader, frame: &Frame<RecordBuffer>) {
         self.stats.reads += 1;
         let body = frame.handle();
@@ -373,8 +399,12 @@ impl Cluster {
 
     /// Recovers a copy of a node's disk as a power failure at this moment might leave it.
     fn inspect_disk(&mut self, index: usize) {
-        self.stats.inspections += 1;
         let node = &self.nodes[index];
+        if node.marred {
+            // Without what the medium has done to it, another log might be read; with that, the end may be gone unnoticed.
+            return;
+        }
+        self.stats.inspections += 1;
         let recovered = if self.inspect_random.chance(Chance::of(1, 2)) {
             node.recover(&node.disk.durable(), &self.plan)
         } else {

@@ -61,6 +61,8 @@ pub enum Grain {
 #[derive(Clone, Debug, Default)]
 pub struct Damage {
     blocks: BTreeMap<(FileId, usize), HarmedBlock>,
+    /// What was there before a write that a power failure may still take back.
+    mended: BTreeMap<(FileId, usize), HarmedBlock>,
     /// Files that end early.
     lengths: BTreeMap<FileId, usize>,
     /// Files that somebody removed.
@@ -91,13 +93,39 @@ impl Damage {
     pub(super) fn written(&mut self, file: FileId, range: &Range<usize>) {
         if !self.blocks.is_empty() {
             let blocks = range.start / BLOCK_BYTES..range.end / BLOCK_BYTES;
-            self.blocks.retain(|(other, block), _| *other != file || !blocks.contains(block));
+            let covered = |(other, block): &(FileId, usize)| *other == file && blocks.contains(block);
+            self.mended.extend(self.blocks.extract_if(.., |place, _| covered(place)));
         }
+    }
+
+    /// What was written to these blocks stays.
+    pub(super) fn hardened(&mut self, file: FileId, is_durable: impl Fn(&Range<usize>) -> bool) {
+        self.mended.retain(|(other, block), _| {
+            *other != file || !is_durable(&(block * BLOCK_BYTES..(block + 1) * BLOCK_BYTES))
+        });
+    }
+
+    /// The blocks of a file that are as they were written because of writes that may be taken back.
+    pub(super) fn mended(&self, file: FileId) -> Vec<usize> {
+        self.mended.range((file, 0)..(file, usize::MAX)).map(|((_, block), _)| *block).collect()
+    }
+
+    /// A power failure took back the write that had mended the block.
+    pub(super) fn relapse(&mut self, file: FileId, block: usize) {
+        if let Some(harmed) = self.mended.remove(&(file, block)) {
+            self.blocks.insert((file, block), harmed);
+        }
+    }
+
+    /// Nothing can be taken back any more.
+    pub(super) fn settle(&mut self) {
+        self.mended.clear();
     }
 
     /// The file is new.
     pub(super) fn created(&mut self, file: FileId) {
         self.blocks.retain(|(other, _), _| *other != file);
+        self.mended.retain(|(other, _), _| *other != file);
         self.lengths.remove(&file);
         self.removed.remove(&file);
     }

@@ -42,13 +42,14 @@ impl MembershipChanges {
         self.every.clone().map(|every| random.spread_time(every))
     }
 
-    /// What they want, of a cluster with these members, among `nodes`.
-    pub fn draw_change(&self, random: &mut Random, members: &[NodeId], nodes: usize) -> Change {
+    /// What they want, of a cluster with these members, among `nodes`. `may_force` says whether whoever comes in can catch
+    /// up, so that it does no lasting harm to make it a member before it has.
+    pub fn draw_change(&self, random: &mut Random, members: &[NodeId], nodes: usize, may_force: bool) -> Change {
         if random.chance(Chance::of(1, 8)) {
             return Change::Cancel;
         }
         if random.chance(Chance::of(1, 8)) {
-            return Change::Promote { force: random.chance(Chance::of(1, 2)) };
+            return Change::Promote { force: random.chance(Chance::of(1, 2)) && may_force };
         }
         let outside: Vec<NodeId> = (0..nodes).map(node_id).filter(|node| !members.contains(node)).collect();
         let add = choose(random, &outside, 2);

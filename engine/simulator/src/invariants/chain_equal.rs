@@ -49,6 +49,10 @@ impl ChainEqual {
         }
     }
 
+    pub(super) fn check_told(&mut self, node: usize, mark: Mark) -> Verdict {
+        self.claim(node, mark)
+    }
+
     fn claim(&mut self, node: usize, mark: Mark) -> Verdict {
         let (chain, first_node) = *self.chains.entry(mark.slot).or_insert((mark.chain, node));
         if chain == mark.chain {

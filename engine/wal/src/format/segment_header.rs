@@ -53,8 +53,8 @@ mod field {
     pub(super) const FLAGS: Field = CONFIGURATION_BYTES.then(4);
     pub(super) const GROUP_TABLE: Field = FLAGS.then(GROUPS_MAX * GROUP_BYTES);
     pub(super) const FILE: Field = GROUP_TABLE.then(4);
-    pub(super) const RESERVED_FILE: Field = FILE.then(4);
-    pub(super) const RESERVED_MIDDLE: Field = RESERVED_FILE.then(CONFIGURATION.offset - RESERVED_FILE.end());
+    pub(super) const MISSING: Field = FILE.then(4);
+    pub(super) const RESERVED_MIDDLE: Field = MISSING.then(CONFIGURATION.offset - MISSING.end());
     pub(super) const CONFIGURATION: Field =
         Field { offset: BLOCK_BYTES - CONFIGURATION_BYTES_MAX, bytes: CONFIGURATION_BYTES_MAX };
 }
@@ -148,6 +148,8 @@ pub struct SegmentHeader {
     pub before_lost: bool,
     /// Whether a higher promise may have been lost when the header was laid out.
     pub unsure: bool,
+    /// How many segments were missing when the log was opened: files lost since then were others.
+    pub missing: u32,
     /// At most [`GROUPS_MAX`].
     pub groups: Vec<GroupState>,
 }
@@ -185,6 +187,7 @@ impl SegmentHeader {
         let flags = (u32::from(self.before_lost) * FLAG_BEFORE_LOST) | (u32::from(self.unsure) * FLAG_UNSURE);
         field::FLAGS.put(&mut block, &flags.to_le_bytes());
         field::FILE.put(&mut block, &self.file.0.to_le_bytes());
+        field::MISSING.put(&mut block, &self.missing.to_le_bytes());
         if let Some(configuration) = &self.configuration {
             let bytes = configuration.body.len();
             field::CONFIGURATION_SLOT.put(&mut block, &configuration.slot.0.to_le_bytes());
@@ -221,6 +224,7 @@ impl SegmentHeader {
             configuration: None,
             before_lost: false,
             unsure: false,
+            missing: 0,
             groups: Vec::new(),
         }
     }
@@ -277,6 +281,7 @@ impl SegmentHeader {
             configuration: read_configuration(block)?,
             before_lost: flags & FLAG_BEFORE_LOST != 0,
             unsure: flags & FLAG_UNSURE != 0,
+            missing: field::MISSING.u32(block),
             groups: read_groups(block)?,
         };
         header.check_bounds(geometry)?;

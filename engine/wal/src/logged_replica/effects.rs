@@ -8,9 +8,9 @@ use synod_protocol::{
     Append, BodyHandle, BodyId, BodyKind, Effect, HaltReason, Instant, LogEntry, Mark, Message, NodeId, Slot,
 };
 
-use super::{Buffers, Frame, LoggedReplica, Output, Purpose};
+use super::{Buffers, Errand, Frame, LoggedReplica, Output, Purpose};
 use crate::format::{RecordKind, RecordMeta};
-use crate::index::IndexEntry;
+use crate::index::{IndexEntry, Lookup};
 use crate::writer::{AppendError, Planned};
 
 impl<P: Buffers> LoggedReplica<P> {
@@ -162,10 +162,12 @@ impl<P: Buffers> LoggedReplica<P> {
             return self.outputs.push_back(Output::Send { to, message, body: Some(frame) });
         }
         // Out of memory's reach, but in the log: an accept that is sent again after a long while.
-        if let Some(entry) = self.wal.index().get(body.first).copied()
-            && entry.body == body
-        {
-            self.read_record(entry, Purpose::Send { to, message });
+        match self.wal.index().find(body.first) {
+            Lookup::Here(entry) if entry.body == body => {
+                self.read_record(entry, Purpose::Send { to, message });
+            }
+            Lookup::Paged(end) => self.wait_for_page(end, Errand::Send { to, message }),
+            Lookup::Here(_) | Lookup::Nowhere => {}
         }
     }
 
@@ -174,21 +176,44 @@ impl<P: Buffers> LoggedReplica<P> {
         self.heal_if_lost(&body);
         self.deliver_configuration(&body, mark.slot);
         if let BodyKind::Trim { upto } = body.kind {
-            let base = self.mark_below(upto.min(mark.slot).min(self.membership.trim_limit()));
-            if base.slot > self.wal.index().base().slot {
-                self.trim_due = Some(base);
-                self.append_trim_due(now);
-            }
+            self.trim_wanted = self.trim_wanted.max(Some(upto.min(mark.slot)));
+            self.place_trim(now);
         }
         let frame = self.bodies.frame(body.id);
         self.outputs.push_back(Output::Deliver { body, mark, frame });
     }
 
+    /// Finds out where exactly to trim: between bodies.
+    pub(super) fn place_trim(&mut self, now: Instant) {
+        let Some(upto) = self.trim_wanted.map(|upto| upto.min(self.membership.trim_limit())) else { return };
+        if let Some(end) = self.wal.index().page_to_load(upto) {
+            return self.wait_for_page(end, Errand::Trim);
+        }
+        self.trim_wanted = None;
+        let base = self.mark_below(upto);
+        self.trim_to(now, base);
+    }
+
+    /// What is in the page that ends at `end` can't be told, so the trim goes up to that page only.
+    pub(super) fn place_trim_before(&mut self, now: Instant, end: Slot) {
+        self.trim_wanted = None;
+        if let Some(start) = self.wal.index().page(end).map(|page| page.start) {
+            self.trim_to(now, start);
+        }
+    }
+
+    fn trim_to(&mut self, now: Instant, base: Mark) {
+        if base.slot > self.wal.index().base().slot {
+            self.trim_due = Some(base);
+            self.append_trim_due(now);
+        }
+    }
+
     /// The last mark of the chosen prefix that doesn't reach past `slot`: trims cut between bodies.
-    pub(super) fn mark_below(&self, slot: Slot) -> Mark {
+    fn mark_below(&self, slot: Slot) -> Mark {
         let index = self.wal.index();
-        let boundary = match index.containing(slot) {
-            Some(entry) if entry.body.first < slot => entry.body.first,
+        let boundary = match index.find(slot) {
+            Lookup::Here(entry) if entry.body.first < slot => entry.body.first,
             _ => slot,
         };
         index.mark_at(boundary).unwrap_or_else(|| index.base())
@@ -206,21 +231,27 @@ impl<P: Buffers> LoggedReplica<P> {
         if self.reads.values().any(adopting) {
             return;
         }
-        match self.wal.index().get(body.first).copied() {
-            Some(entry) if entry.body == body => {
+        match self.wal.index().find(body.first) {
+            Lookup::Here(entry) if entry.body == body => {
                 self.read_record(entry, Purpose::Adopt);
             }
-            _ => {
-                let message = Message::FetchBody { first: body.first, id: body.id };
-                self.outputs.push_back(Output::Send { to: holder, message, body: None });
-            }
+            Lookup::Paged(end) => self.wait_for_page(end, Errand::Obtain { body, holder }),
+            Lookup::Here(_) | Lookup::Nowhere => self.fetch_body(&body, holder),
         }
     }
 
+    pub(super) fn fetch_body(&mut self, body: &BodyHandle, holder: NodeId) {
+        let message = Message::FetchBody { first: body.first, id: body.id };
+        self.outputs.push_back(Output::Send { to: holder, message, body: None });
+    }
+
     pub(super) fn supply(&mut self, to: NodeId, first: Slot, id: BodyId) {
-        match self.wal.index().get(first).copied() {
-            Some(entry) if entry.body.id == id => self.send(to, Message::Supply { body: entry.body }),
-            _ => {
+        match self.wal.index().find(first) {
+            Lookup::Here(entry) if entry.body.first == first && entry.body.id == id => {
+                self.send(to, Message::Supply { body: entry.body });
+            }
+            Lookup::Paged(end) => self.wait_for_page(end, Errand::Supply { to, first, id }),
+            Lookup::Here(_) | Lookup::Nowhere => {
                 let available = self.wal.index().base().slot;
                 self.send(to, Message::Unavailable { first, available });
             }

@@ -78,7 +78,8 @@ pub enum Output<B> {
         /// How many; a multiple of 4096.
         bytes: u64,
     },
-    /// Read a record, or of a pack the blocks that hold one body; answered by `handle_read`.
+    /// Read a record, or of a pack the blocks that hold one body, or blocks that say where bodies lie; answered by
+    /// `handle_read`.
     Read {
         /// To be answered.
         read: ReadId,
@@ -95,6 +96,13 @@ pub enum Output<B> {
         read: ReadId,
         /// The body; none if it was trimmed meanwhile or doesn't check.
         frame: Option<Frame<B>>,
+    },
+    /// The answer to a [`MarkAnswer::Pending`].
+    MarkDone {
+        /// As it was numbered.
+        read: ReadId,
+        /// The mark; none if no body ends there, it was trimmed meanwhile, or the disk doesn't say.
+        mark: Option<Mark>,
     },
     /// The body is chosen and next in slot order.
     Deliver {
@@ -155,6 +163,15 @@ pub enum ReadAnswer<B> {
     },
     /// The log is fenced after a failed write: nothing is read any more.
     Fenced,
+}
+
+/// The answer to whoever asks for a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MarkAnswer {
+    /// The mark, if there is one.
+    Known(Option<Mark>),
+    /// It is read from the disk; [`Output::MarkDone`] brings it.
+    Pending(ReadId),
 }
 
 /// Bounds of what a logged replica keeps in memory.

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use synod_protocol::{Ballot, BodyHandle, Configuration, Instant, Message, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, Chain, Configuration, Instant, Message, NodeId, Slot};
 
-use super::{Buffers, LoggedReplica, Output, Purpose, ReadId};
+use super::{Buffers, Errand, LoggedReplica, Output, Purpose, ReadId};
 use crate::format::{RecordKind, RecordMeta};
-use crate::index::IndexEntry;
+use crate::index::{IndexEntry, Lookup};
 
 /// Bodies asked for at a time.
 const ASKED_MAX: usize = 8;
@@ -23,7 +23,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 const SCRUB_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long until a body is asked for again that no member has given.
-const ASK_LATER: Duration = Duration::from_secs(5);
+pub const HEAL_PAUSE: Duration = Duration::from_secs(2);
 
 /// How often each member is asked before readers are told that the body is damaged.
 const QUESTIONS_WAITED: u32 = 3;
@@ -48,6 +48,8 @@ pub(super) struct Healing {
 #[derive(Debug)]
 struct Lost {
     body: BodyHandle,
+    /// The chain after it, if its entry isn't in memory.
+    chain: Option<Chain>,
     asked: u32,
     ask_at: Instant,
     waiting: Vec<ReadId>,
@@ -65,14 +67,14 @@ struct Scrub {
 impl Healing {
     pub(super) fn of((damaged, places): (Vec<BodyHandle>, u64)) -> Healing {
         let mut healing = Healing::default();
-        damaged.into_iter().for_each(|body| healing.note(body));
+        damaged.into_iter().for_each(|body| healing.note(body, None));
         healing.found = places;
         healing
     }
 
-    fn note(&mut self, body: BodyHandle) {
+    fn note(&mut self, body: BodyHandle, chain: Option<Chain>) {
         self.found += 1;
-        let lost = || Lost { body, asked: 0, ask_at: Instant(0), waiting: Vec::new() };
+        let lost = || Lost { body, chain, asked: 0, ask_at: Instant(0), waiting: Vec::new() };
         self.lost.entry(body.first).or_insert_with(lost);
     }
 
@@ -102,7 +104,7 @@ impl<P: Buffers> LoggedReplica<P> {
             return false;
         }
         if !self.is_lost(entry.body.first) {
-            self.healing.note(entry.body);
+            self.healing.note(entry.body, entry.chosen);
         }
         let patience = patience(&self.others());
         let lost = self.healing.lost.get_mut(&entry.body.first).expect("noted");
@@ -122,7 +124,7 @@ impl<P: Buffers> LoggedReplica<P> {
     /// A body is chosen. If its bytes were found to be lost before, they are fetched now.
     pub(super) fn heal_if_lost(&mut self, body: &BodyHandle) {
         if self.healing.doubted.remove(&body.first) && !self.is_lost(body.first) {
-            self.healing.note(*body);
+            self.healing.note(*body, None);
         }
     }
 
@@ -154,6 +156,9 @@ impl<P: Buffers> LoggedReplica<P> {
         let Ok(planned) = self.wal.append(&meta, Some(body), record.as_mut()) else { return None };
         self.write(now, planned, Some(*body), record);
         let lost = self.healing.lost.remove(&body.first).expect("seen above");
+        if let Some(chain) = lost.chain {
+            self.wal.index_mut().mark_chosen(body.first, chain);
+        }
         self.healing.healed += 1;
         let frame = self.bodies.frame(body.id);
         self.outputs.push_back(Output::Healed { body: *body, from });
@@ -196,7 +201,7 @@ impl<P: Buffers> LoggedReplica<P> {
             let to = others[lost.asked as usize % others.len()];
             lost.asked = lost.asked.saturating_add(1);
             // What nobody has is asked for less often, or nothing behind it would get its turn.
-            lost.ask_at = now.plus(if waited { ASK_LATER } else { ASK_AGAIN });
+            lost.ask_at = now.plus(if waited { HEAL_PAUSE } else { ASK_AGAIN });
             let message = Message::FetchBody { first: lost.body.first, id: lost.body.id };
             self.outputs.push_back(Output::Send { to, message, body: None });
         }
@@ -208,12 +213,19 @@ impl<P: Buffers> LoggedReplica<P> {
         if rate == 0 || self.healing.scrub.reading || now < self.healing.scrub.at {
             return;
         }
-        let Some(entry) = self.wal.index().iter_from(self.healing.scrub.next).next().copied() else {
-            let started = self.healing.scrub.next > Slot::FIRST;
-            self.healing.scrub.passes += u64::from(started);
-            self.healing.scrub.next = Slot::FIRST;
-            self.healing.scrub.at = now.plus(Duration::from_secs(1));
-            return;
+        let entry = match self.wal.index().find_from(self.healing.scrub.next) {
+            Lookup::Here(entry) => entry,
+            Lookup::Paged(end) => {
+                self.healing.scrub.reading = true;
+                return self.wait_for_page(end, Errand::Scrub);
+            }
+            Lookup::Nowhere => {
+                let started = self.healing.scrub.next > Slot::FIRST;
+                self.healing.scrub.passes += u64::from(started);
+                self.healing.scrub.next = Slot::FIRST;
+                self.healing.scrub.at = now.plus(Duration::from_secs(1));
+                return;
+            }
         };
         let bytes = u64::from(entry.location.blocks(&entry.body).bytes);
         self.healing.scrub.next = entry.body.end();
@@ -227,6 +239,12 @@ impl<P: Buffers> LoggedReplica<P> {
 
     pub(super) fn scrubbed(&mut self) {
         self.healing.scrub.reading = false;
+    }
+
+    /// Nobody can tell what lies in front of `end`.
+    pub(super) fn scrub_behind(&mut self, end: Slot) {
+        self.healing.scrub.next = end;
+        self.scrubbed();
     }
 
     /// When healing or scrubbing has something to do.

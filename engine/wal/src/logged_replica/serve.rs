@@ -4,10 +4,20 @@ use std::collections::VecDeque;
 
 use synod_protocol::{BodyHandle, Mark, Message, NodeId, Slot};
 
-use super::{Buffers, Frame, LoggedReplica, Output, Purpose, ReadId};
+use super::{Buffers, Errand, Frame, LoggedReplica, Output, Purpose, ReadId};
+use crate::index::{IndexEntry, Lookup};
 
 /// Reads from the disk under way for one peer.
 const READS_AHEAD: usize = 8;
+
+/// What to serve next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Here(IndexEntry),
+    /// Its place must be read back first, with the page that ends at this slot.
+    Paged(Slot),
+    Nothing,
+}
 
 /// One answer to a fetch.
 pub(super) struct Serving<B> {
@@ -47,38 +57,55 @@ impl<P: Buffers> LoggedReplica<P> {
         };
         match frame {
             Some(frame) => *place = Served::Ready(*frame.handle(), frame),
-            None => {
-                self.serving.remove(&to);
-                return;
-            }
+            None => return self.stop_serving(to),
         }
         self.go_on_serving(to);
     }
 
-    fn go_on_serving(&mut self, to: NodeId) {
+    /// Ends an answer in the middle.
+    pub(super) fn stop_serving(&mut self, to: NodeId) {
+        self.serving.remove(&to);
+    }
+
+    pub(super) fn go_on_serving(&mut self, to: NodeId) {
         let Some(mut serving) = self.serving.remove(&to) else { return };
         loop {
             while serving.queue.len() < READS_AHEAD && self.queue_next(to, &mut serving) {}
             let Some(Served::Ready(..)) = serving.queue.front() else { break };
+            let next = self.next_to_serve(&serving);
+            if let Next::Paged(end) = next {
+                self.wait_for_page(end, Errand::Serve { to });
+                // Whether it is the last one that fits shows once the page is there.
+                if serving.queue.len() == 1 {
+                    break;
+                }
+            }
             let Some(Served::Ready(body, frame)) = serving.queue.pop_front() else { unreachable!("seen just now") };
-            let last = serving.queue.is_empty() && self.next_to_serve(&serving).is_none();
+            let last = serving.queue.is_empty() && next == Next::Nothing;
             let message = Message::Chosen { body, mark: serving.mark, last };
             self.outputs.push_back(Output::Send { to, message, body: Some(frame) });
         }
-        if !serving.queue.is_empty() {
-            self.serving.insert(to, serving);
+        match self.next_to_serve(&serving) {
+            Next::Paged(end) if serving.queue.is_empty() => self.wait_for_page(end, Errand::Serve { to }),
+            _ if serving.queue.is_empty() => return,
+            _ => {}
         }
+        self.serving.insert(to, serving);
     }
 
-    fn next_to_serve(&self, serving: &Serving<P::Buffer>) -> Option<crate::index::IndexEntry> {
-        // Only what is known to be chosen may ever be sent as chosen.
-        let entry = self.wal.index().get(serving.next).filter(|entry| entry.chosen.is_some()).copied()?;
+    fn next_to_serve(&self, serving: &Serving<P::Buffer>) -> Next {
+        let entry = match self.wal.index().find(serving.next) {
+            // Only what is known to be chosen may ever be sent as chosen.
+            Lookup::Here(entry) if entry.chosen.is_some() && entry.body.first == serving.next => entry,
+            Lookup::Paged(end) if serving.next < serving.mark.slot => return Next::Paged(end),
+            _ => return Next::Nothing,
+        };
         let fits = u64::from(entry.body.bytes) <= serving.bytes_left || !serving.started;
-        (entry.body.end() <= serving.mark.slot && fits).then_some(entry)
+        if entry.body.end() <= serving.mark.slot && fits { Next::Here(entry) } else { Next::Nothing }
     }
 
     fn queue_next(&mut self, to: NodeId, serving: &mut Serving<P::Buffer>) -> bool {
-        let Some(entry) = self.next_to_serve(serving) else { return false };
+        let Next::Here(entry) = self.next_to_serve(serving) else { return false };
         serving.started = true;
         serving.next = entry.body.end();
         serving.bytes_left = serving.bytes_left.saturating_sub(u64::from(entry.body.bytes));

@@ -24,6 +24,7 @@ use crate::scan::{
 };
 use crate::segment::{BLOCK, Geometry};
 use crate::store::SegmentStore;
+use crate::writer::SealIndex;
 
 /// All files of a log, by what their first block says.
 #[derive(Debug, Default)]
@@ -93,25 +94,18 @@ pub(super) fn read_headers(
             Err(error) => headless.push((file, error, whole)),
         }
     }
-    let known: Vec<_> = files.headers.iter().map(|(epoch, (file, _))| (*epoch, *file)).collect();
-    for (epoch, file) in known {
-        // Headers are durable before records are planned: the disk has lost the later one.
-        let later = later_life(store, file, geometry, expected.salt(), epoch)?;
-        let sealed = sealed_epoch(store, file, geometry, expected.salt())?.filter(|sealed| *sealed > epoch);
-        let later = later.or(sealed);
-        if let Some(later) = later.filter(|later| !files.headers.contains_key(later)) {
-            files.damaged(file, DamageCause::HeaderLost { epoch: later });
-            files.rebuilt.insert(later);
-            files.headers.remove(&epoch);
-            files.insert(file, SegmentHeader::rebuilt(expected, file, later, epoch))?;
-        }
-    }
+    find_lost_headers(store, expected, geometry, &mut files, !headless.is_empty())?;
     for (file, error, whole) in headless {
         if let SegmentHeaderError::Astray { .. } = error
             && let Some(block) = read_block(store, file, 0)?
             && let Ok(header) = SegmentHeader::decode(&block, geometry)
             && header.identity.expected() == *expected
         {
+            if let Some((first, known)) = files.headers.get(&header.epoch)
+                && *known == header
+            {
+                return Err(RecoverError::Duplicate { first: *first, second: file, epoch: header.epoch });
+            }
             files.astray.push(header);
         }
         rebuild(store, expected, geometry, &mut files, (file, error), whole)?;
@@ -124,6 +118,42 @@ pub(super) fn read_headers(
     Ok(files)
 }
 
+/// Finds files whose records are of a later life than their header: headers are durable before records are planned, so the
+/// disk has lost the later one. Where other headers are lost too, all blocks of every file are looked at: the first
+/// record may have gone astray as well.
+fn find_lost_headers(
+    store: &dyn SegmentStore,
+    expected: &ExpectedIdentity,
+    geometry: Geometry,
+    files: &mut Files,
+    closely: bool,
+) -> Result<(), RecoverError> {
+    let salt = expected.salt();
+    let mut claims: BTreeMap<u64, Vec<(u64, FileId, u64)>> = BTreeMap::new();
+    for (epoch, (file, _)) in &files.headers {
+        let later = match closely {
+            true => latest_life(store, *file, geometry, salt)?,
+            false => later_life(store, *file, geometry, salt, *epoch)?.map(|later| (later, 1)),
+        };
+        let sealed = sealed_epoch(store, *file, geometry, salt)?.map(|sealed| (sealed, 1));
+        let later = [later, sealed].into_iter().flatten().filter(|(later, _)| later > epoch).max();
+        if let Some((later, records)) = later.filter(|(later, _)| !files.headers.contains_key(later)) {
+            claims.entry(later).or_default().push((records, *file, *epoch));
+        }
+    }
+    for (later, mut claims) in claims {
+        // Of several files that hold records of the segment all but one hold what went astray.
+        claims.sort_unstable();
+        let Some((_, file, epoch)) = claims.pop() else { continue };
+        files.unexplained += claims.len();
+        files.damaged(file, DamageCause::HeaderLost { epoch: later });
+        files.rebuilt.insert(later);
+        files.headers.remove(&epoch);
+        files.insert(file, SegmentHeader::rebuilt(expected, file, later, epoch))?;
+    }
+    Ok(())
+}
+
 /// What the rest of a file says if its header doesn't: records name their epoch, and so does a seal.
 fn rebuild(
     store: &dyn SegmentStore,
@@ -134,7 +164,7 @@ fn rebuild(
     whole: bool,
 ) -> Result<(), RecoverError> {
     let salt = expected.salt();
-    let records = latest_life(store, file, geometry, salt)?;
+    let records = latest_life(store, file, geometry, salt)?.map(|(epoch, _)| epoch);
     let sealed = sealed_epoch(store, file, geometry, salt)?;
     if let Some(epoch) = records.max(sealed).filter(|epoch| !files.headers.contains_key(epoch)) {
         files.damaged(file, DamageCause::Header(error));
@@ -319,6 +349,11 @@ impl SegmentScan {
         bodies.flat_map(|record| self.bodies(record)).map(|found| found.body.end()).max().unwrap_or(Slot(0))
     }
 
+    /// Whether all that counts of it lies in front of the hole, sound and without a gap.
+    fn is_whole(&self, cut: bool) -> bool {
+        cut || self.later.is_empty()
+    }
+
     /// The bodies of a record, in slot order.
     pub(super) fn bodies(&self, record: &RecordSummary) -> impl DoubleEndedIterator<Item = FoundBody> {
         let offset = RECORD_HEADER_BYTES as u32;
@@ -336,6 +371,7 @@ pub(super) fn scan(
     options: RecoverOptions,
 ) -> Result<Vec<SegmentScan>, RecoverError> {
     let mut scans = Vec::with_capacity(chain.links.len());
+    store.announce(&chain.links.iter().map(|(file, _)| *file).collect::<Vec<_>>());
     for (index, (file, header)) in chain.links.iter().enumerate() {
         let next = chain.links.get(index + 1).map(|(_, next)| *next);
         let next = next.filter(|next| next.before_epoch == header.epoch && next.before_end != Lsn::ZERO);
@@ -535,6 +571,8 @@ pub(super) fn assemble(
     for (index, scan) in kept.iter().enumerate() {
         let cut = verdict.cut && index + 1 == kept.len();
         last_checksum = scan.kept(cut).last().map_or(last_checksum, |record| record.checksum);
+        // What is damaged doesn't hold what its table says.
+        let sealed = scan.seal.complete && scan.kept(cut).all(|record| record.is_sound);
         segments.push(RecoveredSegment {
             file: scan.file,
             epoch: scan.header.epoch,
@@ -542,9 +580,11 @@ pub(super) fn assemble(
             last_checksum,
             records: scan.kept(cut).filter(|record| record.is_sound).count() as u64,
             slot_end: scan.slot_end(cut),
-            // What is damaged doesn't hold what its table says.
-            sealed: scan.seal.complete && scan.kept(cut).all(|record| record.is_sound),
+            sealed,
             log_time_us: scan.kept(cut).last().map_or(scan.header.log_time_us, |record| record.log_time_us),
+            whole: scan.is_whole(cut),
+            seal_index: (sealed && scan.is_whole(cut))
+                .then(|| SealIndex::of(geometry, scan.records.iter().map(|record| record.offset as u32))),
         });
     }
     let end = segments.last().map_or(Lsn::ZERO, |segment| segment.end);
@@ -621,6 +661,7 @@ pub(super) fn assemble(
         settled: losses.settled,
         settles_at: losses.settles_at,
         slot_end: joined.slot_end,
+        missing: scans.iter().filter(|scan| scan.missing_before.is_some()).count() as u32,
         lost_files: files.lost,
     })
 }

@@ -107,7 +107,10 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
             open.get_or_insert(begun(true, false, epoch));
         }
     }
-    let files_unexplained = files.unexplained > scans.iter().filter(|scan| scan.missing_before.is_some()).count();
+    // A segment that is missing is what a lost file held, unless it was missing before: then the file was made anew since.
+    let missing = scans.iter().filter(|scan| scan.missing_before.is_some()).count();
+    let missing_before = files.all_headers().map(|header| header.missing as usize).max().unwrap_or(0);
+    let files_unexplained = files.unexplained > missing.saturating_sub(missing_before);
     if files_unexplained && open.is_none() {
         open = Some(begun(true, false, scans[verdict.last].header.epoch));
     }

@@ -71,7 +71,6 @@ impl<'store> Reader<'store> {
     }
 
     fn load(&mut self, offset: u64, bytes: usize) -> Result<(), ReadError> {
-        self.window.clear();
         let read_error = |bytes, source| ReadError { file: self.file, offset, bytes, source };
         let file_bytes = self.store.len(self.file).map_err(|source| read_error(bytes, source))?;
         let left = usize::try_from(file_bytes.saturating_sub(offset)).unwrap_or(usize::MAX);

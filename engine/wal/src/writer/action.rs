@@ -122,6 +122,16 @@ pub struct LogStats {
     pub segments_sealed: u64,
     /// Bodies in the index.
     pub bodies: usize,
+    /// Those of them whose place is in memory.
+    pub index_entries: usize,
+    /// Pages that the places of all others were put out to.
+    pub index_pages: usize,
+    /// Pages put out, or extended, since the log was opened.
+    pub pages_out: u64,
+    /// Pages read back since the log was opened.
+    pub pages_in: u64,
+    /// How often something wasn't as it should be when a page was read back, since the log was opened.
+    pub page_reads_failed: u64,
     /// Completed writes that were durable by themselves, and completed syncs, since the log was opened.
     pub durable_writes: u64,
     /// Length of the segments that hold records or will next.

@@ -2,6 +2,7 @@
 
 use super::action::Action;
 use super::flush::{Flush, SyncMode};
+use super::paging::SealIndex;
 use super::segments::{Active, ClosingStage, Complete, Next, first_needed};
 use super::{Before, Pending, Wal};
 use crate::format::{Footer, GroupState, SegmentHeader, StoredConfiguration};
@@ -208,10 +209,19 @@ impl Wal {
             ClosingStage::Sealing { .. } if closing.is_sealed() => {
                 let segment = &closing.segment;
                 let (slot_end, log_time_us) = (segment.slot_end, self.log_time_us);
-                let complete = Complete { file: segment.file, epoch, slot_end, sealed: true, log_time_us };
-                self.complete.push_back(complete);
+                let offsets = segment.records.iter().map(|record| record.offset);
+                self.complete.push_back(Complete {
+                    file: segment.file,
+                    epoch,
+                    slot_end,
+                    sealed: true,
+                    log_time_us,
+                    whole: true,
+                    seal_index: Some(SealIndex::of(self.geometry, offsets)),
+                });
                 self.closing = None;
                 self.stats.segments_sealed += 1;
+                self.page_out();
                 true
             }
             ClosingStage::Sealing { .. } => false,
@@ -297,6 +307,7 @@ impl Wal {
             configuration: self.configuration.clone(),
             before_lost,
             unsure: self.unsure,
+            missing: self.missing,
             groups: self.group_state().into_iter().collect(),
         };
         let bytes = header.encode(self.geometry);

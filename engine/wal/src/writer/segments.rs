@@ -6,6 +6,7 @@ use synod_frame::BLOCK_BYTES;
 use synod_protocol::Slot;
 
 use super::flush::Flush;
+use super::paging::SealIndex;
 use crate::format::{
     Footer, INDEX_ENTRIES_PER_BLOCK, SealBlock, SealKind, SealedRecord, TABLE_ENTRIES_PER_BLOCK, put_index, put_table,
 };
@@ -168,7 +169,7 @@ impl Closing {
 }
 
 /// A segment whose content doesn't change any more.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Complete {
     pub(super) file: FileId,
     pub(super) epoch: u64,
@@ -178,6 +179,10 @@ pub(super) struct Complete {
     pub(super) sealed: bool,
     /// The log's own time when it was complete, in microseconds: none of its records is younger.
     pub(super) log_time_us: u64,
+    /// Whether all its records are there, so that it says what it says for good.
+    pub(super) whole: bool,
+    /// Of a sealed one: how to find a record in its index.
+    pub(super) seal_index: Option<SealIndex>,
 }
 
 /// The first epoch at or after `floor` that must be kept: the first whose bodies don't all lie below `base`, or else

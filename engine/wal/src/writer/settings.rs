@@ -23,6 +23,9 @@ pub struct LogSettings {
     /// The log makes no more files than this, but for one each time that it couldn't be opened otherwise; at least
     /// [`POOL_FILES_MIN`] and the spares. Default 1,024.
     pub pool_files_max: u32,
+    /// Bodies whose place is kept in memory, some 150 bytes each, besides those in segments that aren't sealed yet. Where
+    /// older ones lie is read back from the seals of their segments when somebody wants them. Default 65,536.
+    pub index_bodies_max: usize,
 }
 
 impl Default for LogSettings {
@@ -33,6 +36,7 @@ impl Default for LogSettings {
             pool_free_min: 2,
             pool_spares: 2,
             pool_files_max: 1024,
+            index_bodies_max: 64 << 10,
         }
     }
 }

@@ -25,7 +25,14 @@ pub fn identity(boot_counter: u64) -> LogIdentity {
 }
 
 pub fn settings(sync: SyncMode) -> LogSettings {
-    LogSettings { segment_bytes: SEGMENT_BYTES, sync, pool_free_min: 1, pool_spares: 0, pool_files_max: 8 }
+    LogSettings {
+        segment_bytes: SEGMENT_BYTES,
+        sync,
+        pool_free_min: 1,
+        pool_spares: 0,
+        pool_files_max: 8,
+        ..LogSettings::default()
+    }
 }
 
 pub fn ballot(round: u64) -> Ballot {

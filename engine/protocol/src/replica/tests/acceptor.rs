@@ -378,3 +378,14 @@ fn a_record_carries_the_promise_and_the_mark_of_its_moment() {
     assert_eq!((record.id.0, record.promised, record.mark), (1, leader, Mark::START));
     assert_eq!(record.entry, LogEntry::Accepted { ballot: leader, body: body(1, 1, 1) });
 }
+
+#[test]
+fn an_old_heartbeat_brings_no_old_leader_back() {
+    let mut cluster = Cluster::new(3);
+    let heartbeat = |ballot| Message::Heartbeat { ballot, mark: Mark::START, beat: 1, recovered: s(0) };
+    for (leader, from) in [(ballot(9, 3), 3), (ballot(6, 1), 1)] {
+        cluster.inject(n(from), n(2), heartbeat(leader));
+        // It has promised neither of them anything.
+        assert_eq!(cluster.replica(n(2)).status().leader, Some(ballot(9, 3)));
+    }
+}

@@ -88,6 +88,19 @@ fn a_promise_names_the_slots_in_doubt() {
     assert_eq!(told, [(doubt(1), vec![bodies[1]]), (doubt(2), vec![bodies[1]]), (vec![], vec![])]);
 }
 
+/// Behind a hole lies perhaps what was cut off before: another recovery may see that, and leave it out.
+#[test]
+fn an_accept_in_doubt_is_appended_again_before_it_is_confirmed() {
+    let (mut cluster, bodies) = one_lost();
+    let appended = |cluster: &Cluster| cluster.node(n(3)).log.len();
+    let before = appended(&cluster);
+    for _ in 0..2 {
+        cluster.inject(n(1), n(3), Message::Accept { ballot: OLD, body: bodies[1], mark: Mark::START });
+        assert_eq!(cluster.take(is("Accepted")).len(), 1);
+        assert_eq!(appended(&cluster), before + 1, "once is enough");
+    }
+}
+
 #[test]
 fn a_promise_of_an_earlier_life_is_not_repeated_in_doubt() {
     let mut cluster = Cluster::new(3);

@@ -479,6 +479,41 @@ fn a_laggard_follows_a_leader_that_it_does_not_know() {
     assert_eq!(cluster.delivered(n(3)), cluster.delivered(other));
 }
 
+/// Those who rule may be the last to know: whoever knows, and has no vote any more, tells them.
+#[test]
+fn new_members_hear_of_their_part_from_those_who_had_it_before() {
+    let mut cluster = cluster(4, &[4]);
+    cluster.reconfigure(n(1), replace(&[4], &[1, 2, 3])).expect("nothing is in the way");
+    cluster.deliver_all();
+    let missed = |packet: &super::cluster::Packet| {
+        packet.to == n(4) && matches!(packet.message, Message::Chosen { .. })
+            || matches!(packet.message, Message::Accept { body, .. } if packet.to == n(4) && body.first < s(9))
+    };
+    // Node 4 answers, and accepts what lies ahead, but has nothing of what came before.
+    for turn in 0..120 {
+        cluster.propose_if_open(n(1));
+        if turn == 20 {
+            let _ = cluster.reconfigure(n(1), Change::Promote { force: true });
+        }
+        for _ in 0..300 {
+            cluster.take(missed);
+            let Some(packet) = cluster.network.pop_front() else { break };
+            cluster.deliver(packet);
+        }
+        cluster.now = cluster.now.plus(Duration::from_millis(30));
+        cluster.time_out_due();
+    }
+    assert_eq!(members(&cluster, 1), nodes(&[4]), "{:?}", cluster.replica(n(1)).status());
+    assert!(cluster.mark(n(4)).slot < cluster.mark(n(1)).slot, "it doesn't know that it rules");
+    for node in [1, 2, 3] {
+        cluster.crash(n(node), 0);
+        cluster.restart(n(node));
+    }
+    cluster.network.clear();
+    let leader = settle(&mut cluster);
+    assert_eq!(leader, n(4));
+}
+
 #[test]
 fn a_stranger_is_told_which_configuration_rules() {
     let mut cluster = cluster(4, &[4]);
