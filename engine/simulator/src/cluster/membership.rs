@@ -1,6 +1,6 @@
 //! Changes of the membership as they are asked for, and who has a part in the log.
 
-use synod_protocol::{BodyHandle, Change, NodeId, Role, Slot};
+use synod_protocol::{BodyHandle, Change, Configuration, NodeId, Role, Slot};
 
 use crate::network::node_id;
 use crate::node::Node;
@@ -92,6 +92,12 @@ impl Cluster {
         self.plan.faults.membership.every.is_some()
     }
 
+    /// Whether no learner is left, or one that never catches up.
+    fn waits_for_nobody(&self, configuration: &Configuration) -> bool {
+        let is_late = |node: &NodeId| self.is_late(&self.nodes[node.0 as usize - 1]);
+        configuration.learners.is_empty() || configuration.learners.iter().any(is_late)
+    }
+
     /// Whether no change is under way any more, as far as whoever leads knows.
     pub(super) fn is_membership_settled(&self) -> bool {
         let leads = |node: &&Node| node.status().is_some_and(|status| status.role == Role::Leader);
@@ -100,7 +106,7 @@ impl Cluster {
                 let configuration = &status.configuration;
                 status.pending.is_none()
                     && status.retiring.is_empty()
-                    && configuration.learners.iter().all(|node| self.is_late(&self.nodes[node.0 as usize - 1]))
+                    && self.waits_for_nobody(configuration)
                     && configuration.is_member(node_id(node.index))
             })
         };

@@ -185,7 +185,8 @@ impl<P: Buffers> LoggedReplica<P> {
 
     /// Finds out where exactly to trim: between bodies.
     pub(super) fn place_trim(&mut self, now: Instant) {
-        let Some(upto) = self.trim_wanted.map(|upto| upto.min(self.membership.trim_limit())) else { return };
+        let limit = self.membership.trim_limit(self.wal.header_configuration());
+        let Some(upto) = self.trim_wanted.map(|upto| upto.min(limit)) else { return };
         if let Some(end) = self.wal.index().page_to_load(upto) {
             return self.wait_for_page(end, Errand::Trim);
         }

@@ -55,9 +55,11 @@ impl Membership {
         self.bodies.retain(|slot, _| ruling.iter().any(|configuration| configuration.chosen_at == *slot));
     }
 
-    /// Where the log may be trimmed at most: what lies behind tells who rules.
-    pub(super) fn trim_limit(&self) -> Slot {
-        self.ruling.iter().nth(1).map_or(Slot(u64::MAX), |configuration| configuration.chosen_at)
+    /// Where the log may be trimmed at most: what lies behind tells who rules. `in_header` is the configuration that the
+    /// header of the active segment holds.
+    pub(super) fn trim_limit(&self, in_header: Option<Slot>) -> Slot {
+        let needed = self.ruling.iter().map(|configuration| configuration.chosen_at);
+        needed.into_iter().find(|slot| Some(*slot) > in_header && *slot > Slot(0)).unwrap_or(Slot(u64::MAX))
     }
 
     /// Every member and learner that is known, with its incarnation.

@@ -69,13 +69,17 @@ impl RecoveredLog {
             None => genesis.clone(),
         };
         let mut configurations = Configurations::new(oldest);
-        let mark = self.protocol_mark().slot;
+        let (mark, base) = (self.protocol_mark().slot, self.index.base().slot);
         for stored in self.configurations.iter().filter(|stored| stored.slot < mark) {
             let (_, body, configuration) = decode(stored)?;
-            configurations.choose(body.after, configuration);
+            if body.after > configurations.newest().chosen_at && body.after < base {
+                // What it succeeds is trimmed, and so has retired; nothing but that lay between.
+                configurations = Configurations::new(configuration);
+            } else {
+                configurations.choose(body.after, configuration);
+            }
         }
         // What is trimmed was proved by a quorum.
-        let base = self.index.base().slot;
         let trims = self.index.iter_from(base).filter(|entry| entry.body.first < mark);
         let upto = trims.filter_map(|entry| match entry.body.kind {
             BodyKind::Trim { upto } => Some(upto),
