@@ -223,9 +223,8 @@ impl Replica {
                 self.lead_if_promised(now);
             }
             RoleState::Leader(leadership) if leadership.ballot == ballot => {
-                if leadership.take_extension(from, asked_from, mark, parts, told) {
-                    self.extend_phase_one(now);
-                }
+                leadership.take_extension(from, asked_from, mark, parts, told);
+                self.extend_phase_one(now);
             }
             _ => {}
         }

@@ -74,7 +74,7 @@ impl Extension {
 }
 
 impl Leadership {
-    /// Takes a part of a promise to a leader; whether it was asked for.
+    /// Takes a part of a promise to a leader, if it was asked for.
     pub(super) fn take_extension(
         &mut self,
         node: NodeId,
@@ -82,12 +82,10 @@ impl Leadership {
         mark: Mark,
         parts: (u32, u32),
         told: (Vec<AcceptedBody>, Vec<Doubt>),
-    ) -> bool {
-        let Some(extension) = self.extension.as_mut().filter(|extension| extension.from == asked_from) else {
-            return false;
-        };
-        take_promise(&mut extension.promises, node, mark, parts, told);
-        true
+    ) {
+        if let Some(extension) = self.extension.as_mut().filter(|extension| extension.from == asked_from) {
+            take_promise(&mut extension.promises, node, mark, parts, told);
+        }
     }
 
     /// What lies at `from` or behind is ruled by a configuration that isn't won yet: no plan was ever made for it.

@@ -156,6 +156,8 @@ impl Cluster {
         if let Message::Prepare { ballot, .. } = message
             && self.is_calm()
             && !self.handed_over
+            // Whoever leads asks new members for the promise of its ballot.
+            && !self.led.contains(ballot)
         {
             let detail = format!("{} prepares {ballot} although all is well and another leads", node_id(index));
             self.invariants.report(Property::Stability, detail);
