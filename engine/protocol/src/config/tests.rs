@@ -171,7 +171,7 @@ fn a_promotion_brings_the_learners_in_and_lets_go_who_leaves() {
 #[test]
 fn a_configuration_rules_from_alpha_slots_after_its_own() {
     let chosen_at = |slot: u64| Configuration { chosen_at: Slot(slot), ..configuration(&[1, 2, 3], 2, 2) };
-    for gaps in [[100, 100], [101, 300], [250, 100], [1000, 1]] {
+    for gaps in [[100, 100], [101, 300], [250, 100], [1000, 101]] {
         let slots = [5, 5 + gaps[0], 5 + gaps[0] + gaps[1]];
         let mut configurations = Configurations::new(configuration(&[1, 2, 3], 2, 2));
         for (known, slot) in slots.into_iter().enumerate() {
