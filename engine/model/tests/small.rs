@@ -76,8 +76,7 @@ fn everything_at_once_agrees_as_far_as_it_goes() {
 
 #[test]
 fn a_configuration_rules_from_alpha_slots_after_its_own() {
-    let bounds = Bounds { search: Search::Depth, states: Some(200_000), ..Bounds::default() };
-    let report = explore("change", &bounds);
+    let report = explore("change", &Bounds { states: Some(300_000), ..Bounds::default() });
     expect_clean(&report, &["two leaders in one history", "a body is chosen under a changed configuration"]);
 }
 
