@@ -52,7 +52,7 @@ pub enum SegmentHeaderError {
         found: u32,
     },
     /// It is the header of another file: the disk wrote it to the wrong place.
-    #[error("the header of {meant} was written here")]
+    #[error("the header of {meant} is here: this file is a copy of it, or the disk wrote to the wrong place")]
     Astray {
         /// The file that it was written to, as it says.
         meant: FileId,
