@@ -7,8 +7,8 @@ use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTE
 use synod_protocol::{Ballot, BarrierId, BarrierOutcome, Configurations, Instant, Mark, Replica, Slot, Status};
 use synod_wal::scan::read_segment_header;
 use synod_wal::{
-    Action, Buffers, ExpectedIdentity, FileId, Geometry, LogIdentity, LoggedReplica, Lsn, ReadId, RecoverError,
-    RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover,
+    Action, Buffers, ExpectedIdentity, FileId, Geometry, Index, LogIdentity, LoggedReplica, Lsn, ReadId, RecoverError,
+    RecoverOptions, RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover, recover_with,
 };
 
 use crate::disk::{Completion, Data, Disk, Ending};
@@ -193,6 +193,26 @@ impl Node {
     /// As [`recover`].
     pub fn recover(&self, image: &dyn SegmentStore, plan: &Plan) -> Result<RecoveredLog, RecoverError> {
         recover(image, &self.expected(), plan.log.segment_bytes)
+    }
+
+    /// The index that a process starts with: of what [`Node::recover`] gives in full, only so much is in memory as the plan
+    /// says. Or in what the log that comes with it differs from that one.
+    ///
+    /// # Errors
+    /// As [`recover`].
+    pub fn recover_bounded(
+        &self,
+        image: &dyn SegmentStore,
+        plan: &Plan,
+        full: &RecoveredLog,
+    ) -> Result<Result<Index, String>, RecoverError> {
+        let index_bodies_max = Some(plan.log.index_bodies_max);
+        let options = RecoverOptions { index_bodies_max, ..RecoverOptions::default() };
+        let bounded = recover_with(image, &self.expected(), plan.log.segment_bytes, options)?;
+        let said = |log: &RecoveredLog| format!("{:?}", RecoveredLog { index: Index::default(), ..log.clone() });
+        let size = |index: &Index| (index.base(), index.len());
+        let same = said(&bounded) == said(full) && size(&bounded.index) == size(&full.index);
+        Ok(if same { Ok(bounded.index) } else { Err(format!("{} instead of {}", said(&bounded), said(full))) })
     }
 
     /// Its directory as it is now, boot counter included.

@@ -25,7 +25,7 @@ pub use record::{RECORD_FIELDS, RecordError, RecordHeader, RecordKind, RecordMet
 pub use seal::{
     Footer, INDEX_ENTRIES_PER_BLOCK, SealBlock, SealBlockError, SealKind, SealedRecord, TABLE_ENTRIES_PER_BLOCK,
 };
-pub(crate) use seal::{put_index, put_table, table_entry};
+pub(crate) use seal::{body_kind_number, put_index, put_table, table_entry};
 pub use segment_header::{CONFIGURATION_BYTES_MAX, GROUPS_MAX, GroupState, SegmentHeader, StoredConfiguration};
 
 /// Version of the log format that this build writes, the oldest and the newest that it reads.

@@ -222,7 +222,7 @@ impl<P: Buffers> LoggedReplica<P> {
         }
         let Some((entry, purpose)) = self.reads.remove(&read) else { return };
         let sound = |record: &P::Buffer| {
-            verify_body_in_record(record.as_ref()).is_ok_and(|header| header.handle().id == entry.body.id)
+            verify_body_in_record(record.as_ref()).is_ok_and(|header| header.handle() == entry.body)
         };
         let record = record.and_then(|blocks| self.unpack(&entry, blocks)).filter(sound);
         if matches!(purpose, Purpose::Scrub) {

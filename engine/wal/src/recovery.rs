@@ -15,8 +15,11 @@
 mod chain;
 mod join;
 mod losses;
+mod pager;
+mod thin;
 mod verdict;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use synod_frame::GroupId;
@@ -34,6 +37,7 @@ use crate::store::SegmentStore;
 use crate::writer::SealIndex;
 
 pub(crate) use join::prove_marks;
+use pager::{Disk, JoinError};
 
 /// How to recover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +47,9 @@ pub struct RecoverOptions {
     /// The log may be written meanwhile, by a running node: only for looking, never for opening. What is in doubt at
     /// the tail counts as being written, and is left out.
     pub live: bool,
+    /// Bodies whose places are kept in memory, if that is to be bounded: [`crate::LogSettings::index_bodies_max`] of the log
+    /// that will be opened. Then places of old bodies aren't in memory, and [`RecoveredLog::index`] is for opening it only.
+    pub index_bodies_max: Option<usize>,
 }
 
 /// A segment of the recovered log.
@@ -443,9 +450,21 @@ fn attempt(
 ) -> Result<RecoveredLog, RecoverError> {
     let files = chain::read_headers(store, expected, geometry)?;
     let chain = chain::Chain::build(&files)?;
-    let scans = chain::scan(store, geometry, &chain, options)?;
-    let verdict = verdict::decide(&chain, &scans, options)?;
-    let losses = losses::assess(&files, &scans, &verdict);
-    let joined = join::join(&files, &scans, &verdict)?;
-    chain::assemble(store, geometry, files, &scans, (&verdict, losses), joined)
+    let disk = Disk { store, geometry, salt: expected.salt(), options };
+    let mut keep = BTreeSet::new();
+    loop {
+        let scans = chain::scan(store, geometry, &chain, options, &keep)?;
+        let verdict = verdict::decide(&chain, &scans, options)?;
+        let losses = losses::assess(&files, &scans, &verdict);
+        match join::join(&files, &scans, &verdict, &disk) {
+            Ok(joined) => return chain::assemble(store, geometry, files, &scans, (&verdict, losses), joined),
+            Err(JoinError::Recover(error)) => return Err(error),
+            Err(JoinError::Changed(epoch)) => {
+                if !keep.insert(epoch) {
+                    // A disk that reads differently every time: once all is kept, nothing is read again.
+                    keep.extend(chain.links.iter().map(|(_, header)| header.epoch));
+                }
+            }
+        }
+    }
 }

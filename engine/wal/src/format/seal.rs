@@ -413,7 +413,7 @@ impl Footer {
     }
 }
 
-fn body_kind_number(kind: BodyKind) -> (u16, u64) {
+pub(crate) fn body_kind_number(kind: BodyKind) -> (u16, u64) {
     match kind {
         BodyKind::Commands => (1, 0),
         BodyKind::NoOp => (2, 0),

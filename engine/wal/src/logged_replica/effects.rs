@@ -170,7 +170,7 @@ impl<P: Buffers> LoggedReplica<P> {
 
     pub(super) fn deliver(&mut self, now: Instant, body: BodyHandle, mark: Mark) {
         self.wal.index_mut().mark_chosen(body.first, mark.chain);
-        self.heal_if_lost(&body);
+        self.heal_if_lost(&body, mark);
         if let BodyKind::Trim { upto } = body.kind {
             self.trim_wanted = self.trim_wanted.max(Some(upto.min(mark.slot)));
             self.place_trim(now);

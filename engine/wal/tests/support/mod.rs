@@ -1,6 +1,7 @@
 //! A simulated disk, a driver for one log, and a model of what the log must say after a crash.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part of this")]
 
+pub mod bounded;
 pub mod logs;
 
 use std::collections::BTreeMap;
