@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_frame::BLOCK_BYTES;
-use synod_protocol::{Ballot, BodyHandle, Slot};
+use synod_protocol::{Ballot, BodyHandle, BodyId, Slot};
 
 use super::page::Page;
 use super::{Index, IndexEntry, Insert, Location};
@@ -342,6 +342,12 @@ impl PageLoad {
         }
         let entry = IndexEntry { body, ballot, location, recorded_chosen: kind.is_chosen(), chosen: None };
         self.found.insert((epoch, location.offset, location.body_offset), (kind, entry));
+    }
+
+    /// What was found of this very body.
+    pub(crate) fn find(&self, first: Slot, id: BodyId) -> Option<IndexEntry> {
+        let mut found = self.found.values().map(|(_, entry)| entry);
+        found.rfind(|entry| entry.body.first == first && entry.body.id == id).copied()
     }
 
     /// The entries of the page in slot order, if what was read proves to be it.

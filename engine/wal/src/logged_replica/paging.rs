@@ -46,11 +46,12 @@ pub(super) struct Paging {
     ended: VecDeque<(Slot, Outcome)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Outcome {
     /// Its entries are in memory, or it is trimmed.
     There,
-    Lost,
+    /// What was found of it doesn't prove to be it.
+    Lost(Box<PageLoad>),
 }
 
 impl Paging {
@@ -95,15 +96,16 @@ impl<P: Buffers> LoggedReplica<P> {
                 self.paging.loads.insert(read, load);
                 return;
             }
+            let end = load.end();
             let outcome = match self.wal.finish_page(&load) {
                 Ok(None) => Outcome::There,
                 Ok(Some(again)) => {
                     load = again;
                     continue;
                 }
-                Err(_) => Outcome::Lost,
+                Err(_) => Outcome::Lost(Box::new(load)),
             };
-            return self.paging.ended.push_back((load.end(), outcome));
+            return self.paging.ended.push_back((end, outcome));
         }
     }
 
@@ -120,9 +122,9 @@ impl<P: Buffers> LoggedReplica<P> {
     pub(super) fn run_errands(&mut self, now: Instant) {
         while let Some((end, outcome)) = self.paging.ended.pop_front() {
             for errand in self.paging.waiting.remove(&end).unwrap_or_default() {
-                match outcome {
+                match &outcome {
                     Outcome::There => self.take_up_errand(now, errand),
-                    Outcome::Lost => self.give_up_errand(now, end, errand),
+                    Outcome::Lost(load) => self.give_up_errand(now, load, errand),
                 }
             }
         }
@@ -144,17 +146,25 @@ impl<P: Buffers> LoggedReplica<P> {
         }
     }
 
-    /// The page that ends at `end` can't be had: nobody knows what is in it.
-    fn give_up_errand(&mut self, now: Instant, end: Slot, errand: Errand) {
+    /// A page can't be had: nobody knows what was chosen there. But whoever names a body by its identity can be given it, if it
+    /// is among what was found.
+    fn give_up_errand(&mut self, now: Instant, load: &PageLoad, errand: Errand) {
+        let end = load.end();
         match errand {
             Errand::Read { read, .. } => self.outputs.push_back(Output::ReadDone { read, frame: None }),
             Errand::MarkAt { read, .. } => self.outputs.push_back(Output::MarkDone { read, mark: None }),
             Errand::Send { .. } => {}
+            Errand::Supply { to, first, id } if let Some(entry) = load.find(first, id) => {
+                self.read_record(entry, Purpose::Send { to, message: Message::Supply { body: entry.body } });
+            }
             Errand::Supply { to, first, .. } => {
                 let available = self.wal.index().base().slot;
                 self.send(to, Message::Unavailable { first, available });
             }
             Errand::Serve { to } => self.stop_serving(to),
+            Errand::Obtain { body, .. } if let Some(entry) = load.find(body.first, body.id) => {
+                self.read_record(entry, Purpose::Adopt);
+            }
             Errand::Obtain { body, holder } => self.fetch_body(&body, holder),
             Errand::Scrub => self.scrub_behind(end),
             Errand::Trim => self.place_trim_before(now, end),
