@@ -143,12 +143,8 @@ impl Desk {
         let layout = plan.layout()?;
         let mut record = undefined_buffer(layout.record_bytes());
         let origin = Origin { group: GROUP, first: opening.first, ballot: opening.ballot, leader_time_us };
-        let submissions: Vec<Submission<'_>> = self
-            .queue
-            .iter()
-            .take(taken)
-            .map(|queued| Submission { session: 0, sequence: 0, ticket: 0, batch: &queued.batch })
-            .collect();
+        let submissions: Vec<Submission<'_>> =
+            self.queue.iter().take(taken).map(|queued| Submission::plain(&queued.batch)).collect();
         let body = encode_commands(record.as_mut(), &origin, &submissions).expect("the plan fits");
         let commands = self.queue.drain(..taken).flat_map(|queued| queued.commands).collect();
         self.proposed.insert(body.id, commands);

@@ -109,7 +109,13 @@ pub fn commands(first: Slot, seed: u64, submissions: &[&[&[u8]]]) -> Body {
     let batches: Vec<Batch> = submissions.iter().map(|commands| commands.iter().collect()).collect();
     let rows: Vec<Submission<'_>> = (0..)
         .zip(&batches)
-        .map(|(number, batch)| Submission { session: seed % 2, sequence: seed + number, ticket: 0, batch })
+        .map(|(number, batch)| Submission {
+            session: seed % 2,
+            sequence: seed + number,
+            ticket: 0,
+            expected_slot: 0,
+            batch,
+        })
         .collect();
     let plan = batches.iter().fold(CommandsPlan::new(), |plan, batch| plan.with(batch));
     let mut record = RecordBuffer::zeroed(plan.layout().expect("fits").record_bytes());

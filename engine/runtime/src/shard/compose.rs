@@ -113,10 +113,8 @@ impl Shard {
             leader_time_us: core.replica.leader_time_us(),
         };
         let mut record = buffer::allocate(layout.record_bytes());
-        let views: Vec<synod_frame::Submission<'_>> = submissions
-            .iter()
-            .map(|submission| synod_frame::Submission { session: 0, sequence: 0, ticket: 0, batch: &submission.batch })
-            .collect();
+        let views: Vec<synod_frame::Submission<'_>> =
+            submissions.iter().map(|submission| synod_frame::Submission::plain(&submission.batch)).collect();
         let body = encode_commands(record.as_bytes_mut(), &origin, &views)
             .expect("the plan of these submissions fits the opening, and the buffer the plan");
         drop(views);

@@ -280,6 +280,8 @@ impl Cluster {
         match body.kind {
             BodyKind::NoOp => self.stats.coverage.note("delivered a no-op"),
             BodyKind::Trim { .. } => self.stats.coverage.note("delivered a trim"),
+            BodyKind::Session => self.stats.coverage.note("delivered a session command"),
+            BodyKind::Ticket => self.stats.coverage.note("delivered a ticket command"),
             BodyKind::Commands | BodyKind::Configuration => {}
         }
         self.invariants.delivered(index, &body, mark, &mut self.oracle);
