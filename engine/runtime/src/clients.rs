@@ -281,7 +281,7 @@ async fn send_bodies(
 ) -> io::Result<()> {
     let mut reader = log.reader(from);
     let mut sent = 0;
-    while sent < u64::from(bytes_max).max(1) && reader.position() < log.status().mark.slot {
+    while sent < u64::from(bytes_max).max(1) && reader.position() < log.status().judged {
         match next_body(&mut reader).await {
             Ok(body) => {
                 let (envelope, _) = encode_reply(&ClientReply::Body { request, body: body.handle() });
@@ -303,7 +303,7 @@ async fn next_body(reader: &mut Reader) -> Result<crate::reader::SharedBody, Cli
     match reader.next().await {
         Ok(ReadItem::Body(body)) => Ok(body),
         Ok(ReadItem::Trimmed { first }) => Err(ClientRefusal::Trimmed { available: first }),
-        Err(ReadError::Disk { slot }) => Err(ClientRefusal::Unreadable { slot }),
+        Err(ReadError::Disk { slot } | ReadError::Unjudged { slot, .. }) => Err(ClientRefusal::Unreadable { slot }),
         Err(ReadError::Shutdown | ReadError::Poisoned) => Err(ClientRefusal::Shutdown),
     }
 }
@@ -337,6 +337,8 @@ fn refusal(error: AppendError) -> ClientRefusal {
         AppendError::TooLarge { .. } | AppendError::Empty => ClientRefusal::TooLarge,
         AppendError::DiskFull => ClientRefusal::DiskFull,
         AppendError::Unknown => ClientRefusal::UnknownOutcome,
+        // Appends of this port have no terms. Whoever has sent this one must not take it for chosen.
+        AppendError::Refused(_) => ClientRefusal::UnknownOutcome,
         AppendError::Shutdown | AppendError::Poisoned => ClientRefusal::Shutdown,
     }
 }
@@ -356,6 +358,8 @@ fn figures(status: &Status) -> String {
         ("behind_trim_to", behind),
         ("log_held_by", held_by.into()),
         ("stable", status.stable.0),
+        ("judged", status.judged.0),
+        ("sessions", status.sessions as u64),
         ("open_bodies", status.open_bodies.into()),
         ("damage_found", status.damage.found),
         ("damage_healed", status.damage.healed),

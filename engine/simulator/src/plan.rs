@@ -77,6 +77,7 @@ impl Plan {
                 cache_bytes: random.pick(&[0, 16 << 10, 256 << 10, 16 << 20]),
                 backlog_bytes: random.pick(&[1, 64 << 10, 16 << 20]),
                 scrub_bytes_per_second: Random::stream(seed, "scrub").pick(&[0, 0, 64 << 10, 1 << 20]),
+                delivery: None,
             },
             configuration,
             log,

@@ -106,6 +106,8 @@ impl Cluster {
             Output::ReadDone { read, frame } => self.read_done(index, read, frame),
             Output::MarkDone { read, mark } => self.mark_done(index, read, mark),
             Output::Deliver { body, mark, frame } => self.deliver(index, body, mark, frame),
+            // Nothing is judged here.
+            Output::Judged { .. } => {}
             Output::Damaged { body, file, offset } => self.found_damage(index, body, file, offset),
             Output::Healed { body, from } => self.healed(index, body, from),
             Output::Barrier { id, outcome } => self.barrier_ended(index, id, outcome),
