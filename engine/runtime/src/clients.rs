@@ -4,7 +4,8 @@
 //! reading, and the client feels it through TCP. The other answers in the order of the requests: outcomes come nearly
 //! in that order anyway, since slots are given out in it. Bounds: requests under way, and bytes of appends under way.
 //!
-//! A read never waits at the tail, or it would hold up the answers behind it: it ends with what is delivered now.
+//! A read never waits at the tail, or it would hold up the answers behind it: it ends with what is delivered now. While a
+//! node that was just started judges its log again, a read waits for that.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -281,7 +282,7 @@ async fn send_bodies(
 ) -> io::Result<()> {
     let mut reader = log.reader(from);
     let mut sent = 0;
-    while sent < u64::from(bytes_max).max(1) && reader.position() < log.status().judged {
+    while sent < u64::from(bytes_max).max(1) && reader.position() < log.status().mark.slot {
         match next_body(&mut reader).await {
             Ok(body) => {
                 let (envelope, _) = encode_reply(&ClientReply::Body { request, body: body.handle() });

@@ -419,8 +419,6 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     fn judge(&mut self, body: &BodyHandle, bytes: &[u8]) {
-        let spacing = self.wal.stats().live_bytes / POINTS_MAX as u64;
-        let spacing = spacing.max(self.wal.settings().segment_bytes / 4);
         let Some(judging) = &mut self.judging else { return };
         let Some(state) = &mut judging.state else { return };
         let was_empty = state.is_empty();
@@ -445,8 +443,11 @@ impl<P: Buffers> LoggedReplica<P> {
         }
         judging.submissions = submissions;
         judging.since_point += u64::from(body.bytes);
-        if judging.occupied_from.is_some() && judging.since_point >= spacing {
-            judging.keep_point();
+        if judging.occupied_from.is_some() {
+            let spacing = self.wal.stats().live_bytes / POINTS_MAX as u64;
+            if judging.since_point >= spacing.max(self.wal.settings().segment_bytes / 4) {
+                judging.keep_point();
+            }
         }
         self.outputs.push_back(Output::Judged { body: *body, answers });
     }
@@ -465,15 +466,15 @@ fn judge_body(
     let (first, time_us) = (body.first, header.leader_time_us);
     match body.kind {
         BodyKind::Commands => {
-            let view = CommandsView::new(&header, bytes);
-            let rows = view.and_then(|view| view.submissions().collect::<Result<Vec<_>, _>>());
             // Columns that can't be read have no terms: readers are told what is wrong with them.
-            submissions.extend(rows.unwrap_or_default());
-            if submissions.iter().any(|submission| !submission.submitted().terms.is_none()) {
+            if let Ok(view) = CommandsView::new(&header, bytes)
+                && view.submissions().flatten().any(|submission| !submission.submitted().terms.is_none())
+                && view.submissions().all(|submission| submission.is_ok())
+            {
+                submissions.extend(view.submissions().flatten());
                 let submitted = submissions.iter().map(SubmissionEntry::submitted);
                 return state.deliver_commands(first, time_us, submitted, answers);
             }
-            submissions.clear();
         }
         BodyKind::Session => {
             if let Ok(command) = decode_session(&header, bytes) {
