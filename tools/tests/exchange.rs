@@ -175,11 +175,12 @@ fn bad_files_leave_the_stores_as_they_were() {
     let all: Vec<&str> = text.lines().collect();
     let join = |lines: &[&str]| lines.join("\n") + "\n";
     let without = |gone: usize| [&all[..gone], &all[gone + 1..]].concat();
+    let within_a_line = text[..text.len() / 2].rfind('\n').expect("lines") + 20;
     let cases = [
         (String::new(), "line 1 isn't the first"),
         ("{}\n".to_owned(), "line 1 isn't one of an export"),
         (join(&all[..all.len() - 1]), "the end is missing"),
-        (text[..text.len() / 2].to_owned(), "isn't one of an export"),
+        (text[..within_a_line].to_owned(), "isn't one of an export"),
         (join(&without(3)), "comes next"),
         (join(&without(0)), "line 1 isn't the first"),
         (text.replace("\"log_time_us\":1006,", "\"log_time_us\":1007,"), "they were changed"),

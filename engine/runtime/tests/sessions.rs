@@ -194,3 +194,47 @@ fn sessions_outlive_the_log_that_they_were_opened_in() {
     let log = alone.log();
     assert_eq!(refused(log.append_with_blocking(b"x", terms(3))), Refusal::SessionEvicted);
 }
+
+#[test]
+fn a_retry_at_the_next_leader_gets_the_same_slot() {
+    let root = temporary_directory();
+    let directories = make_cluster(root.path(), 3, 2 << 20);
+    let listens = free_addresses(3);
+    let start = |node: u32| {
+        let mut config = Config::new(&directories[node as usize - 1], NodeId(node), listens[node as usize - 1]);
+        let others = (1..=3).filter(|peer| *peer != node);
+        config.peers = others.map(|peer| (NodeId(peer), listens[peer as usize - 1])).collect();
+        config.io_memory_bytes = 16 << 20;
+        Node::start(config).expect("the node starts")
+    };
+    let nodes: Vec<Node> = (1..=3).map(start).collect();
+    let leader = |but: Option<NodeId>| {
+        wait_for("a leader", PATIENCE, || {
+            nodes.iter().map(Node::log).find(|log| {
+                let status = log.status();
+                status.role == Role::Leader && Some(status.node) != but
+            })
+        })
+    };
+    let first_leader = leader(None);
+    let session = first_leader.open_session_blocking().expect("opened");
+    let slots: Vec<Slot> = (1..=20u8)
+        .map(|number| first_leader.append_with_blocking([number], once(session, number.into())).expect("chosen"))
+        .collect();
+    let old = first_leader.status().node;
+    let target = nodes.iter().map(|node| node.status().node).find(|node| *node != old).expect("there are others");
+    wait_for("the leadership to move", PATIENCE, || first_leader.transfer_leadership_blocking(target).ok());
+    let next_leader = leader(Some(old));
+    for (number, slot) in (1..=20u8).zip(&slots) {
+        let again = next_leader.append_with_blocking([number], once(session, number.into()));
+        assert_eq!(again, Ok(*slot), "number {number}");
+    }
+    let last = next_leader.append_with_blocking([21], once(session, 21)).expect("chosen");
+    for node in &nodes {
+        let log = node.log();
+        wait_for("everybody to have it", PATIENCE, || (log.status().judged > last).then_some(()));
+        let (commands, gaps) = delivered(&log, Slot::FIRST);
+        assert_eq!(commands, (1..=21u8).map(|number| vec![number]).collect::<Vec<_>>());
+        assert_eq!(gaps.len(), 20);
+    }
+}
