@@ -123,7 +123,7 @@ pub enum Answer {
         /// Where it was delivered.
         first: Slot,
     },
-    /// It counts for nothing, and no copy of it will.
+    /// It counts for nothing; whether a copy of it does or will, see [`Refusal::is_final`].
     Refused(Refusal),
 }
 
@@ -174,6 +174,23 @@ pub enum Refusal {
         /// Where it stands.
         actual: Slot,
     },
+}
+
+impl Refusal {
+    /// Whether no copy of the submission was or ever will be delivered: a session keeps such a refusal like a position. The
+    /// others say that nothing is known of earlier copies, or that this one came too early.
+    pub fn is_final(self) -> bool {
+        match self {
+            Refusal::TicketSuperseded { .. }
+            | Refusal::TicketExpired
+            | Refusal::TicketUnknown
+            | Refusal::UnexpectedSlot { .. } => true,
+            Refusal::SessionEvicted
+            | Refusal::SessionUnknown
+            | Refusal::SequenceTooOld { .. }
+            | Refusal::SequenceAhead { .. } => false,
+        }
+    }
 }
 
 /// The newest ticket.

@@ -187,12 +187,14 @@ pub enum AppendError {
 
 impl AppendError {
     /// Whether the submission certainly doesn't count and never will, so that trying again can't double it. Of a retry in a
-    /// session that is over, or under a number that is too old, nobody knows any more what became of the first attempt.
+    /// session that is over, or under a number that is too old, nobody knows any more what became of the first attempt; see
+    /// [`Refusal::is_final`].
     pub fn is_certain(&self) -> bool {
-        !matches!(
-            self,
-            AppendError::Unknown | AppendError::Refused(Refusal::SessionEvicted | Refusal::SequenceTooOld { .. })
-        )
+        match self {
+            AppendError::Unknown => false,
+            AppendError::Refused(refusal) => refusal.is_final(),
+            _ => true,
+        }
     }
 }
 

@@ -129,7 +129,7 @@ impl Cluster {
             Answer::Refused(refusal) => {
                 let client = &mut self.sessions.clients[sent.client];
                 let is_current = sent.terms.session.is_some_and(|(session, _)| client.session == Some(session));
-                if is_final(refusal) {
+                if refusal.is_final() {
                     for id in &sent.commands {
                         self.stats.coverage.note("told a client: refused");
                         self.oracle.refuse(*id);
@@ -155,20 +155,6 @@ impl SessionClients {
             Command::Ticket(TicketCommand::Issue { .. }) => client.ticket = Some(TicketId(first)),
             Command::Session(SessionCommand::Close(_)) | Command::Ticket(TicketCommand::Revoke(_)) => {}
         }
-    }
-}
-
-/// Whether no copy of the submission was or will be delivered.
-fn is_final(refusal: Refusal) -> bool {
-    match refusal {
-        Refusal::TicketSuperseded { .. }
-        | Refusal::TicketExpired
-        | Refusal::TicketUnknown
-        | Refusal::UnexpectedSlot { .. } => true,
-        Refusal::SessionEvicted
-        | Refusal::SessionUnknown
-        | Refusal::SequenceTooOld { .. }
-        | Refusal::SequenceAhead { .. } => false,
     }
 }
 
