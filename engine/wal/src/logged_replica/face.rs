@@ -193,7 +193,8 @@ pub struct LoggedSettings {
     /// How fast everything stored is read again in the background, to find damage while there are other copies; zero for
     /// never.
     pub scrub_bytes_per_second: u64,
-    /// Judges what is delivered, within these limits, which must be the same on all replicas; none to leave that out.
+    /// Judges what is delivered, within these limits, which must be the same on all replicas, and whose largest state must fit
+    /// into one record; none to leave that out.
     pub delivery: Option<DeliveryLimits>,
 }
 

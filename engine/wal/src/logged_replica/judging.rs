@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use synod_frame::{BodyHeader, CommandsView, SubmissionEntry, decode_session, decode_ticket, trim_state};
+use synod_frame::{BodyHeader, CommandsView, SubmissionEntry, decode_session, decode_ticket, trim_layout, trim_state};
 use synod_protocol::delivery::{Answer, DeliveryLimits, DeliveryState};
 use synod_protocol::{BodyHandle, BodyKind, Instant, Role, Slot, SlotRange, TrimError};
 
@@ -100,7 +100,11 @@ struct Ahead<B> {
 }
 
 impl<B> Judging<B> {
+    /// # Panics
+    /// If a state within these limits wouldn't fit into a trim: a bug of whoever chose them.
     pub(super) fn new(limits: DeliveryLimits) -> Judging<B> {
+        let layout = usize::try_from(limits.state_bytes_max()).ok().and_then(trim_layout);
+        assert!(layout.is_some(), "no body has room for all that {limits:?} allow");
         Judging {
             limits,
             state: None,
