@@ -414,7 +414,9 @@ impl Cluster {
             },
             Some(running) => {
                 let status = running.replica.status();
-                format!("{} {}", node_id(node.index), story::status(&status, running.replica.wal().is_open()))
+                let judged = running.replica.judged();
+                let told = story::status(&status, running.replica.wal().is_open());
+                format!("{} {told}, judged below {judged}", node_id(node.index))
             }
         };
         self.nodes.iter().map(describe).collect::<Vec<_>>().join("; ")

@@ -301,9 +301,12 @@ impl Node {
         self.running.as_ref().is_some_and(|running| !running.replica.status().lost.is_empty())
     }
 
-    /// Whether it runs and has judged everything that it has delivered.
+    /// Whether it runs and has judged everything that it has delivered, as far as its disk tells where that lies.
     pub fn has_judged(&self) -> bool {
-        let judged = |running: &Running| running.replica.judged() == running.replica.replica().mark().slot;
+        let judged = |running: &Running| {
+            let replica = &running.replica;
+            replica.judged() == replica.replica().mark().slot || replica.judging_waits_for().is_some()
+        };
         self.running.as_ref().is_some_and(judged)
     }
 

@@ -66,8 +66,9 @@ pub(super) struct Judging<B> {
     finding: Option<ReadId>,
     /// As far as trims were looked for, from the base on.
     searched: Slot,
-    /// When to try again, after a page of the index couldn't be had.
+    /// When to try again, after a page of the index couldn't be had; and whether that is what judging waits for.
     again_at: Instant,
+    stalled: bool,
     /// What is being read, in slot order, from the state's next slot on.
     queue: VecDeque<Ahead<B>>,
     suppressed: BTreeMap<Slot, Suppressed>,
@@ -111,6 +112,7 @@ impl<B> Judging<B> {
             finding: None,
             searched: Slot::FIRST,
             again_at: Instant(0),
+            stalled: false,
             queue: VecDeque::new(),
             suppressed: BTreeMap::new(),
             forgotten: Slot::FIRST,
@@ -131,6 +133,7 @@ impl<B> Judging<B> {
         self.points.clear();
         self.since_point = 0;
         self.forgotten = next;
+        self.stalled = false;
         self.state = Some(state);
     }
 
@@ -222,9 +225,11 @@ impl<P: Buffers> LoggedReplica<P> {
         }
     }
 
-    /// Whether judging waits for a body whose bytes are lost here, which may take until somebody has it.
+    /// The body that judging waits for, if that can take long: its bytes are lost here until somebody has them, or its place
+    /// can't be read back from the disk, which only a restart, or a trim, puts right.
     pub fn judging_waits_for(&self) -> Option<Slot> {
-        self.judging.as_ref().map(|_| self.judged()).filter(|next| self.is_lost(*next))
+        let judging = self.judging.as_ref()?;
+        Some(self.judged()).filter(|next| judging.stalled || self.is_lost(*next))
     }
 
     /// Which of some delivered slots don't count.
@@ -312,6 +317,7 @@ impl<P: Buffers> LoggedReplica<P> {
     pub(super) fn judge_later(&mut self, now: Instant) {
         if let Some(judging) = &mut self.judging {
             judging.again_at = now.plus(AGAIN);
+            judging.stalled = true;
         }
     }
 
@@ -417,6 +423,7 @@ impl<P: Buffers> LoggedReplica<P> {
                 None => self.read_record(entry, Purpose::Judge),
             };
             if let Some(judging) = &mut self.judging {
+                judging.stalled = false;
                 judging.queue.push_back(Ahead { body: entry.body, read, frame });
             }
         }
