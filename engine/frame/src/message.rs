@@ -500,7 +500,7 @@ fn promise_payload(accepted: &[AcceptedBody], doubts: &[Doubt]) -> Vec<u8> {
         first: entry.body.first.0,
         argument: match entry.body.kind {
             BodyKind::Trim { upto } => upto.0,
-            BodyKind::Commands | BodyKind::NoOp | BodyKind::Configuration => 0,
+            BodyKind::Commands | BodyKind::NoOp | BodyKind::Configuration | BodyKind::Session | BodyKind::Ticket => 0,
         },
         id_low: entry.body.id.0 as u64,
         id_high: (entry.body.id.0 >> 64) as u64,

@@ -267,7 +267,14 @@ impl Node {
         let (node, seed) = (node_id(self.index), self.random.number());
         let replica = Replica::new(node, boot, seed, protocol, configurations, state, now);
         let wal = Wal::new(self.identity, plan.log, recovered);
-        let replica = LoggedReplica::new(GROUP, plan.logged, replica, wal, SimulatedBuffers, now);
+        let mut logged = plan.logged;
+        if plant == Some(Plant::OtherLimits)
+            && self.index == 0
+            && let Some(limits) = &mut logged.delivery
+        {
+            limits.sessions_max += 1;
+        }
+        let replica = LoggedReplica::new(GROUP, logged, replica, wal, SimulatedBuffers, now);
         self.running = Some(Running {
             replica,
             desk: Desk::default(),
@@ -292,6 +299,15 @@ impl Node {
     /// Whether it runs without some bytes of the chosen prefix.
     pub fn has_lost(&self) -> bool {
         self.running.as_ref().is_some_and(|running| !running.replica.status().lost.is_empty())
+    }
+
+    /// Whether it runs and has judged everything that it has delivered, as far as its disk tells where that lies.
+    pub fn has_judged(&self) -> bool {
+        let judged = |running: &Running| {
+            let replica = &running.replica;
+            replica.judged() == replica.replica().mark().slot || replica.judging_waits_for().is_some()
+        };
+        self.running.as_ref().is_some_and(judged)
     }
 
     /// The protocol's view of itself, if the node runs.

@@ -11,6 +11,7 @@ mod bodies;
 mod effects;
 mod face;
 mod healing;
+mod judging;
 mod paging;
 mod serve;
 
@@ -34,6 +35,8 @@ pub use bodies::Frame;
 pub use face::{Buffers, LoggedSettings, MarkAnswer, Output, ReadAnswer, ReadId, ReplicaStatus};
 pub use healing::HEAL_PAUSE;
 use healing::Healing;
+use judging::Judging;
+pub use judging::{Judgement, Suppressed};
 use paging::{Errand, Paging};
 use serve::Serving;
 
@@ -61,6 +64,7 @@ pub struct LoggedReplica<P: Buffers> {
     serving: BTreeMap<NodeId, Serving<P::Buffer>>,
     healing: Healing,
     paging: Paging,
+    judging: Option<Judging<P::Buffer>>,
     outputs: VecDeque<Output<P::Buffer>>,
     last_append_at: Instant,
     /// Wall-clock time as last told, and the highest time seen in any body: times never go back along a log.
@@ -83,6 +87,8 @@ enum Purpose {
     Reader,
     /// Nobody: to see whether it can be read.
     Scrub,
+    /// To judge what is delivered.
+    Judge,
 }
 
 impl<P: Buffers> LoggedReplica<P> {
@@ -114,6 +120,7 @@ impl<P: Buffers> LoggedReplica<P> {
             serving: BTreeMap::new(),
             healing,
             paging: Paging::default(),
+            judging: settings.delivery.map(Judging::new),
             outputs: VecDeque::new(),
             last_append_at: now,
             leader_time_us,
@@ -248,6 +255,9 @@ impl<P: Buffers> LoggedReplica<P> {
                 let frame = record.map(|record| Frame::new(entry.body, Rc::new(record)));
                 self.outputs.push_back(Output::ReadDone { read, frame });
             }
+            (Purpose::Judge, record) => {
+                self.judged_read(read, record.map(|record| Frame::new(entry.body, Rc::new(record))));
+            }
             (Purpose::Scrub, _) | (Purpose::Adopt | Purpose::Send { .. }, None) => {}
         }
         self.drain(now);
@@ -330,7 +340,8 @@ impl<P: Buffers> LoggedReplica<P> {
         if self.fenced {
             return Err(TrimError::NotLeader);
         }
-        let agreed = self.replica.trim(upto);
+        let upto = upto.min(self.replica.held_by_all());
+        let agreed = self.prepare_trim(upto).and_then(|upto| self.replica.trim(upto));
         self.drain(now);
         agreed
     }
@@ -343,7 +354,8 @@ impl<P: Buffers> LoggedReplica<P> {
         if self.fenced {
             return Err(TrimError::NotLeader);
         }
-        let agreed = self.replica.trim_past(upto);
+        let upto = upto.min(self.replica.held_by_quorum());
+        let agreed = self.prepare_trim(upto).and_then(|upto| self.replica.trim_past(upto));
         self.drain(now);
         agreed
     }
@@ -474,6 +486,7 @@ impl<P: Buffers> LoggedReplica<P> {
             self.bodies.drop_arrivals();
             self.drain_wal();
             if !self.durable_news(now) && !self.paging.has_ended() {
+                self.judge_on(now);
                 return;
             }
         }

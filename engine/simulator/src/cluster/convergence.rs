@@ -351,7 +351,7 @@ impl Cluster {
         // tell each other.
         let unsure = self.nodes.iter().filter(|node| node.status().is_some_and(|status| status.unsure)).count();
         let is_settled = unsure != 1 || self.nodes.iter().any(|node| node.running.is_none());
-        let calm = is_settled && self.all_of_core(|node| !node.has_lost());
+        let calm = is_settled && self.all_of_core(|node| !node.has_lost() && node.has_judged());
         self.commands_acked() > convergence.acked_before && calm && self.is_complete()
     }
 

@@ -419,6 +419,8 @@ pub(crate) fn body_kind_number(kind: BodyKind) -> (u16, u64) {
         BodyKind::NoOp => (2, 0),
         BodyKind::Configuration => (3, 0),
         BodyKind::Trim { upto } => (4, upto.0),
+        BodyKind::Session => (5, 0),
+        BodyKind::Ticket => (6, 0),
     }
 }
 
@@ -428,6 +430,8 @@ fn body_kind_from_number(kind: u16, argument: u64) -> Option<BodyKind> {
         2 => Some(BodyKind::NoOp),
         3 => Some(BodyKind::Configuration),
         4 => Some(BodyKind::Trim { upto: Slot(argument) }),
+        5 => Some(BodyKind::Session),
+        6 => Some(BodyKind::Ticket),
         _ => None,
     }
 }

@@ -32,6 +32,8 @@ pub(super) enum Errand {
     Scrub,
     /// A trim that is delivered.
     Trim,
+    /// Judging what is delivered.
+    Judge,
 }
 
 /// See the module documentation.
@@ -68,7 +70,7 @@ impl<P: Buffers> LoggedReplica<P> {
             self.paging.queue.push_back(end);
         }
         let waiting = self.paging.waiting.entry(end).or_default();
-        let once = matches!(errand, Errand::Serve { .. } | Errand::Scrub | Errand::Trim);
+        let once = matches!(errand, Errand::Serve { .. } | Errand::Scrub | Errand::Trim | Errand::Judge);
         if !once || !waiting.contains(&errand) {
             waiting.push(errand);
         }
@@ -143,6 +145,8 @@ impl<P: Buffers> LoggedReplica<P> {
                 self.scrub(now);
             }
             Errand::Trim => self.place_trim(now),
+            // It goes on by itself, as it does after everything that happens.
+            Errand::Judge => {}
         }
     }
 
@@ -168,6 +172,7 @@ impl<P: Buffers> LoggedReplica<P> {
             Errand::Obtain { body, holder } => self.fetch_body(&body, holder),
             Errand::Scrub => self.scrub_behind(end),
             Errand::Trim => self.place_trim_before(now, end),
+            Errand::Judge => self.judge_later(now),
         }
     }
 
