@@ -39,6 +39,9 @@ impl Replica {
             return self.send(from, Message::Reject { ballot, reason: RejectReason::Doubtful });
         }
         if !self.halted {
+            // The newest one heard, not the one that is answered: answers come in the order of their numbers then, and an older
+            // claim never passes for a newer one.
+            let beat = self.leader_beat;
             let (mark, stable, full) = (self.mark, self.proved, self.disk_full);
             self.send(from, Message::HeartbeatReply { ballot, mark, stable, beat, full });
         }
