@@ -138,3 +138,9 @@ fn an_old_answer_does_not_throw_a_member_behind_the_trim() {
 fn a_header_bounds_nothing_behind_it() {
     check_hard(62_029_922);
 }
+
+/// The number of another leader's heartbeat passed for that of this one, and confirmed a leader that was deposed.
+#[test]
+fn each_leadership_counts_its_own_heartbeats() {
+    check_hard(1418);
+}

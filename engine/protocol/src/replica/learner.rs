@@ -29,9 +29,8 @@ impl Replica {
             // An old one that comes late: whoever leads at a higher ballot had the promises of a quorum.
             return;
         }
-        let newest = if self.leader == Some(ballot) { self.leader_beat } else { 0 };
         self.heard_leader(now, ballot);
-        self.leader_beat = newest.max(beat);
+        self.leader_beat = self.leader_beat.max(beat);
         self.confine_doubts(ballot, recovered);
         self.on_mark(now, from, ballot, mark);
         if self.unsure.is_some() {
