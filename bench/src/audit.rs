@@ -14,7 +14,7 @@ use synod_frame::{CommandsView, RECORD_HEADER_BYTES, RecordBuffer, verify_body_i
 use synod_protocol::{BodyHandle, BodyKind, Mark, NodeId, Slot};
 use synod_wal::audit::AuditLog;
 use synod_wal::directory::{self, DirectoryStore};
-use synod_wal::{ExpectedIdentity, RecoverOptions, RecoveredLog, SegmentStore, recover_with, scan};
+use synod_wal::{ExpectedIdentity, RecoverOptions, RecoveredLog, SegmentStore, recover_with};
 
 use crate::content::Content;
 use crate::ledger::{Call, Outcome};
@@ -111,7 +111,7 @@ fn read(path: PathBuf) -> Result<Replica> {
     let identity = directory::read_identity(&path)?;
     let store = DirectoryStore::new(directory::log_path(&path, 0));
     let expected = identity.log_identity(0).context("not bootstrapped")?.expected();
-    let options = RecoverOptions { depth: scan::Depth::Full, live: false };
+    let options = RecoverOptions::default();
     let log = recover_with(&store, &expected, identity.segment_bytes, options)?;
     if let Some(damage) = log.damages.first() {
         anyhow::bail!("{}: {damage}", path.display());

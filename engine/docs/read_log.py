@@ -6,7 +6,7 @@ checksums, positions and the chain of records, and repairs nothing."""
 import pathlib, struct, sys, zlib
 
 KINDS = "- accepted chosen copied healed promise configuration - mark pack trim".split()
-BODIES = {1: "commands", 2: "no-ops", 3: "configuration", 4: "trim"}
+BODIES = {1: "commands", 2: "no-ops", 3: "configuration", 4: "trim", 5: "session", 6: "ticket"}
 BLOCK = 4096
 u32 = lambda data, at: struct.unpack_from("<I", data, at)[0]
 u64 = lambda data, at: struct.unpack_from("<Q", data, at)[0]

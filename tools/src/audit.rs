@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use synod_wal::RecoverOptions;
 use synod_wal::audit::{AuditLog, audit};
-use synod_wal::{RecoverOptions, scan};
 
 use crate::exit::{self, Exit};
 use crate::output::Output;
@@ -71,7 +71,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
 
 fn read(source: &Source) -> Result<AuditLog<'_>> {
     let identity = source.identity.log_identity(0).context("not bootstrapped: it has no votes yet")?;
-    let options = RecoverOptions { depth: scan::Depth::Full, live: source.live };
+    let options = RecoverOptions { live: source.live, ..RecoverOptions::default() };
     let name = source.path.display().to_string();
     Ok(AuditLog::read(name, &source.store, &identity.expected(), source.geometry.segment_bytes(), options)?)
 }

@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use crc32fast::Hasher;
-use synod_frame::RECORD_HEADER_BYTES;
+use synod_frame::{decode_session, decode_ticket, trim_state};
+use synod_protocol::delivery::{SessionCommand, TicketCommand};
 use synod_protocol::{BodyKind, Mark, Slot};
 use synod_wal::IndexEntry;
 
@@ -127,10 +130,27 @@ impl Lines<'_> {
         match entry.body.kind {
             BodyKind::Commands => self.commands(&stored, &place)?,
             BodyKind::NoOp => self.write(&Line::NoOp { slot, count: entry.body.count, place })?,
-            BodyKind::Trim { upto } => self.write(&Line::Trim { slot, upto: upto.0, place })?,
+            BodyKind::Trim { upto } => {
+                let state = trim_state(&stored.header, stored.body());
+                let delivery_state = state.map(|state| STANDARD.encode(state));
+                self.write(&Line::Trim { slot, upto: upto.0, place, delivery_state })?;
+            }
+            BodyKind::Session => {
+                let closes = match decode_session(&stored.header, stored.body())? {
+                    SessionCommand::Open => None,
+                    SessionCommand::Close(id) => Some(id.0.0),
+                };
+                self.write(&Line::Session { slot, place, closes })?;
+            }
+            BodyKind::Ticket => {
+                let (lasts_us, revokes) = match decode_ticket(&stored.header, stored.body())? {
+                    TicketCommand::Issue { lasts_us } => (Some(lasts_us), None),
+                    TicketCommand::Revoke(id) => (None, Some(id.0.0)),
+                };
+                self.write(&Line::Ticket { slot, place, lasts_us, revokes })?;
+            }
             BodyKind::Configuration { .. } => {
-                let bytes = &stored.record.as_ref()[RECORD_HEADER_BYTES..][..entry.body.bytes as usize];
-                self.write(&Line::Configuration { slot, place, content: Content::new(bytes, false) })?;
+                self.write(&Line::Configuration { slot, place, content: Content::new(stored.body(), false) })?;
             }
         }
         self.mark = self.mark.map(|mark| mark.after(&entry.body));
@@ -154,6 +174,7 @@ impl Lines<'_> {
                     session: entry.session,
                     sequence: entry.sequence,
                     ticket: entry.ticket,
+                    expected_slot: entry.expected_slot,
                     content: Content::new(command, self.utf8),
                 })?;
             }

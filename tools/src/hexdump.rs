@@ -264,6 +264,9 @@ impl Record<'_> {
         match header.kind {
             BodyKind::Commands => archive::show_commands(self, header, archive.clone(), slot),
             BodyKind::Configuration { .. } => archive::show_configuration(self, archive.clone()),
+            BodyKind::Session => archive::show_command(self, archive.clone(), &[("session", 8)]),
+            BodyKind::Ticket => archive::show_command(self, archive.clone(), &[("ticket", 8), ("lasts us", 8)]),
+            BodyKind::Trim { .. } if !archive.is_empty() => self.hex_lines("state", archive.clone(), ""),
             BodyKind::NoOp | BodyKind::Trim { .. } => {}
         }
         self.zeros("padding", archive.end..self.bytes.len());

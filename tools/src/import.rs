@@ -11,13 +11,16 @@ use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use crc32fast::Hasher;
 use serde::Serialize;
 use synod_frame::{
     BLOCK_BYTES, Batch, CommandsPlan, ConfigurationBody, EncodeError, GroupId, Member, Origin, RecordBuffer,
-    Submission, encode_commands, encode_noop, encode_trim,
+    Submission, encode_commands, encode_noop, encode_session, encode_ticket, encode_trim_with_state, trim_layout,
 };
+use synod_protocol::delivery::{SessionCommand, SessionId, TicketCommand, TicketId};
 use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX};
 use synod_protocol::{BodyHandle, Chain, Configuration, Mark, Slot};
 use synod_wal::LogBuilder;
@@ -321,8 +324,8 @@ struct Bodies {
 struct Gathering {
     first: u64,
     place: Place,
-    /// Number, session, sequence and ticket of each submission.
-    submissions: Vec<(u32, [u64; 3], Batch)>,
+    /// Number, session, sequence, ticket and expected slot of each submission.
+    submissions: Vec<(u32, [u64; 4], Batch)>,
     commands: u64,
 }
 
@@ -338,7 +341,11 @@ impl Bodies {
 
     fn take(&mut self, line: Line) -> Result<()> {
         let (slot, count) = match &line {
-            Line::Command { slot, .. } | Line::Trim { slot, .. } | Line::Configuration { slot, .. } => (*slot, 1),
+            Line::Command { slot, .. }
+            | Line::Trim { slot, .. }
+            | Line::Session { slot, .. }
+            | Line::Ticket { slot, .. }
+            | Line::Configuration { slot, .. } => (*slot, 1),
             Line::NoOp { slot, count, .. } => (*slot, u64::from(*count)),
             Line::Missing { slot, count } => {
                 bail!("{count} slots are missing from slot {slot} on; import the export of a whole log")
@@ -349,19 +356,36 @@ impl Bodies {
         let next = self.next.checked_add(count).context("no log has so many slots")?;
         let other_body = |body: u64| self.gathering.as_ref().is_some_and(|gathering| gathering.first != body);
         match line {
-            Line::Command { place, body, submission, session, sequence, ticket, content, .. } => {
+            Line::Command { place, body, submission, session, sequence, ticket, expected_slot, content, .. } => {
                 if other_body(body) {
                     self.complete()?;
                 }
                 let gathering = self.gathering.get_or_insert_with(|| Gathering::new(body, place));
                 ensure!(gathering.first + gathering.commands == slot, "slot {slot} isn't next in the body at {body}");
-                gathering.push(submission, [session, sequence, ticket], &content.bytes()?)?;
+                gathering.push(submission, [session, sequence, ticket, expected_slot], &content.bytes()?)?;
             }
             Line::NoOp { count, place, .. } => {
                 self.small(&place, |record, origin| encode_noop(record, origin, count))?;
             }
-            Line::Trim { upto, place, .. } => {
-                self.small(&place, |record, origin| encode_trim(record, origin, Slot(upto)))?;
+            Line::Trim { upto, place, delivery_state, .. } => {
+                let state = delivery_state.map(|text| STANDARD.decode(text)).transpose();
+                let state = state.context("the delivery state isn't base64")?.unwrap_or_default();
+                let layout = trim_layout(state.len()).context("the delivery state is too long")?;
+                self.whole(&place, layout.record_bytes(), |record, origin| {
+                    encode_trim_with_state(record, origin, Slot(upto), &state)
+                })?;
+            }
+            Line::Session { place, closes, .. } => {
+                let command = closes.map_or(SessionCommand::Open, |id| SessionCommand::Close(SessionId(Slot(id))));
+                self.small(&place, |record, origin| encode_session(record, origin, command))?;
+            }
+            Line::Ticket { place, lasts_us, revokes, .. } => {
+                let command = match (lasts_us, revokes) {
+                    (Some(lasts_us), None) => TicketCommand::Issue { lasts_us },
+                    (None, Some(id)) => TicketCommand::Revoke(TicketId(Slot(id))),
+                    _ => bail!("slot {slot} neither issues nor revokes a ticket"),
+                };
+                self.small(&place, |record, origin| encode_ticket(record, origin, command))?;
             }
             Line::Configuration { .. } => {
                 bail!("slot {slot} changes the members of the old cluster, which a new one can't follow")
@@ -377,8 +401,17 @@ impl Bodies {
         place: &Place,
         encode: impl FnOnce(&mut [u8], &Origin) -> Result<BodyHandle, EncodeError>,
     ) -> Result<()> {
+        self.whole(place, BLOCK_BYTES, encode)
+    }
+
+    fn whole(
+        &mut self,
+        place: &Place,
+        record_bytes: usize,
+        encode: impl FnOnce(&mut [u8], &Origin) -> Result<BodyHandle, EncodeError>,
+    ) -> Result<()> {
         self.complete()?;
-        let mut record = RecordBuffer::zeroed(BLOCK_BYTES);
+        let mut record = RecordBuffer::zeroed(record_bytes);
         let handle = encode(record.as_mut(), &self.origin(self.next, place)?)?;
         self.ready.push_back(Body { handle, record, log_time_us: place.log_time_us, commands: 0 });
         Ok(())
@@ -392,11 +425,18 @@ impl Bodies {
     /// Makes the body whose commands were gathered, if there are any.
     fn complete(&mut self) -> Result<()> {
         let Some(gathering) = self.gathering.take() else { return Ok(()) };
-        let plan = gathering.submissions.iter().fold(CommandsPlan::new(), |plan, (_, _, batch)| plan.with(batch));
-        let layout = plan.layout().with_context(|| format!("the body at slot {} is too long", gathering.first))?;
         let rows = gathering.submissions.iter().map(|(_, of, batch)| (*of, batch));
-        let submissions: Vec<Submission<'_>> =
-            rows.map(|([session, sequence, ticket], batch)| Submission { session, sequence, ticket, batch }).collect();
+        let submissions: Vec<Submission<'_>> = rows
+            .map(|([session, sequence, ticket, expected_slot], batch)| Submission {
+                session,
+                sequence,
+                ticket,
+                expected_slot,
+                batch,
+            })
+            .collect();
+        let plan = CommandsPlan::of(&submissions);
+        let layout = plan.layout().with_context(|| format!("the body at slot {} is too long", gathering.first))?;
         let mut record = RecordBuffer::zeroed(layout.record_bytes());
         let origin = self.origin(Slot(gathering.first), &gathering.place)?;
         let handle = encode_commands(record.as_mut(), &origin, &submissions)?;
@@ -411,13 +451,13 @@ impl Gathering {
         Gathering { first, place, submissions: Vec::new(), commands: 0 }
     }
 
-    fn push(&mut self, number: u32, of: [u64; 3], command: &[u8]) -> Result<()> {
+    fn push(&mut self, number: u32, of: [u64; 4], command: &[u8]) -> Result<()> {
         if self.submissions.last().is_none_or(|(last, _, _)| *last != number) {
             ensure!(number as usize == self.submissions.len(), "submission {number} isn't next in its body");
             self.submissions.push((number, of, Batch::new()));
         }
         let (_, known, batch) = self.submissions.last_mut().expect("just made");
-        ensure!(*known == of, "submission {number} has two sessions, sequences or tickets");
+        ensure!(*known == of, "submission {number} is delivered on two terms");
         let bytes = batch.bytes().len() + command.len();
         let fits = bytes <= BODY_BYTES_MAX as usize && self.commands < u64::from(BODY_SLOTS_MAX);
         ensure!(fits, "the body at slot {} is too long", self.first);

@@ -34,8 +34,26 @@ pub(crate) enum Line {
         session: u64,
         sequence: u64,
         ticket: u64,
+        /// The slot that the submission expected; zero for any.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        expected_slot: u64,
         #[serde(flatten)]
         content: Content,
+    },
+    /// A session is opened, or closed if one is named.
+    Session {
+        slot: u64,
+        #[serde(flatten)]
+        place: Place,
+        closes: Option<u64>,
+    },
+    /// A ticket is issued, or revoked if one is named.
+    Ticket {
+        slot: u64,
+        #[serde(flatten)]
+        place: Place,
+        lasts_us: Option<u64>,
+        revokes: Option<u64>,
     },
     /// Slots that hold nothing.
     NoOp {
@@ -50,6 +68,9 @@ pub(crate) enum Line {
         upto: u64,
         #[serde(flatten)]
         place: Place,
+        /// The delivery state at that point in base64, unless it is empty.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        delivery_state: Option<String>,
     },
     /// A change of members, as the bytes of its body.
     Configuration {
@@ -121,6 +142,11 @@ pub(crate) enum Content {
     Base64(String),
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references over")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 impl Content {
     pub(crate) fn new(bytes: &[u8], utf8: bool) -> Content {
         match std::str::from_utf8(bytes) {
@@ -182,6 +208,7 @@ mod tests {
             session: 1,
             sequence: 2,
             ticket: 0,
+            expected_slot: 0,
             content: Content::new(b"x\n", true),
         };
         let text = serde_json::to_string(&line).expect("json");

@@ -35,11 +35,13 @@ pub(crate) fn body_kind(kind: BodyKind) -> &'static str {
         BodyKind::NoOp => "no-op",
         BodyKind::Configuration { .. } => "configuration",
         BodyKind::Trim { .. } => "trim",
+        BodyKind::Session => "session",
+        BodyKind::Ticket => "ticket",
     }
 }
 
 /// The names of all kinds of bodies.
-pub(crate) const BODY_KINDS: [&str; 4] = ["commands", "no-op", "configuration", "trim"];
+pub(crate) const BODY_KINDS: [&str; 6] = ["commands", "no-op", "configuration", "trim", "session", "ticket"];
 
 /// The node's process start in a ballot, as ballots show it: a random number, of which nobody wants the decimal digits.
 pub(crate) fn boot(ballot: Ballot) -> String {
@@ -132,7 +134,7 @@ impl RecordRow {
             body_id: body.map(|body| format!("{:032x}", body.id.0)),
             upto: body.and_then(|body| match body.kind {
                 BodyKind::Trim { upto } => Some(upto.0),
-                BodyKind::Commands | BodyKind::NoOp | BodyKind::Configuration { .. } => None,
+                _ => None,
             }),
             behind_damage,
             commands: None,

@@ -89,6 +89,13 @@ pub(crate) struct StoredBody {
     pub(crate) record: RecordBuffer,
 }
 
+impl StoredBody {
+    /// Its exact bytes.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.record.as_ref()[self.header.layout.body_range()]
+    }
+}
+
 impl Source {
     /// Opens a directory and says on stderr if a node runs on it. Takes no lock.
     ///

@@ -9,7 +9,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, opcode, types};
-use synod_frame::{BLOCK_BYTES, RecordBuffer};
+use synod_frame::BLOCK_BYTES;
+use synod_wal::directory::ReadBuffer;
 
 /// Reads in flight.
 const DEPTH: u32 = 16;
@@ -20,8 +21,8 @@ const PART_BYTES: usize = 512 << 10;
 /// A ring, and the memory that files are read into.
 pub(crate) struct BulkReader {
     ring: IoUring,
-    /// Aligned to a block. Nobody else sees it while a read is in flight.
-    buffer: RecordBuffer,
+    /// Begins at a block. Nobody else sees it while a read is in flight.
+    buffer: Option<ReadBuffer>,
 }
 
 /// A part of the file that is still to be read.
@@ -37,7 +38,7 @@ impl BulkReader {
     /// # Errors
     /// If the kernel refuses a ring: io_uring is missing, switched off, or blocked.
     pub(crate) fn new() -> io::Result<BulkReader> {
-        Ok(BulkReader { ring: IoUring::new(DEPTH)?, buffer: RecordBuffer::zeroed(0) })
+        Ok(BulkReader { ring: IoUring::new(DEPTH)?, buffer: None })
     }
 
     /// The first `bytes` of a file; a multiple of a block if the file was opened with O_DIRECT.
@@ -45,20 +46,22 @@ impl BulkReader {
     /// # Errors
     /// The first error of any read; [`io::ErrorKind::UnexpectedEof`] if the file is shorter.
     pub(crate) fn load(&mut self, file: &File, bytes: usize) -> io::Result<&[u8]> {
-        if self.buffer.as_ref().len() < bytes {
-            self.buffer = RecordBuffer::zeroed(bytes);
-        }
-        self.read(file, bytes)?;
-        Ok(&self.buffer.as_ref()[..bytes])
+        let mut buffer = match self.buffer.take() {
+            Some(buffer) if buffer.as_ref().len() >= bytes => buffer,
+            _ => ReadBuffer::zeroed(bytes)?,
+        };
+        let base = buffer.as_mut().as_mut_ptr();
+        self.buffer = Some(buffer);
+        self.read(file, base, bytes)?;
+        Ok(&self.loaded()[..bytes])
     }
 
     /// What was loaded last; meaningless if that failed.
     pub(crate) fn loaded(&self) -> &[u8] {
-        self.buffer.as_ref()
+        self.buffer.as_ref().map_or(&[], AsRef::as_ref)
     }
 
-    fn read(&mut self, file: &File, bytes: usize) -> io::Result<()> {
-        let base = self.buffer.as_mut().as_mut_ptr();
+    fn read(&mut self, file: &File, base: *mut u8, bytes: usize) -> io::Result<()> {
         let mut left: Vec<Part> = (0..bytes)
             .step_by(PART_BYTES)
             .map(|offset| Part { offset, bytes: PART_BYTES.min(bytes - offset) })
@@ -75,8 +78,8 @@ impl BulkReader {
                     .offset(part.offset as u64)
                     .build()
                     .user_data(number as u64);
-                // SAFETY: `target..target + part.bytes` lies in `self.buffer`, for `read` is only called with at most its
-                // length. The buffer is neither moved, freed nor looked at before this function returns, and it returns
+                // SAFETY: `target..target + part.bytes` lies in `self.buffer`, for `read` is only called with where that begins
+                // and at most its length. Its memory is neither moved, freed nor looked at before this function returns, and it returns
                 // only when every read is complete, or leaves the buffer behind for ever. The file outlives the call.
                 // There is room: the queue has as many entries as there are slots.
                 if unsafe { self.ring.submission().push(&entry) }.is_err() {
@@ -93,7 +96,7 @@ impl BulkReader {
                 && error.kind() != io::ErrorKind::ResourceBusy
             {
                 // The kernel may still write there: nobody may ever use that memory again.
-                std::mem::forget(std::mem::replace(&mut self.buffer, RecordBuffer::zeroed(0)));
+                std::mem::forget(self.buffer.take());
                 return Err(error);
             }
             for completion in self.ring.completion() {

@@ -6,7 +6,13 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use stores::{Stores, ballot, commands, identity, noop, recovered, refused, run, trim, variety};
+use stores::{
+    Filler, Stores, ballot, commands, commands_of, identity, noop, recovered, refused, run, small, trim, variety,
+};
+use synod_frame::{Batch, Origin, Submission, encode_session, encode_ticket, encode_trim_with_state};
+use synod_protocol::delivery::{
+    DeliveryLimits, DeliveryState, SessionCommand, SessionId, Terms, TicketCommand, TicketId,
+};
 use synod_protocol::{Mark, Slot};
 use synod_wal::RecordKind;
 
@@ -28,17 +34,44 @@ fn import(code: i32, file: &Path, members: &[std::path::PathBuf], more: &[&str])
     if code == 0 { run(code, arguments) } else { refused(code, arguments) }
 }
 
-/// A log of 60 bodies of every kind, then one that is only accepted.
+/// A log of 66 bodies of every kind, then one that is only accepted.
 fn filled() -> (Stores, Mark) {
     let stores = Stores::cluster(1);
     let mut filler = stores.filler(0);
     variety(&mut filler, 2, 59);
     let body = trim(filler.mark.slot, Slot(4));
     filler.choose(2, &body);
+    choose_sessions(&mut filler);
     filler.settle();
     filler.append(RecordKind::Accepted, ballot(2), ballot(2), Some(&noop(filler.mark.slot, 3, 9)));
     let mark = filler.finish(2);
     (stores, mark)
+}
+
+/// A session, a ticket, a submission with terms, and a trim that carries what is remembered of them.
+fn choose_sessions(filler: &mut Filler) {
+    let session = filler.mark.slot;
+    filler.choose(2, &small(session, |record, origin| encode_session(record, origin, SessionCommand::Open)));
+    let ticket = filler.mark.slot;
+    let issue = TicketCommand::Issue { lasts_us: 30 };
+    filler.choose(2, &small(ticket, |record, origin| encode_ticket(record, origin, issue)));
+    let terms = Terms {
+        session: Some((SessionId(session), 1)),
+        ticket: Some(TicketId(ticket)),
+        expected_slot: Some(filler.mark.slot),
+    };
+    let batch: Batch = ["on terms"].into_iter().collect();
+    filler.choose(2, &commands_of(filler.mark.slot, 2, &[Submission::under(&terms, &batch)]));
+    let mut state = DeliveryState::empty(DeliveryLimits::CLUSTER, session);
+    state.deliver_session(session, 5, SessionCommand::Open);
+    let state = state.encode();
+    let carry =
+        |record: &mut [u8], origin: &Origin| encode_trim_with_state(record, origin, Slot(session.0 + 1), &state);
+    filler.choose(2, &small(filler.mark.slot, carry));
+    let revoke = TicketCommand::Revoke(TicketId(ticket));
+    filler.choose(2, &small(filler.mark.slot, |record, origin| encode_ticket(record, origin, revoke)));
+    let close = SessionCommand::Close(SessionId(session));
+    filler.choose(2, &small(filler.mark.slot, |record, origin| encode_session(record, origin, close)));
 }
 
 #[test]
@@ -61,7 +94,15 @@ fn an_export_names_every_command_and_sums_up() {
     assert_eq!((&first["text"], &first["body"], &first["submission"]), (&"one".into(), &6.into(), &0.into()));
     let third = &rows[4];
     assert_eq!((&third["base64"], &third["submission"]), (&"//4A".into(), &1.into()));
-    assert!(rows.iter().any(|row| row["kind"] == "trim" && row["upto"] == 4));
+    assert!(rows.iter().any(|row| row["kind"] == "trim" && row["upto"] == 4 && row.get("delivery_state").is_none()));
+    let slot = |kind: &str| rows.iter().find(|row| row["kind"] == kind).expect("there is one")["slot"].clone();
+    let (session, ticket) = (slot("session"), slot("ticket"));
+    let on_terms = rows.iter().find(|row| row["text"] == "on terms").expect("it was chosen");
+    assert_eq!((&on_terms["session"], &on_terms["ticket"]), (&session, &ticket));
+    assert_eq!(on_terms["expected_slot"], on_terms["slot"]);
+    assert!(rows.iter().any(|row| row["kind"] == "session" && row["closes"] == session));
+    assert!(rows.iter().any(|row| row["kind"] == "ticket" && row["revokes"] == ticket));
+    assert!(rows.iter().any(|row| row["kind"] == "trim" && row["delivery_state"].is_string()));
 
     let with_accepted = lines(&export(&stores.paths[0], &["--accepted"]));
     assert_eq!(with_accepted.len(), rows.len() + 1);
@@ -86,7 +127,7 @@ fn a_new_cluster_begins_with_the_very_same_bodies() {
         assert!(dry.contains(&format!("slots 1..{}", mark.slot)), "{dry}");
         assert!(identity(&new.paths[0]).cluster.is_none());
         let report: Value = serde_json::from_str(&import(0, &file, &new.paths, &["--format", "json"])).expect("json");
-        assert_eq!((&report["bodies"], &report["slot_end"]), (&60.into(), &mark.slot.0.into()));
+        assert_eq!((&report["bodies"], &report["slot_end"]), (&66.into(), &mark.slot.0.into()));
         let cluster = identity(&new.paths[0]).cluster.expect("a member");
         for path in &new.paths {
             assert_eq!(identity(path).cluster, Some(cluster));
@@ -134,11 +175,12 @@ fn bad_files_leave_the_stores_as_they_were() {
     let all: Vec<&str> = text.lines().collect();
     let join = |lines: &[&str]| lines.join("\n") + "\n";
     let without = |gone: usize| [&all[..gone], &all[gone + 1..]].concat();
+    let within_a_line = text[..text.len() / 2].rfind('\n').expect("lines") + 20;
     let cases = [
         (String::new(), "line 1 isn't the first"),
         ("{}\n".to_owned(), "line 1 isn't one of an export"),
         (join(&all[..all.len() - 1]), "the end is missing"),
-        (text[..text.len() / 2].to_owned(), "isn't one of an export"),
+        (text[..within_a_line].to_owned(), "isn't one of an export"),
         (join(&without(3)), "comes next"),
         (join(&without(0)), "line 1 isn't the first"),
         (text.replace("\"log_time_us\":1006,", "\"log_time_us\":1007,"), "they were changed"),

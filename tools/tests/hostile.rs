@@ -66,7 +66,7 @@ fn a_file_that_is_no_segment_is_named_and_the_others_are_shown() {
         ("has 16484 bytes", Box::new(|| fs::write(victim, &whole[..16_484]).expect("written"))),
         ("has 65636 bytes", Box::new(|| fs::write(victim, [&whole[..], &[1; 100]].concat()).expect("written"))),
         ("interrupted at 100 bytes", Box::new(|| fs::write(victim, &whole[..100]).expect("written"))),
-        ("one of them is a copy", Box::new(|| fs::copy(&segments[0], victim).map(drop).expect("copied"))),
+        ("this file is a copy", Box::new(|| fs::copy(&segments[0], victim).map(drop).expect("copied"))),
     ];
     for (expected, hurt) in hurts {
         if victim.is_dir() {

@@ -153,7 +153,7 @@ fn verify_names_hostile_and_missing_files_and_goes_on() {
     assert_eq!(rows(&value, "findings").iter().filter(gone).count(), 1, "{value:#}");
     of(2, "cut or copied in part");
     of(2, "can't read");
-    of(3, "one of them is a copy");
+    of(3, "this file is a copy");
     let root = tempfile::tempdir().unwrap();
     let (code, text) = said(&["verify"], &[root.path()]);
     assert!(code == 3 && text.contains("isn't initialised"), "{code} {text}");

@@ -12,7 +12,7 @@
 //! the whole content without another pass.
 //!
 //! The length of the archive decides every other length ([`BodyLayout::new`]); a body that claims other lengths is
-//! refused. What the archive means is the concern of [`crate::CommandsView`] and [`crate::ConfigurationBody`].
+//! refused. What the archive means is the concern of [`crate::CommandsView`], [`crate::ConfigurationBody`] and the like.
 
 use std::ops::Range;
 
@@ -444,8 +444,15 @@ impl BodyHeader {
         if !slots_are_valid(self.kind, self.first, self.count) {
             return Err(BodyError::Slots { kind, first: self.first, count: self.count });
         }
-        let needs_archive = matches!(self.kind, BodyKind::Commands | BodyKind::Configuration { .. });
-        if needs_archive != (archive_bytes > 0) {
+        let fits = match self.kind {
+            BodyKind::Commands | BodyKind::Configuration { .. } | BodyKind::Session | BodyKind::Ticket => {
+                archive_bytes > 0
+            }
+            BodyKind::NoOp => archive_bytes == 0,
+            // The delivery state at its point, unless that is empty.
+            BodyKind::Trim { .. } => true,
+        };
+        if !fits {
             return Err(BodyError::Archive { kind, archive_bytes });
         }
         Ok(())
@@ -510,7 +517,7 @@ pub(crate) fn seal(record: &mut [u8], layout: &BodyLayout, fields: &HeaderFields
     let argument = match fields.kind {
         BodyKind::Trim { upto } => upto.0,
         BodyKind::Configuration { after } => after.0,
-        BodyKind::Commands | BodyKind::NoOp => 0,
+        BodyKind::Commands | BodyKind::NoOp | BodyKind::Session | BodyKind::Ticket => 0,
     };
     field::MAGIC.put(head, &MAGIC.to_le_bytes());
     field::VERSION.put(head, &FORMAT_VERSION.to_le_bytes());
@@ -542,20 +549,22 @@ pub(crate) fn seal(record: &mut [u8], layout: &BodyLayout, fields: &HeaderFields
 /// Whether a body of this kind may fill these slots.
 pub(crate) fn slots_are_valid(kind: BodyKind, first: Slot, count: u32) -> bool {
     let genesis = kind == BodyKind::Configuration { after: Slot(0) } && first == Slot(0);
-    let one_slot = matches!(kind, BodyKind::Configuration { .. } | BodyKind::Trim { .. });
+    let one_slot = !matches!(kind, BodyKind::Commands | BodyKind::NoOp);
     (1..=BODY_SLOTS_MAX).contains(&count)
         && (count == 1 || !one_slot)
         && (first >= Slot::FIRST || genesis)
         && first.checked_add(u64::from(count)).is_some()
 }
 
-/// The number of a kind on disk and on the wire. 5 (session), 6 (ticket) and 7 (format) are set aside.
+/// The number of a kind on disk and on the wire. 7 (format) is set aside.
 pub(crate) fn kind_number(kind: BodyKind) -> u8 {
     match kind {
         BodyKind::Commands => 1,
         BodyKind::NoOp => 2,
         BodyKind::Configuration { .. } => 3,
         BodyKind::Trim { .. } => 4,
+        BodyKind::Session => 5,
+        BodyKind::Ticket => 6,
     }
 }
 
@@ -566,7 +575,9 @@ pub(crate) fn kind_from_number(kind: u8, argument: u64) -> Result<BodyKind, Body
         (2, 0) => Ok(BodyKind::NoOp),
         (3, after) => Ok(BodyKind::Configuration { after: Slot(after) }),
         (4, 1..) => Ok(BodyKind::Trim { upto: Slot(argument) }),
-        (1..=4, _) => Err(BodyError::Argument { kind, argument }),
+        (5, 0) => Ok(BodyKind::Session),
+        (6, 0) => Ok(BodyKind::Ticket),
+        (1..=6, _) => Err(BodyError::Argument { kind, argument }),
         _ => Err(BodyError::Kind { found: kind }),
     }
 }

@@ -14,7 +14,8 @@ use rkyv::ser::writer::Buffer;
 use rkyv::ser::{Allocator, Positional, Writer, WriterExt};
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::{Archive, Archived, Place, Serialize};
-use synod_protocol::{BodyHandle, BodyKind};
+use synod_protocol::delivery::{SessionId, Submitted, Terms, TicketId};
+use synod_protocol::{BodyHandle, BodyKind, Slot};
 use thiserror::Error;
 
 use crate::archive::{self, ARCHIVE_ALIGN_BYTES};
@@ -37,6 +38,8 @@ const _: () = {
     assert!(align_of::<ArchivedCommands>() == 4);
 };
 
+/// A submission; or, with no commands, the condition of the one in the next row, whose expected slot stands for the
+/// session.
 #[derive(Archive, Serialize)]
 struct SubmissionRow {
     session: u64,
@@ -68,8 +71,30 @@ pub struct Submission<'a> {
     pub sequence: u64,
     /// The ticket it is appended under; zero for none.
     pub ticket: u64,
+    /// The slot that it expects for its first command; zero for any.
+    pub expected_slot: u64,
     /// The commands; at least one.
     pub batch: &'a Batch,
+}
+
+impl<'a> Submission<'a> {
+    /// A submission without any terms.
+    pub fn plain(batch: &'a Batch) -> Submission<'a> {
+        Submission::under(&Terms::NONE, batch)
+    }
+
+    /// A submission to be delivered on these terms. Names and numbers of zero, which nothing ever has, stand for none.
+    pub fn under(terms: &Terms, batch: &'a Batch) -> Submission<'a> {
+        let (session, sequence) = terms.session.map_or((0, 0), |(id, sequence)| (id.0.0, sequence));
+        let ticket = terms.ticket.map_or(0, |id| id.0.0);
+        let expected_slot = terms.expected_slot.map_or(0, |slot| slot.0);
+        Submission { session, sequence, ticket, expected_slot, batch }
+    }
+
+    /// Rows that it takes in its column.
+    pub(crate) fn rows(&self) -> u64 {
+        if self.expected_slot == 0 { 1 } else { 2 }
+    }
 }
 
 /// The same columns, gathered from the batches while they are written.
@@ -92,16 +117,10 @@ pub fn encode_commands(
     origin: &Origin,
     submissions: &[Submission<'_>],
 ) -> Result<BodyHandle, EncodeError> {
-    let mut plan = CommandsPlan::new();
-    for submission in submissions {
-        if submission.batch.is_empty() {
-            return Err(EncodeError::Empty);
-        }
-        plan = plan.with(submission.batch);
-    }
-    if plan.is_empty() {
+    if submissions.is_empty() || submissions.iter().any(|submission| submission.batch.is_empty()) {
         return Err(EncodeError::Empty);
     }
+    let plan = CommandsPlan::of(submissions);
     let Some(layout) = plan.layout() else {
         return Err(EncodeError::TooLarge { commands: plan.commands(), archive_bytes: plan.archive_bytes() });
     };
@@ -146,7 +165,7 @@ impl Archive for CommandsSource<'_> {
 
     fn resolve(&self, positions: CommandsPositions, out: Place<ArchivedCommands>) {
         munge!(let ArchivedCommands { submissions, stride, ends, blob } = out);
-        ArchivedVec::resolve_from_len(self.submissions.len(), positions.submissions, submissions);
+        ArchivedVec::resolve_from_len(self.rows_count(), positions.submissions, submissions);
         self.stride.resolve((), stride);
         ArchivedVec::resolve_from_len(self.ends_count, positions.ends, ends);
         ArchivedVec::resolve_from_len(self.blob_bytes, positions.blob, blob);
@@ -164,13 +183,19 @@ impl<S: Fallible + Allocator + Writer + ?Sized> Serialize<S> for CommandsSource<
 }
 
 impl CommandsSource<'_> {
+    fn rows_count(&self) -> usize {
+        self.submissions.iter().map(|submission| submission.rows() as usize).sum()
+    }
+
     fn write_submissions<S: Fallible + Allocator + Writer + ?Sized>(
         &self,
         serializer: &mut S,
     ) -> Result<VecResolver, S::Error> {
         let mut first = 0;
-        let mut rows = self.submissions.iter().map(|submission| {
+        let mut rows = self.submissions.iter().flat_map(|submission| {
             let count = submission.batch.len() as u32;
+            let expected = submission.expected_slot;
+            let condition = SubmissionRow { session: expected, sequence: 0, ticket: 0, first, count: 0 };
             let row = SubmissionRow {
                 session: submission.session,
                 sequence: submission.sequence,
@@ -179,7 +204,7 @@ impl CommandsSource<'_> {
                 count,
             };
             first += count;
-            row
+            (expected > 0).then_some(condition).into_iter().chain([row])
         });
         ArchivedVec::serialize_from_unknown_length_iter(&mut rows, serializer)
     }
@@ -282,10 +307,10 @@ pub enum CommandsError {
         /// Commands there are.
         count: u32,
     },
-    /// The submissions don't cover the commands one after the other.
+    /// The submissions don't cover the commands one after the other, or a condition isn't followed by a submission.
     #[error("submission {index} doesn't follow the one before it, or the last doesn't end with the body")]
     Submission {
-        /// The submission.
+        /// Its row.
         index: usize,
     },
 }
@@ -299,8 +324,23 @@ pub struct SubmissionEntry {
     pub sequence: u64,
     /// The ticket it was appended under; zero for none.
     pub ticket: u64,
+    /// The slot that it expected for its first command; zero for any.
+    pub expected_slot: u64,
     /// Its commands, counted from the start of the body; not empty.
     pub commands: Range<u32>,
+}
+
+impl SubmissionEntry {
+    /// What of it matters to delivery.
+    pub fn submitted(&self) -> Submitted {
+        let some = |number: u64| (number > 0).then_some(Slot(number));
+        let terms = Terms {
+            session: some(self.session).map(|slot| (SessionId(slot), self.sequence)),
+            ticket: some(self.ticket).map(TicketId),
+            expected_slot: some(self.expected_slot),
+        };
+        Submitted { terms, count: self.commands.end - self.commands.start }
+    }
 }
 
 /// Reads the commands of a body in place.
@@ -414,9 +454,13 @@ impl Iterator for Submissions<'_> {
     type Item = Result<SubmissionEntry, CommandsError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let index = self.next;
+        let (index, expected_slot) = match self.rows.get(self.next) {
+            Some(row) if row.is_condition(self.covered) => (self.next + 1, row.session.to_native()),
+            _ => (self.next, 0),
+        };
         let Some(row) = self.rows.get(index) else {
-            let complete = self.covered == self.count;
+            let complete = self.covered == self.count && expected_slot == 0;
+            self.next = self.rows.len();
             self.covered = self.count;
             return if complete { None } else { Some(Err(CommandsError::Submission { index })) };
         };
@@ -424,12 +468,13 @@ impl Iterator for Submissions<'_> {
         let end = first.checked_add(row.count.to_native());
         match end {
             Some(end) if first == self.covered && end > first && end <= self.count => {
-                self.next += 1;
+                self.next = index + 1;
                 self.covered = end;
                 Some(Ok(SubmissionEntry {
                     session: row.session.to_native(),
                     sequence: row.sequence.to_native(),
                     ticket: row.ticket.to_native(),
+                    expected_slot,
                     commands: first..end,
                 }))
             }
@@ -439,5 +484,13 @@ impl Iterator for Submissions<'_> {
                 Some(Err(CommandsError::Submission { index }))
             }
         }
+    }
+}
+
+impl ArchivedSubmissionRow {
+    /// Whether it is the condition of the submission that begins at command `first`.
+    fn is_condition(&self, first: u32) -> bool {
+        let nothing = self.count.to_native() == 0 && self.sequence.to_native() == 0 && self.ticket.to_native() == 0;
+        nothing && self.session.to_native() > 0 && self.first.to_native() == first
     }
 }

@@ -1,11 +1,13 @@
 //! Making bodies. Each function lays a whole body into a record buffer and returns its handle; the record header in
 //! front is left to the log. Small kinds have no archive at all, or one that is built aside and copied.
 
+use synod_protocol::delivery::{SessionCommand, TicketCommand};
 use synod_protocol::{Ballot, BodyHandle, BodyKind, Slot};
 use thiserror::Error;
 
 use crate::body::{self, BodyLayout, HeaderFields, slots_are_valid};
 use crate::configuration::ConfigurationBody;
+use crate::delivery::{session_archive, ticket_archive};
 use crate::layout::{GroupId, RECORD_HEADER_BYTES};
 
 /// Where and when a body is made.
@@ -54,6 +56,12 @@ pub enum EncodeError {
     /// Slot zero is no trim point: nothing lies below the first slot.
     #[error("a trim keeps from slot 1 on at least")]
     TrimPoint,
+    /// A delivery state that no body has room for.
+    #[error("a delivery state of {bytes} bytes doesn't fit into a body")]
+    State {
+        /// Its length.
+        bytes: usize,
+    },
     /// More members than any configuration has.
     #[error("a configuration of {members} members, at most {} are allowed", synod_protocol::MEMBERS_MAX)]
     Members {
@@ -85,6 +93,47 @@ pub fn encode_trim(record: &mut [u8], origin: &Origin, upto: Slot) -> Result<Bod
         return Err(EncodeError::TrimPoint);
     }
     encode_small(record, origin, BodyKind::Trim { upto }, 1, &[])
+}
+
+/// The lengths of a trim that carries a delivery state of `state_bytes`, or `None` if no body has room for it.
+pub const fn trim_layout(state_bytes: usize) -> Option<BodyLayout> {
+    BodyLayout::new(state_bytes as u64)
+}
+
+/// Lays a trim into a record buffer of the length of [`trim_layout`]: as [`encode_trim`], with the delivery state as of
+/// `upto`, for those whose log begins there. An empty state is not to be carried: its bytes are none.
+///
+/// # Errors
+/// If the buffer is too short, a slot isn't valid, or the state is too long.
+pub fn encode_trim_with_state(
+    record: &mut [u8],
+    origin: &Origin,
+    upto: Slot,
+    state: &[u8],
+) -> Result<BodyHandle, EncodeError> {
+    if upto < Slot::FIRST {
+        return Err(EncodeError::TrimPoint);
+    }
+    if trim_layout(state.len()).is_none() {
+        return Err(EncodeError::State { bytes: state.len() });
+    }
+    encode_small(record, origin, BodyKind::Trim { upto }, 1, state)
+}
+
+/// Lays a command about sessions into a record buffer of at least one block.
+///
+/// # Errors
+/// If the buffer is too short or the slot isn't valid.
+pub fn encode_session(record: &mut [u8], origin: &Origin, command: SessionCommand) -> Result<BodyHandle, EncodeError> {
+    encode_small(record, origin, BodyKind::Session, 1, &session_archive(command))
+}
+
+/// Lays a command about tickets into a record buffer of at least one block.
+///
+/// # Errors
+/// If the buffer is too short or the slot isn't valid.
+pub fn encode_ticket(record: &mut [u8], origin: &Origin, command: TicketCommand) -> Result<BodyHandle, EncodeError> {
+    encode_small(record, origin, BodyKind::Ticket, 1, &ticket_archive(command))
 }
 
 /// Lays a configuration into a record buffer of at least one block. Whether it may rule isn't judged here; see

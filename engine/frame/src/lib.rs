@@ -15,7 +15,7 @@
 //! use synod_protocol::{Ballot, Slot};
 //!
 //! let batch: Batch = ["first", "second"].into_iter().collect();
-//! let submissions = [Submission { session: 0, sequence: 0, ticket: 0, batch: &batch }];
+//! let submissions = [Submission::plain(&batch)];
 //! let mut plan = CommandsPlan::new();
 //! plan.try_push(&batch, &BodyBounds::LARGEST)?;
 //! let layout = plan.layout().expect("a plan with commands within bounds has a layout");
@@ -38,6 +38,7 @@ mod body;
 pub mod client;
 mod commands;
 mod configuration;
+mod delivery;
 mod encode;
 mod envelope;
 mod hello;
@@ -50,7 +51,11 @@ pub use batch::{Batch, BatchError};
 pub use body::{BODY_FIELDS, BodyError, BodyHeader, BodyLayout, verify_body_in_record, zero_padding};
 pub use commands::{CommandsError, CommandsView, Submission, SubmissionEntry, Submissions, encode_commands};
 pub use configuration::{ConfigurationBody, ConfigurationBodyError, Member};
-pub use encode::{EMPTY_BODY, EncodeError, Origin, encode_configuration, encode_noop, encode_trim};
+pub use delivery::{DeliveryBodyError, decode_session, decode_ticket, trim_state};
+pub use encode::{
+    EMPTY_BODY, EncodeError, Origin, encode_configuration, encode_noop, encode_session, encode_ticket, encode_trim,
+    encode_trim_with_state, trim_layout,
+};
 pub use envelope::{Envelope, EnvelopeError, EnvelopeKind};
 pub use hello::{Channel, FORMAT_RANGE, Hello, HelloError, HelloRefusal, HelloReply};
 pub use layout::{

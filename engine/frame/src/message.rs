@@ -504,7 +504,7 @@ fn promise_payload(accepted: &[AcceptedBody], doubts: &[Doubt]) -> Vec<u8> {
         argument: match entry.body.kind {
             BodyKind::Trim { upto } => upto.0,
             BodyKind::Configuration { after } => after.0,
-            BodyKind::Commands | BodyKind::NoOp => 0,
+            BodyKind::Commands | BodyKind::NoOp | BodyKind::Session | BodyKind::Ticket => 0,
         },
         id_low: entry.body.id.0 as u64,
         id_high: (entry.body.id.0 >> 64) as u64,

@@ -2,23 +2,26 @@
 //!
 //! The archive of a commands body is laid out as
 //! ```text
-//! [ submissions, 32 bytes each | ends, 4 bytes each, none with a stride | zeros to 16 | blob | zeros to 4 | root 28 ]
+//! [ submissions, 32 bytes each, and as many for each condition | ends, 4 bytes each, none with a stride | zeros to 16 | blob | zeros to 4 | root 28 ]
 //! ```
 //! so its length follows from four numbers. The plan keeps those, takes submissions one by one, and gives the exact
 //! lengths of the body; the encoder uses the same plan and asserts that it was right.
 
+use synod_protocol::delivery::Terms;
 use synod_protocol::limits::BODY_SLOTS_MAX;
 use thiserror::Error;
 
 use crate::archive::ARCHIVE_ALIGN_BYTES;
 use crate::batch::Batch;
 use crate::body::BodyLayout;
-use crate::commands::{ROOT_BYTES, SUBMISSION_BYTES};
+use crate::commands::{ROOT_BYTES, SUBMISSION_BYTES, Submission};
 
 /// Counts what a commands body must hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommandsPlan {
     submissions: u64,
+    /// Rows of their column besides theirs.
+    conditions: u64,
     commands: u64,
     blob_bytes: u64,
     shape: PlanShape,
@@ -75,20 +78,36 @@ impl CommandsPlan {
         CommandsPlan::default()
     }
 
+    /// A plan of these submissions, within bounds or not.
+    pub fn of(submissions: &[Submission<'_>]) -> CommandsPlan {
+        submissions
+            .iter()
+            .fold(CommandsPlan::new(), |plan, submission| plan.with(submission.batch).with_rows(submission.rows() - 1))
+    }
+
     /// Takes one more submission, if the body stays within bounds.
     ///
     /// # Errors
     /// If it isn't taken; the plan is unchanged then.
     pub fn try_push(&mut self, batch: &Batch, bounds: &BodyBounds) -> Result<(), PlanError> {
+        self.try_push_under(&Terms::NONE, batch, bounds)
+    }
+
+    /// As [`CommandsPlan::try_push`], for a submission on these terms.
+    ///
+    /// # Errors
+    /// As [`CommandsPlan::try_push`].
+    pub fn try_push_under(&mut self, terms: &Terms, batch: &Batch, bounds: &BodyBounds) -> Result<(), PlanError> {
         if batch.is_empty() {
             return Err(PlanError::Empty);
         }
-        let with_batch = self.with(batch);
+        let conditions = u64::from(terms.expected_slot.is_some_and(|slot| slot.0 > 0));
+        let with_batch = self.with(batch).with_rows(conditions);
         if with_batch.fits(bounds) {
             *self = with_batch;
             return Ok(());
         }
-        if self.submissions > 0 && CommandsPlan::new().with(batch).fits(bounds) {
+        if self.submissions > 0 && CommandsPlan::new().with(batch).with_rows(conditions).fits(bounds) {
             return Err(PlanError::Full);
         }
         Err(PlanError::TooLarge { commands: batch.len(), bytes: batch.bytes().len() })
@@ -106,10 +125,15 @@ impl CommandsPlan {
         };
         CommandsPlan {
             submissions: self.submissions + 1,
+            conditions: self.conditions,
             commands: self.commands + batch.len() as u64,
             blob_bytes: self.blob_bytes + batch.bytes().len() as u64,
             shape,
         }
+    }
+
+    pub(crate) fn with_rows(&self, conditions: u64) -> CommandsPlan {
+        CommandsPlan { conditions: self.conditions + conditions, ..*self }
     }
 
     /// Number of submissions.
@@ -138,7 +162,7 @@ impl CommandsPlan {
     /// The exact length of the archive.
     pub(crate) fn archive_bytes(&self) -> u64 {
         let ends_bytes = if self.stride() == 0 { self.commands * size_of::<u32>() as u64 } else { 0 };
-        let columns = self.submissions * SUBMISSION_BYTES as u64 + ends_bytes;
+        let columns = (self.submissions + self.conditions) * SUBMISSION_BYTES as u64 + ends_bytes;
         let blob_end = columns.next_multiple_of(ARCHIVE_ALIGN_BYTES as u64) + self.blob_bytes;
         blob_end.next_multiple_of(4) + ROOT_BYTES as u64
     }
@@ -166,7 +190,7 @@ pub fn commands_fit(command_bytes: u32, bounds: &BodyBounds) -> u32 {
     let fits = |commands: u32| {
         let shape = if command_bytes == 0 { PlanShape::Ends } else { PlanShape::Stride(command_bytes) };
         let blob_bytes = u64::from(commands) * u64::from(command_bytes);
-        CommandsPlan { submissions: 1, commands: u64::from(commands), blob_bytes, shape }.fits(bounds)
+        CommandsPlan { submissions: 1, conditions: 0, commands: u64::from(commands), blob_bytes, shape }.fits(bounds)
     };
     // The most that fits lies in `fit..too_many`.
     let (mut fit, mut too_many) = (0, bounds.commands_max.min(BODY_SLOTS_MAX) + 1);

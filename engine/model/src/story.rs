@@ -14,6 +14,8 @@ pub(crate) fn show_body(body: &BodyHandle) -> String {
         BodyKind::NoOp => "no-op",
         BodyKind::Configuration { .. } => "configuration",
         BodyKind::Trim { .. } => "trim",
+        BodyKind::Session => "session command",
+        BodyKind::Ticket => "ticket command",
     };
     let (round, node, boot) = ((body.id.0 >> 64) as u32, (body.id.0 >> 48) as u16, (body.id.0 >> 32) as u16);
     format!("{kind} {}..{} of {round}.n{node}'{boot}", body.first, body.end())

@@ -42,6 +42,17 @@ pub enum BodyKind {
         /// The first slot that is kept.
         upto: Slot,
     },
+    /// A command about sessions, one slot long; see [`crate::delivery`].
+    Session,
+    /// A command about tickets, one slot long; see [`crate::delivery`].
+    Ticket,
+}
+
+impl BodyKind {
+    /// Whether clients asked for it, so that it waits while disks are full.
+    pub fn is_from_clients(self) -> bool {
+        matches!(self, BodyKind::Commands | BodyKind::Session | BodyKind::Ticket)
+    }
 }
 
 impl BodyKind {

@@ -13,6 +13,7 @@ mod ballot;
 mod body;
 mod config;
 pub mod decree;
+pub mod delivery;
 mod effect;
 pub mod limits;
 mod message;

@@ -521,6 +521,11 @@ impl Replica {
         self.mark
     }
 
+    /// Everything below is trimmed, as the members have agreed.
+    pub fn trimmed(&self) -> Slot {
+        self.trimmed
+    }
+
     /// The highest promise.
     pub fn promised(&self) -> Ballot {
         self.promised

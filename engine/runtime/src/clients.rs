@@ -4,7 +4,8 @@
 //! reading, and the client feels it through TCP. The other answers in the order of the requests: outcomes come nearly
 //! in that order anyway, since slots are given out in it. Bounds: requests under way, and bytes of appends under way.
 //!
-//! A read never waits at the tail, or it would hold up the answers behind it: it ends with what is delivered now.
+//! A read never waits at the tail, or it would hold up the answers behind it: it ends with what is delivered now. While a
+//! node that was just started judges its log again, a read waits for that.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -303,7 +304,7 @@ async fn next_body(reader: &mut Reader) -> Result<crate::reader::SharedBody, Cli
     match reader.next().await {
         Ok(ReadItem::Body(body)) => Ok(body),
         Ok(ReadItem::Trimmed { first }) => Err(ClientRefusal::Trimmed { available: first }),
-        Err(ReadError::Disk { slot }) => Err(ClientRefusal::Unreadable { slot }),
+        Err(ReadError::Disk { slot } | ReadError::Unjudged { slot, .. }) => Err(ClientRefusal::Unreadable { slot }),
         Err(ReadError::Shutdown | ReadError::Poisoned) => Err(ClientRefusal::Shutdown),
     }
 }
@@ -337,6 +338,8 @@ fn refusal(error: AppendError) -> ClientRefusal {
         AppendError::TooLarge { .. } | AppendError::Empty => ClientRefusal::TooLarge,
         AppendError::DiskFull => ClientRefusal::DiskFull,
         AppendError::Unknown => ClientRefusal::UnknownOutcome,
+        // Appends of this port have no terms. Whoever has sent this one must not take it for chosen.
+        AppendError::Refused(_) => ClientRefusal::UnknownOutcome,
         AppendError::Shutdown | AppendError::Poisoned => ClientRefusal::Shutdown,
     }
 }
@@ -356,6 +359,8 @@ fn figures(status: &Status) -> String {
         ("behind_trim_to", behind),
         ("log_held_by", held_by.into()),
         ("stable", status.stable.0),
+        ("judged", status.judged.0),
+        ("sessions", status.sessions as u64),
         ("open_bodies", status.open_bodies.into()),
         ("damage_found", status.damage.found),
         ("damage_healed", status.damage.healed),

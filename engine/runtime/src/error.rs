@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use synod_protocol::delivery::{Refusal, TicketId};
 use synod_protocol::{HaltReason, NodeId, Slot};
 use thiserror::Error;
 
@@ -171,6 +172,10 @@ pub enum AppendError {
     /// first to find out.
     #[error("the outcome is unknown: it was proposed, and may still be chosen")]
     Unknown,
+    /// It was chosen, but doesn't count: its session, its ticket or the slot that it expected is against it, and the reason
+    /// says what to do. Readers don't get it. See [`AppendError::is_certain`].
+    #[error("the submission doesn't count: {0}")]
+    Refused(Refusal),
     /// The node is shutting down, or gone. If it was proposed before, the answer would have been `Unknown`.
     #[error("the node has shut down")]
     Shutdown,
@@ -181,9 +186,72 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// Whether the submission is certainly not in the log and never will be, so that trying again can't double it.
+    /// Whether the submission certainly doesn't count and never will, so that trying again can't double it. Of a retry in a
+    /// session that is over, or under a number that is too old, nobody knows any more what became of the first attempt; see
+    /// [`Refusal::is_final`].
     pub fn is_certain(&self) -> bool {
-        !matches!(self, AppendError::Unknown)
+        match self {
+            AppendError::Unknown => false,
+            AppendError::Refused(refusal) => refusal.is_final(),
+            _ => true,
+        }
+    }
+}
+
+/// Why a session wasn't opened or closed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum SessionError {
+    /// It is over already: evicted or closed before. There is nothing left to close.
+    #[error("the session is over already")]
+    Over,
+    /// There was never such a session. A bug of the caller: don't try again.
+    #[error("there was never such a session")]
+    NoSuchSession,
+    /// The command wasn't appended, or may not have been; the reason says whether and where to try again. Closing twice does
+    /// no harm. Opening twice leaves a session behind that nobody uses, and that is evicted some day.
+    #[error("the session command is not in the log: {0}")]
+    Append(AppendError),
+}
+
+impl From<AppendError> for SessionError {
+    fn from(error: AppendError) -> SessionError {
+        match error {
+            AppendError::Refused(Refusal::SessionEvicted) => SessionError::Over,
+            AppendError::Refused(Refusal::SessionUnknown) => SessionError::NoSuchSession,
+            error => SessionError::Append(error),
+        }
+    }
+}
+
+/// Why a ticket wasn't issued or revoked.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum TicketError {
+    /// A newer ticket was issued since. There is nothing left to revoke.
+    #[error("the ticket is superseded by that of slot {}", newest.0)]
+    Superseded {
+        /// The newest ticket.
+        newest: TicketId,
+    },
+    /// It has expired, or was revoked before. There is nothing left to revoke.
+    #[error("the ticket has expired or was revoked already")]
+    Over,
+    /// There was never such a ticket. A bug of the caller: don't try again.
+    #[error("there was never such a ticket")]
+    NoSuchTicket,
+    /// The command wasn't appended, or may not have been; the reason says whether and where to try again. Revoking twice does
+    /// no harm. Issuing twice supersedes the first of the two tickets.
+    #[error("the ticket command is not in the log: {0}")]
+    Append(AppendError),
+}
+
+impl From<AppendError> for TicketError {
+    fn from(error: AppendError) -> TicketError {
+        match error {
+            AppendError::Refused(Refusal::TicketSuperseded { newest }) => TicketError::Superseded { newest },
+            AppendError::Refused(Refusal::TicketExpired) => TicketError::Over,
+            AppendError::Refused(Refusal::TicketUnknown) => TicketError::NoSuchTicket,
+            error => TicketError::Append(error),
+        }
     }
 }
 
@@ -203,6 +271,13 @@ pub enum TrimError {
         held: Slot,
         /// First slot that is kept now.
         trimmed: Slot,
+    },
+    /// Sessions or tickets are in use, and what they remember isn't kept for any point so low. It is now: try again later, with
+    /// a higher slot.
+    #[error("nothing to trim: sessions are in use, and their state is not kept for any point so low")]
+    NoDeliveryState {
+        /// The lowest point for which it is kept, once it is known.
+        point: Option<Slot>,
     },
     /// It was proposed, and may or may not be agreed on, now or later. Trimming twice does no harm.
     #[error("the outcome is unknown: the trim was proposed, and may still be agreed on")]
@@ -263,5 +338,16 @@ pub enum ReadError {
     Disk {
         /// The slot asked for.
         slot: Slot,
+    },
+    /// Whether what stands there counts isn't known on this node: a body before it can't be read from its disk, or too much
+    /// was suppressed since. Read at another node, or from a later slot.
+    #[error(
+        "whether the commands at slot {slot} count isn't known on this node: read at another node, or from slot {first} on"
+    )]
+    Unjudged {
+        /// The slot asked for.
+        slot: Slot,
+        /// The first slot from which on it may be known.
+        first: Slot,
     },
 }

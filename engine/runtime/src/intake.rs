@@ -19,16 +19,46 @@ use std::task::{Context, Poll, Waker};
 use futures_channel::oneshot;
 use synod_frame::Batch;
 use synod_protocol::SlotRange;
+use synod_protocol::delivery::{SessionCommand, Terms, TicketCommand};
 
 use crate::error::AppendError;
+
+/// What a command about sessions or tickets counts for, in bytes.
+const COMMAND_BYTES: u64 = 32;
 
 /// What becomes of a submission.
 pub(crate) type Outcome = Result<SlotRange, AppendError>;
 
-/// One append call: its commands, and where the outcome goes.
+/// What is to be appended.
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// Commands, and on what terms they are to be delivered.
+    Commands { batch: Batch, terms: Terms },
+    /// A command about sessions, which has a body to itself.
+    Session(SessionCommand),
+    /// A command about tickets, which has a body to itself.
+    Ticket(TicketCommand),
+}
+
+impl Work {
+    /// How many slots it fills.
+    pub(crate) fn slots(&self) -> u64 {
+        match self {
+            Work::Commands { batch, .. } => batch.len() as u64,
+            Work::Session(_) | Work::Ticket(_) => 1,
+        }
+    }
+
+    /// Whether it counts as soon as it is delivered, whatever was delivered before.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Work::Commands { terms, .. } if terms.is_none())
+    }
+}
+
+/// One append call: what it brings, and where the outcome goes.
 #[derive(Debug)]
 pub(crate) struct Submission {
-    pub(crate) batch: Batch,
+    pub(crate) work: Work,
     pub(crate) reply: oneshot::Sender<Outcome>,
 }
 
@@ -211,7 +241,10 @@ fn refuse(submissions: impl Iterator<Item = Submission>, reason: &AppendError) {
 }
 
 fn bytes_of(submission: &Submission) -> u64 {
-    submission.batch.bytes().len() as u64
+    match &submission.work {
+        Work::Commands { batch, .. } => batch.bytes().len() as u64,
+        Work::Session(_) | Work::Ticket(_) => COMMAND_BYTES,
+    }
 }
 
 /// A submission on its way in. Dropped before it is ready, it was not submitted.
@@ -305,7 +338,7 @@ mod tests {
         let (reply, outcome) = oneshot::channel();
         let mut batch = Batch::new();
         batch.push(&vec![7; bytes]);
-        (Submission { batch, reply }, outcome)
+        (Submission { work: Work::Commands { batch, terms: Terms::NONE }, reply }, outcome)
     }
 
     fn open_intake(bytes_max: u64, count_max: usize) -> Arc<Intake> {
@@ -391,13 +424,13 @@ mod tests {
         let mut taken = Vec::new();
         let mut left = 35;
         intake.take(&mut taken, |submission| {
-            let fits = submission.batch.bytes().len() <= left;
-            left -= if fits { submission.batch.bytes().len() } else { 0 };
+            let fits = bytes_of(submission) <= left;
+            left -= if fits { bytes_of(submission) } else { 0 };
             fits
         });
         assert_eq!(taken.len(), 2);
         intake.put_back(taken.drain(..));
-        let sizes: Vec<usize> = take_all(&intake).iter().map(|submission| submission.batch.bytes().len()).collect();
+        let sizes: Vec<u64> = take_all(&intake).iter().map(bytes_of).collect();
         assert_eq!(sizes, [10, 20, 30], "put back in front, in order");
     }
 

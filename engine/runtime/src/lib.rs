@@ -41,12 +41,13 @@ mod status;
 
 pub use config::{Config, ConfigError, Retention};
 pub use error::{
-    AppendError, BarrierError, ReadError, ShutdownError, StartError, StopReason, TransferError, TrimError,
+    AppendError, BarrierError, ReadError, SessionError, ShutdownError, StartError, StopReason, TicketError,
+    TransferError, TrimError,
 };
-pub use log::Log;
+pub use log::{AppendOptions, Log};
 pub use node::{GROUP, Node};
 pub use probe::{HostReport, ProbeError, probe};
-pub use reader::{ReadItem, Reader, SharedBody};
+pub use reader::{Entries, Entry, ReadItem, Reader, SharedBody};
 pub use status::{Counters, Damage, Startup, Status};
 
 /// What [`probe()`] checks, one thing at a time: for programs that tell all that is wrong with a host.
@@ -57,10 +58,12 @@ pub mod host {
 pub use synod_frame::{Batch, BatchError, BodyHeader, CommandsError, CommandsView, ConfigurationBody, GroupId, Member};
 /// Why the leadership isn't handed over.
 pub use synod_protocol::TransferError as TransferRefusal;
+/// What became of submissions with terms.
+pub use synod_protocol::delivery::{Answer, Refusal, SessionId, TicketId};
 pub use synod_protocol::{
     Ballot, BodyHandle, BodyId, BodyKind, Chain, Configuration, Mark, NodeId, PeerStatus, Role, Settings, Slot,
     SlotRange,
 };
 /// Making and opening a node's directory.
 pub use synod_wal::directory;
-pub use synod_wal::{LogStats, SyncMode};
+pub use synod_wal::{LogStats, Suppressed, SyncMode};

@@ -10,11 +10,12 @@ use std::time::Duration;
 use futures_channel::oneshot;
 use futures_lite::future::block_on;
 use synod_frame::{Batch, BodyBounds, CommandsPlan, PlanError};
+use synod_protocol::delivery::{Refusal, SessionCommand, SessionId, Terms, TicketCommand, TicketId};
 use synod_protocol::limits::BODY_BYTES_MAX;
 use synod_protocol::{Mark, NodeId, Slot, SlotRange};
 
-use crate::error::{AppendError, BarrierError, TransferError, TrimError};
-use crate::intake::{Intake, Outcome, Submission};
+use crate::error::{AppendError, BarrierError, SessionError, TicketError, TransferError, TrimError};
+use crate::intake::{Intake, Outcome, Submission, Work};
 use crate::mailbox::{Mailbox, Request};
 use crate::reader::Reader;
 use crate::status::Status;
@@ -37,6 +38,39 @@ impl Shared {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+/// On what terms a submission is to be delivered; by default on none. If one isn't met, it fills its slots, but its
+/// commands don't count, and readers get a typed gap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppendOptions {
+    /// Once only, however often it is retried: its session ([`Log::open_session`]) and its number there. Numbers begin with
+    /// 1 and go up by 1; as many submissions may be under way as answers are kept, which is 64. A retry carries the same
+    /// commands under the same number, at whichever node leads by then, and gets the slots of the first attempt.
+    pub session: Option<(SessionId, u64)>,
+    /// Only while this ticket ([`Log::issue_ticket`]) is the newest, and good.
+    pub ticket: Option<TicketId>,
+    /// Only if the first command comes to stand at this slot. [`Refusal::UnexpectedSlot`] tells where it stands instead.
+    pub expected_slot: Option<Slot>,
+}
+
+impl AppendOptions {
+    /// Zero names nothing: in a body it would stand for none, and a submission would be delivered without its terms.
+    fn terms(&self) -> Result<Terms, AppendError> {
+        let zero = Slot(0);
+        let refusal = match self {
+            AppendOptions { session: Some((SessionId(id), _)), .. } if *id == zero => Refusal::SessionUnknown,
+            AppendOptions { session: Some((_, 0)), .. } => Refusal::SequenceTooOld { oldest: 1 },
+            AppendOptions { ticket: Some(TicketId(id)), .. } if *id == zero => Refusal::TicketUnknown,
+            AppendOptions { expected_slot: Some(slot), .. } if *slot == zero => {
+                Refusal::UnexpectedSlot { actual: Slot::FIRST }
+            }
+            AppendOptions { session, ticket, expected_slot } => {
+                return Ok(Terms { session: *session, ticket: *ticket, expected_slot: *expected_slot });
+            }
+        };
+        Err(AppendError::Refused(refusal))
     }
 }
 
@@ -68,6 +102,15 @@ impl Log {
     /// # Errors
     /// See [`AppendError`]: each variant says whether, and where, to try again.
     pub async fn append(&self, command: impl AsRef<[u8]>) -> Result<Slot, AppendError> {
+        self.append_with(command, AppendOptions::default()).await
+    }
+
+    /// As [`Log::append`], on terms. A retry in a session gives the slot of the first attempt.
+    ///
+    /// # Errors
+    /// See [`AppendError`]. In a session, [`AppendError::Unknown`] may be answered by trying again, at any leader; of the
+    /// other reasons [`AppendError::Refused`] alone uses up the submission's number.
+    pub async fn append_with(&self, command: impl AsRef<[u8]>, options: AppendOptions) -> Result<Slot, AppendError> {
         let command = command.as_ref();
         if command.len() > BODY_BYTES_MAX as usize {
             // Nothing that could be checked any better by copying it first.
@@ -79,7 +122,7 @@ impl Log {
                 bytes_max: bounds.record_bytes_max,
             });
         }
-        Ok(self.append_batch(one(command)).await?.start)
+        Ok(self.append_batch_with(one(command), options).await?.start)
     }
 
     /// Appends all commands of a batch, in order and without others in between, and gives their slots. One body takes
@@ -93,11 +136,72 @@ impl Log {
         settle(self.submit(batch).await?).await
     }
 
+    /// As [`Log::append_batch`], on terms; all commands of the batch count, or none.
+    ///
+    /// # Errors
+    /// As [`Log::append_with`].
+    pub async fn append_batch_with(&self, batch: Batch, options: AppendOptions) -> Result<SlotRange, AppendError> {
+        let terms = options.terms()?;
+        self.check(&batch, &terms)?;
+        self.append_work(Work::Commands { batch, terms }).await
+    }
+
+    /// Opens a session, in which appends may be retried without being delivered twice. A cluster keeps 1,024 sessions; of
+    /// more, the one that was used longest ago makes way, as does one that nobody used for a day.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn open_session(&self) -> Result<SessionId, SessionError> {
+        Ok(SessionId(self.append_work(Work::Session(SessionCommand::Open)).await?.start))
+    }
+
+    /// Closes a session that isn't used any more, and so makes room for others. Whoever still uses it is refused.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn close_session(&self, session: SessionId) -> Result<(), SessionError> {
+        if session.0 < Slot::FIRST {
+            return Err(SessionError::NoSuchSession);
+        }
+        self.append_work(Work::Session(SessionCommand::Close(session))).await?;
+        Ok(())
+    }
+
+    /// Issues a ticket: the right to append, good for `lasts` of the log's own time, and only as long as no newer one is
+    /// issued. A writer that appends under a ticket is fenced as soon as another has one. Appends without a ticket are as
+    /// free as ever. The log's time goes on only with what is appended, and by the clocks of its leaders.
+    ///
+    /// # Errors
+    /// See [`TicketError`].
+    pub async fn issue_ticket(&self, lasts: Duration) -> Result<TicketId, TicketError> {
+        let lasts_us = u64::try_from(lasts.as_micros()).unwrap_or(u64::MAX);
+        Ok(TicketId(self.append_work(Work::Ticket(TicketCommand::Issue { lasts_us })).await?.start))
+    }
+
+    /// Takes a ticket back before its time.
+    ///
+    /// # Errors
+    /// See [`TicketError`].
+    pub async fn revoke_ticket(&self, ticket: TicketId) -> Result<(), TicketError> {
+        if ticket.0 < Slot::FIRST {
+            return Err(TicketError::NoSuchTicket);
+        }
+        self.append_work(Work::Ticket(TicketCommand::Revoke(ticket))).await?;
+        Ok(())
+    }
+
+    async fn append_work(&self, work: Work) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        self.shared.intake.submit(Submission { work, reply }).await?;
+        settle(outcome).await
+    }
+
     /// Brings a batch in, waiting for room; the receiver gets the outcome.
     pub(crate) async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Outcome>, AppendError> {
-        self.check(&batch)?;
+        self.check(&batch, &Terms::NONE)?;
         let (reply, outcome) = oneshot::channel();
-        self.shared.intake.submit(Submission { batch, reply }).await?;
+        let work = Work::Commands { batch, terms: Terms::NONE };
+        self.shared.intake.submit(Submission { work, reply }).await?;
         Ok(outcome)
     }
 
@@ -110,9 +214,10 @@ impl Log {
         &self,
         batch: Batch,
     ) -> Result<impl Future<Output = Result<SlotRange, AppendError>> + Send + use<>, AppendError> {
-        self.check(&batch)?;
+        self.check(&batch, &Terms::NONE)?;
         let (reply, outcome) = oneshot::channel();
-        self.shared.intake.try_submit(Submission { batch, reply })?;
+        let work = Work::Commands { batch, terms: Terms::NONE };
+        self.shared.intake.try_submit(Submission { work, reply })?;
         Ok(settle(outcome))
     }
 
@@ -130,6 +235,54 @@ impl Log {
     /// See [`AppendError`].
     pub fn append_batch_blocking(&self, batch: Batch) -> Result<SlotRange, AppendError> {
         block_on(self.append_batch(batch))
+    }
+
+    /// [`Log::append_with`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append_with_blocking(&self, command: impl AsRef<[u8]>, options: AppendOptions) -> Result<Slot, AppendError> {
+        block_on(self.append_with(command, options))
+    }
+
+    /// [`Log::append_batch_with`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append_batch_with_blocking(&self, batch: Batch, options: AppendOptions) -> Result<SlotRange, AppendError> {
+        block_on(self.append_batch_with(batch, options))
+    }
+
+    /// [`Log::open_session`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub fn open_session_blocking(&self) -> Result<SessionId, SessionError> {
+        block_on(self.open_session())
+    }
+
+    /// [`Log::close_session`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub fn close_session_blocking(&self, session: SessionId) -> Result<(), SessionError> {
+        block_on(self.close_session(session))
+    }
+
+    /// [`Log::issue_ticket`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`TicketError`].
+    pub fn issue_ticket_blocking(&self, lasts: Duration) -> Result<TicketId, TicketError> {
+        block_on(self.issue_ticket(lasts))
+    }
+
+    /// [`Log::revoke_ticket`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`TicketError`].
+    pub fn revoke_ticket_blocking(&self, ticket: TicketId) -> Result<(), TicketError> {
+        block_on(self.revoke_ticket(ticket))
     }
 
     /// Reads delivered bodies from `from` on. What it gives may lag behind other replicas, but never differs from them.
@@ -225,9 +378,9 @@ impl Log {
         block_on(self.wait_for_leader(timeout))
     }
 
-    fn check(&self, batch: &Batch) -> Result<(), AppendError> {
+    fn check(&self, batch: &Batch, terms: &Terms) -> Result<(), AppendError> {
         let bounds = &self.shared.bounds;
-        match CommandsPlan::new().try_push(batch, bounds) {
+        match CommandsPlan::new().try_push_under(terms, batch, bounds) {
             Ok(()) => Ok(()),
             Err(PlanError::Empty) => Err(AppendError::Empty),
             Err(PlanError::TooLarge { .. } | PlanError::Full) => Err(AppendError::TooLarge {

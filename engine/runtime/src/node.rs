@@ -18,6 +18,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use synod_frame::{BodyBounds, BodyHeader, Channel, ConfigurationBody, GroupId};
+use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::limits::BODY_SLOTS_MAX;
 use synod_protocol::{Ballot, Instant, NodeId, Replica, Slot};
 use synod_wal::directory::{self, Expected, OpenDirectory};
@@ -318,6 +319,7 @@ fn open_replica(
         cache_bytes: (config.io_memory_bytes / CACHE_SHARE) as u64,
         backlog_bytes: config.wal_backlog_bytes,
         scrub_bytes_per_second: config.scrub_bytes_per_second,
+        delivery: Some(DeliveryLimits::CLUSTER),
     };
     LoggedReplica::new(group, settings, core, wal, Slab, now)
 }
@@ -332,6 +334,8 @@ fn first_status(node: NodeId, boot: u64, startup: Startup, replica: &LoggedRepli
         promised: status.protocol.promised,
         mark: status.protocol.mark,
         base: status.base.slot,
+        judged: replica.judged(),
+        sessions: 0,
         boot,
         stable: status.protocol.stable,
         open_bodies: 0,

@@ -12,14 +12,20 @@ use futures_lite::future::block_on;
 use rkyv::util::AlignedVec;
 use synod_frame::{BodyError, BodyHeader, CommandsError, CommandsView};
 use synod_protocol::{BodyHandle, Slot, SlotRange};
+use synod_wal::Suppressed;
 
 use crate::error::ReadError;
 use crate::log::Shared;
 use crate::mailbox::{ReadReply, Request};
 
-/// A delivered body: its exact bytes, the same on every replica. Cheap to clone, and free to go to any thread.
+/// A delivered body: its exact bytes, the same on every replica, and what of it doesn't count. Cheap to clone, and free to
+/// go to any thread.
 #[derive(Clone)]
-pub struct SharedBody(Arc<Inner>);
+pub struct SharedBody {
+    inner: Arc<Inner>,
+    /// None is nothing, as almost always.
+    suppressed: Option<Arc<[Suppressed]>>,
+}
 
 struct Inner {
     header: BodyHeader,
@@ -32,22 +38,22 @@ impl SharedBody {
         let header = BodyHeader::parse(body)?;
         let mut bytes = AlignedVec::with_capacity(body.len());
         bytes.extend_from_slice(body);
-        Ok(SharedBody(Arc::new(Inner { header, bytes })))
+        Ok(SharedBody { inner: Arc::new(Inner { header, bytes }), suppressed: None })
     }
 
     /// The same copy, for as long as somebody holds it.
     pub(crate) fn downgrade(&self) -> WeakBody {
-        WeakBody(Arc::downgrade(&self.0))
+        WeakBody(Arc::downgrade(&self.inner))
     }
 
     /// What it is called: range, length, kind, identity.
     pub fn handle(&self) -> BodyHandle {
-        self.0.header.handle()
+        self.inner.header.handle()
     }
 
     /// Its header: group, ballot of its maker, the log's time.
     pub fn header(&self) -> &BodyHeader {
-        &self.0.header
+        &self.inner.header
     }
 
     /// The slots it fills.
@@ -57,15 +63,37 @@ impl SharedBody {
 
     /// Its exact bytes, at a 16-byte boundary.
     pub fn bytes(&self) -> &[u8] {
-        &self.0.bytes
+        &self.inner.bytes
     }
 
-    /// Its commands, the first of which stands at the body's first slot.
+    /// The same body, of which this doesn't count.
+    pub(crate) fn with_suppressed(mut self, suppressed: &[Suppressed]) -> SharedBody {
+        self.suppressed = (!suppressed.is_empty()).then(|| suppressed.into());
+        self
+    }
+
+    /// The slots whose commands don't count, ascending: duplicates, and what was refused. Empty for a body that a
+    /// [`crate::client::Client`] brought, which doesn't learn of them.
+    pub fn suppressed(&self) -> &[Suppressed] {
+        self.suppressed.as_deref().unwrap_or_default()
+    }
+
+    /// Its commands with their slots, and typed gaps for those that don't count: what a state machine is to apply.
+    ///
+    /// # Errors
+    /// If it holds something else: see [`BodyHandle::kind`]. Each command may be an error too, if its maker didn't keep to
+    /// the format.
+    pub fn entries(&self) -> Result<Entries<'_>, CommandsError> {
+        Ok(Entries { commands: self.commands()?, first: self.slots().start, next: 0, suppressed: self.suppressed() })
+    }
+
+    /// All its commands, the first of which stands at the body's first slot; also those that don't count, see
+    /// [`SharedBody::entries`].
     ///
     /// # Errors
     /// If it holds something else: see [`BodyHandle::kind`].
     pub fn commands(&self) -> Result<CommandsView<'_>, CommandsError> {
-        CommandsView::new(&self.0.header, &self.0.bytes)
+        CommandsView::new(&self.inner.header, &self.inner.bytes)
     }
 }
 
@@ -75,12 +103,55 @@ impl fmt::Debug for SharedBody {
     }
 }
 
+/// What stands at a slot, or at some slots, of a body of commands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry<'a> {
+    /// A command that counts.
+    Command {
+        /// Where it stands.
+        slot: Slot,
+        /// Its bytes.
+        command: &'a [u8],
+    },
+    /// The commands at these slots don't count.
+    Suppressed(Suppressed),
+}
+
+/// Iterator over the entries of a body; see [`SharedBody::entries`].
+pub struct Entries<'a> {
+    commands: CommandsView<'a>,
+    first: Slot,
+    next: u32,
+    suppressed: &'a [Suppressed],
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Result<Entry<'a>, CommandsError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.commands.len() {
+            return None;
+        }
+        let slot = self.first.plus(u64::from(self.next));
+        if let Some((suppressed, rest)) = self.suppressed.split_first()
+            && suppressed.slots.contains(&slot)
+        {
+            self.suppressed = rest;
+            self.next = suppressed.slots.end.since(self.first) as u32;
+            return Some(Ok(Entry::Suppressed(suppressed.clone())));
+        }
+        let command = self.commands.get(self.next);
+        self.next += 1;
+        Some(command.map(|command| Entry::Command { slot, command }))
+    }
+}
+
 /// A copy that lives only as long as its readers.
 pub(crate) struct WeakBody(std::sync::Weak<Inner>);
 
 impl WeakBody {
     pub(crate) fn upgrade(&self) -> Option<SharedBody> {
-        self.0.upgrade().map(SharedBody)
+        self.0.upgrade().map(|inner| SharedBody { inner, suppressed: None })
     }
 
     pub(crate) fn is_gone(&self) -> bool {

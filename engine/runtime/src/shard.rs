@@ -24,8 +24,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use synod_protocol::delivery::DeliveryState;
 use synod_protocol::{BodyKind, Instant, NodeId, Role, Slot};
-use synod_wal::{FileId, LoggedReplica, Output};
+use synod_wal::{FileId, Judgement, LoggedReplica, Output};
 
 use crate::clock::Clock;
 use crate::config::Retention;
@@ -242,14 +243,24 @@ impl Shard {
                 core.counters.delivered += 1;
                 core.delivered = true;
                 // Before anybody hears of it: a status asked for after an append covers that append.
-                self.shared.status.lock().expect("no code that holds this lock panics").mark = mark;
-                if let Some(frame) = &frame {
-                    core.readers.note(frame);
+                {
+                    let mut status = self.shared.status.lock().expect("no code that holds this lock panics");
+                    (status.mark, status.judged) = (mark, core.replica.judged());
+                }
+                if let Some(frame) = &frame
+                    && let Judgement::Known(suppressed) = core.replica.judgement(body.slots())
+                {
+                    core.readers.note(frame, &suppressed);
                 }
                 self.resolve(core, &body);
                 if let BodyKind::Trim { upto } = body.kind {
                     core.waiting.trimmed(upto);
                 }
+            }
+            Output::Judged { body, answers } => {
+                core.delivered = true;
+                self.shared.status.lock().expect("no code that holds this lock panics").judged = core.replica.judged();
+                self.resolve_judged(core, &body, &answers);
             }
             Output::Damaged { body, file, offset } => {
                 tracing::error!(slot = %body.first, %file, offset, "a record of the log is damaged");
@@ -445,6 +456,8 @@ impl Shard {
         shared.promised = protocol.promised;
         shared.mark = protocol.mark;
         shared.base = status.base.slot;
+        shared.judged = core.replica.judged();
+        shared.sessions = core.replica.delivery_state().map_or(0, DeliveryState::sessions);
         shared.stable = protocol.stable;
         shared.open_bodies = protocol.open_bodies;
         shared.peers = protocol.peers;

@@ -27,6 +27,11 @@ pub struct Status {
     pub stable: Slot,
     /// The first slot that is kept.
     pub base: Slot,
+    /// The end of what is judged: up to there it is known which delivered commands count. Readers get no further. Behind the
+    /// mark while a node that has just started reads its log again.
+    pub judged: Slot,
+    /// Sessions that are open.
+    pub sessions: usize,
     /// Number of this process start of the node.
     pub boot: u64,
     /// Bodies proposed and not yet chosen.

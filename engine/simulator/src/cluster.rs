@@ -12,6 +12,7 @@ mod membership;
 mod operators;
 mod outputs;
 mod reads;
+mod sessions;
 mod stage;
 
 use std::rc::Rc;
@@ -141,6 +142,7 @@ pub struct Cluster {
     led_at: Instant,
     /// Messages that a scenario loses.
     losing: Vec<Losing>,
+    sessions: sessions::SessionClients,
     client_random: Random,
     crash_random: Random,
     disk_random: Random,
@@ -197,6 +199,7 @@ impl Cluster {
             led: Vec::new(),
             led_at: START,
             losing: Vec::new(),
+            sessions: sessions::SessionClients::new(stream("session clients")),
             client_random: stream("clients"),
             crash_random: stream("crashes"),
             disk_random: stream("disks"),
@@ -240,7 +243,7 @@ impl Cluster {
         }
         (0..self.nodes.len()).for_each(|index| self.note_paging(index));
         if self.invariants.violation().is_none() {
-            self.invariants.ended(self.stopped, &self.oracle);
+            self.invariants.ended(self.stopped, &mut self.oracle);
         }
     }
 
@@ -418,7 +421,9 @@ impl Cluster {
             },
             Some(running) => {
                 let status = running.replica.status();
-                format!("{} {}", node_id(node.index), story::status(&status, running.replica.wal().is_open()))
+                let judged = running.replica.judged();
+                let told = story::status(&status, running.replica.wal().is_open());
+                format!("{} {told}, judged below {judged}", node_id(node.index))
             }
         };
         self.nodes.iter().map(describe).collect::<Vec<_>>().join("; ")

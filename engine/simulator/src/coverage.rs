@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use synod_protocol::delivery::{Answer, Refusal};
 use synod_protocol::{Doubt, Message, RejectReason};
 use synod_wal::scan::HoleCause;
 use synod_wal::{DamageCause, DamageClass, LogStats, RecordKind, RecoverError, RecoveredLog};
@@ -152,6 +153,19 @@ impl Coverage {
         "swapped directories",
         "timers that drift",
         "told a client: chosen",
+        "sent a submission again",
+        "delivered a session command",
+        "delivered a ticket command",
+        "delivered a trim with a delivery state",
+        "refused a trim: no delivery state",
+        "judged: delivered",
+        "judged: duplicate",
+        "judged: session evicted",
+        "judged: number too old",
+        "judged: number too far ahead",
+        "judged: ticket superseded",
+        "judged: ticket expired",
+        "judged: unexpected slot",
         "told a client: refused",
         "wiped a directory",
     ];
@@ -184,6 +198,24 @@ impl Coverage {
                 *self.counts.entry(what).or_default() += count;
             }
         }
+    }
+
+    /// Notes what became of a submission, or of a command about sessions and tickets.
+    pub fn note_answer(&mut self, answer: &Answer) {
+        self.note(match answer {
+            Answer::Delivered { .. } => "judged: delivered",
+            Answer::Duplicate { .. } => "judged: duplicate",
+            Answer::Refused(refusal) => match refusal {
+                Refusal::SessionEvicted => "judged: session evicted",
+                Refusal::SessionUnknown => "judged: session unknown",
+                Refusal::SequenceTooOld { .. } => "judged: number too old",
+                Refusal::SequenceAhead { .. } => "judged: number too far ahead",
+                Refusal::TicketSuperseded { .. } => "judged: ticket superseded",
+                Refusal::TicketExpired => "judged: ticket expired",
+                Refusal::TicketUnknown => "judged: ticket unknown",
+                Refusal::UnexpectedSlot { .. } => "judged: unexpected slot",
+            },
+        });
     }
 
     /// Notes a message.

@@ -9,6 +9,7 @@ mod alpha_window;
 mod append_order;
 mod chain_equal;
 mod chosen_by_quorum;
+mod deliveries;
 mod fencing;
 mod identity;
 mod linearizable_reads;
@@ -28,6 +29,7 @@ mod validity;
 use std::fmt;
 use std::str::FromStr;
 
+use synod_protocol::delivery::Answer;
 use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind, Configuration, Mark, Message, Slot};
 use synod_wal::{RecordKind, RecoveredLog};
 
@@ -38,6 +40,7 @@ use crate::rulings::Rulings;
 use accepted_is_reported::AcceptedIsReported;
 use chain_equal::ChainEqual;
 use chosen_by_quorum::ChosenByQuorum;
+use deliveries::Deliveries;
 use fencing::Fencing;
 use log_time::LogTime;
 use no_amnesic_vote::NoAmnesicVote;
@@ -93,6 +96,9 @@ properties! {
     AppendOrder "append-order" "I12",
     LinearizableReads "linearizable-reads" "I13",
     LogTime "log-time" "time",
+    ExactlyOnce "exactly-once" "I14",
+    TicketFencing "ticket-fencing" "tickets",
+    DeliveryEqual "delivery-equal" "delivery",
     OutcomeHonesty "outcome-honesty" "I15",
     TrimSafety "trim-safety" "I16",
     AlphaWindow "alpha-window" "I18",
@@ -171,6 +177,7 @@ pub struct Invariants {
     no_amnesic_vote: NoAmnesicVote,
     fencing: Fencing,
     log_time: LogTime,
+    deliveries: Deliveries,
     alpha: u32,
     rulings: Rulings,
     /// The highest slot that each node has called stable.
@@ -185,6 +192,7 @@ impl Invariants {
             no_amnesic_vote: NoAmnesicVote::new(nodes),
             fencing: Fencing::new(nodes),
             log_time: LogTime::new(nodes),
+            deliveries: Deliveries::default(),
             alpha: genesis.alpha,
             rulings: Rulings::new(genesis),
             only,
@@ -392,6 +400,12 @@ impl Invariants {
         self.judge(verdict);
     }
 
+    /// A node has judged a body; `state` is its delivery state right behind it, as bytes, if nothing more is judged yet.
+    pub fn judged(&mut self, node: usize, body: &BodyHandle, answers: &[Answer], state: Option<&[u8]>) {
+        let verdict = self.deliveries.check(node, body, answers, state);
+        self.judge(verdict);
+    }
+
     /// A barrier of `node` is reached at a slot; everything below `needed` was delivered somewhere when it began.
     pub fn read_at_barrier(&mut self, node: usize, needed: Slot, reached: Slot, delivered: Slot) {
         self.judge(linearizable_reads::check(node, needed, reached, delivered));
@@ -432,7 +446,10 @@ impl Invariants {
     }
 
     /// The run is over. If it `stopped` because too much was damaged, not everything could be read any more.
-    pub fn ended(&mut self, stopped: bool, oracle: &Oracle) {
+    pub fn ended(&mut self, stopped: bool, oracle: &mut Oracle) {
+        for verdict in self.deliveries.check_at_end(oracle) {
+            self.judge(verdict);
+        }
         self.judge(acked_durability::check_at_end(stopped, oracle));
         self.judge(outcome_honesty::check_at_end(oracle));
         if !stopped {

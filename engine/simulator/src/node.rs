@@ -7,8 +7,8 @@ use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTE
 use synod_protocol::{Ballot, BarrierId, BarrierOutcome, Configurations, Instant, Mark, Replica, Slot, Status};
 use synod_wal::scan::read_segment_header;
 use synod_wal::{
-    Action, Buffers, ExpectedIdentity, FileId, Geometry, LogIdentity, LoggedReplica, Lsn, ReadId, RecoverError,
-    RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover,
+    Action, Buffers, ExpectedIdentity, FileId, Geometry, Index, LogIdentity, LoggedReplica, Lsn, ReadId, RecoverError,
+    RecoverOptions, RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover, recover_with,
 };
 
 use crate::disk::{Completion, Data, Disk, Ending};
@@ -200,6 +200,26 @@ impl Node {
         recover(image, &self.expected(), plan.log.segment_bytes)
     }
 
+    /// The index that a process starts with: of what [`Node::recover`] gives in full, only so much is in memory as the plan
+    /// says. Or in what the log that comes with it differs from that one.
+    ///
+    /// # Errors
+    /// As [`recover`].
+    pub fn recover_bounded(
+        &self,
+        image: &dyn SegmentStore,
+        plan: &Plan,
+        full: &RecoveredLog,
+    ) -> Result<Result<Index, String>, RecoverError> {
+        let index_bodies_max = Some(plan.log.index_bodies_max);
+        let options = RecoverOptions { index_bodies_max, ..RecoverOptions::default() };
+        let bounded = recover_with(image, &self.expected(), plan.log.segment_bytes, options)?;
+        let said = |log: &RecoveredLog| format!("{:?}", RecoveredLog { index: Index::default(), ..log.clone() });
+        let size = |index: &Index| (index.base(), index.len());
+        let same = said(&bounded) == said(full) && size(&bounded.index) == size(&full.index);
+        Ok(if same { Ok(bounded.index) } else { Err(format!("{} instead of {}", said(&bounded), said(full))) })
+    }
+
     /// Its directory as it is now, boot counter included.
     pub fn copy_directory(&self) -> DirectoryCopy {
         DirectoryCopy { disk: self.disk.clone(), boot_counter: self.identity.boot_counter }
@@ -255,7 +275,14 @@ impl Node {
         let (node, seed) = (node_id(self.index), self.random.number());
         let replica = Replica::new(node, boot, seed, protocol, configurations, state, now);
         let wal = Wal::new(self.identity, plan.log, recovered);
-        let replica = LoggedReplica::new(GROUP, plan.logged, replica, wal, SimulatedBuffers, now);
+        let mut logged = plan.logged;
+        if plant == Some(Plant::OtherLimits)
+            && self.index == 0
+            && let Some(limits) = &mut logged.delivery
+        {
+            limits.sessions_max += 1;
+        }
+        let replica = LoggedReplica::new(GROUP, logged, replica, wal, SimulatedBuffers, now);
         self.running = Some(Running {
             replica,
             desk: Desk::default(),
@@ -280,6 +307,15 @@ impl Node {
     /// Whether it runs without some bytes of the chosen prefix.
     pub fn has_lost(&self) -> bool {
         self.running.as_ref().is_some_and(|running| !running.replica.status().lost.is_empty())
+    }
+
+    /// Whether it runs and has judged everything that it has delivered, as far as its disk tells where that lies.
+    pub fn has_judged(&self) -> bool {
+        let judged = |running: &Running| {
+            let replica = &running.replica;
+            replica.judged() == replica.replica().mark().slot || replica.judging_waits_for().is_some()
+        };
+        self.running.as_ref().is_some_and(judged)
     }
 
     /// The protocol's view of itself, if the node runs.

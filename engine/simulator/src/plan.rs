@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::{Configuration, Settings};
 use synod_wal::{Geometry, LogSettings, LoggedSettings, SyncMode};
 
@@ -80,6 +81,7 @@ impl Plan {
                 cache_bytes: random.pick(&[0, 16 << 10, 256 << 10, 16 << 20]),
                 backlog_bytes: random.pick(&[1, 64 << 10, 16 << 20]),
                 scrub_bytes_per_second: Random::stream(seed, "scrub").pick(&[0, 0, 64 << 10, 1 << 20]),
+                delivery: draw_delivery(&mut Random::stream(seed, "sessions"), election_timeout),
             },
             configuration,
             log,
@@ -153,6 +155,16 @@ impl Plan {
         // Somebody may have to find out that it lost its quorum, somebody else to canvass and be refused a few times.
         self.protocol.election_timeout * 10 + self.protocol.retransmit_interval * 20 + Duration::from_secs(1)
     }
+}
+
+/// Clients of a third of the runs use sessions. There isn't always room for all of them.
+fn draw_delivery(random: &mut Random, election_timeout: Duration) -> Option<DeliveryLimits> {
+    let pace_us = election_timeout.as_micros() as u64;
+    random.chance(Chance::of(1, 3)).then(|| DeliveryLimits {
+        sessions_max: random.pick(&[1, 2, 4, 8]),
+        results_max: random.pick(&[1, 4, 16]),
+        session_idle_us: random.pick(&[pace_us * 3, u64::MAX, u64::MAX]),
+    })
 }
 
 fn draw_log(random: &mut Random) -> LogSettings {

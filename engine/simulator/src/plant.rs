@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::{Ballot, BodyId, Mark, Message, Recovered, Slot};
 
 use crate::faults::atlas::Atlas;
@@ -131,6 +132,12 @@ plants! {
     DoubtsCrashes "doubts-crashes" => Recovers,
     /// Part of what an acceptor has accepted is left out of its promise.
     OmitsAccept "omits-accept" => AcceptedIsReported,
+    /// A duplicate of a submission in a session counts.
+    DeliversTwice "delivers-twice" => ExactlyOnce,
+    /// What is appended under a superseded ticket counts.
+    HeedsTheDeposed "heeds-the-deposed" => TicketFencing,
+    /// A node keeps one session more than the others.
+    OtherLimits "other-limits" => DeliveryEqual,
     /// A message's mark has another chain, as if from a node with another history.
     ForgesChain "forges-chain" => NoHalt,
 }
@@ -171,6 +178,10 @@ impl Plant {
             Plant::CutsDoubtful => {
                 plan.faults.damage.atlas = Atlas::EVERYBODY;
                 plan.faults.damage.rot_every = Some(pace / 4..=pace);
+            }
+            Plant::DeliversTwice | Plant::HeedsTheDeposed | Plant::OtherLimits => {
+                plan.logged.delivery =
+                    Some(DeliveryLimits { sessions_max: 2, results_max: 4, session_idle_us: u64::MAX });
             }
             Plant::SpeaksAfterFailure => plan.faults.damage.write_error = Chance::of(1, 100),
             Plant::RetriesSync => plan.faults.damage.sync_error = Chance::of(1, 20),

@@ -116,6 +116,8 @@ pub fn body(handle: &BodyHandle) -> String {
         BodyKind::NoOp => "no-op".into(),
         BodyKind::Trim { upto } => format!("trim below {upto}"),
         BodyKind::Configuration { .. } => "configuration".into(),
+        BodyKind::Session => "session command".into(),
+        BodyKind::Ticket => "ticket command".into(),
     };
     format!("{}..{} {kind} ({})", handle.first, handle.end(), short_id(handle.id))
 }

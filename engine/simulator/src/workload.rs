@@ -1,13 +1,16 @@
 //! Clients: they append commands of their own making to whichever node claims to lead, read, and ask for trims. They
-//! never repeat a command: one that went unanswered stays of unknown fate.
+//! never repeat a command outside of a session: one that went unanswered stays of unknown fate.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use synod_frame::{Batch, BodyBounds, CommandsPlan, PlanError, Submission, encode_commands};
-use synod_frame::{Origin, RecordBuffer};
-use synod_protocol::{BodyHandle, BodyId, Instant, Opening};
+use synod_frame::{
+    Batch, BodyBounds, CommandsPlan, EMPTY_BODY, Origin, PlanError, RecordBuffer, Submission, encode_commands,
+    encode_session, encode_ticket,
+};
+use synod_protocol::delivery::{SessionCommand, Terms, TicketCommand};
+use synod_protocol::{BodyHandle, BodyId, Instant, Opening, Slot};
 use synod_wal::Geometry;
 
 use crate::network::undefined_buffer;
@@ -77,27 +80,79 @@ impl WorkloadPlan {
     }
 
     /// Makes a submission of new commands.
-    pub fn make_submission(&self, now: Instant, random: &mut Random, oracle: &mut Oracle) -> Queued {
+    pub fn make_submission(&self, now: Instant, random: &mut Random, oracle: &mut Oracle) -> Sent {
         let count = random.within(self.commands.clone());
         let commands: Vec<CommandId> =
             (0..count).map(|_| oracle.submit(now, random.within(self.command_bytes.clone()) as usize)).collect();
         let batch = commands.iter().map(|id| oracle.command_bytes(*id)).collect();
-        Queued { commands, batch }
+        Sent { commands, batch, terms: Terms::NONE, client: 0 }
     }
 }
 
-/// A submission that waits at a leader.
-#[derive(Debug)]
-pub struct Queued {
-    commands: Vec<CommandId>,
+/// A submission of commands.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Its commands.
+    pub commands: Vec<CommandId>,
     batch: Batch,
+    /// On what terms it is to be delivered.
+    pub terms: Terms,
+    /// Which of the clients with sessions sent it, if it has terms.
+    pub client: usize,
 }
+
+/// A command about sessions or tickets.
+#[derive(Clone, Copy, Debug)]
+pub enum Command {
+    /// About sessions.
+    Session(SessionCommand),
+    /// About tickets.
+    Ticket(TicketCommand),
+}
+
+/// What waits at a leader.
+#[derive(Debug)]
+pub enum Queued {
+    /// A submission of commands.
+    Commands(Sent),
+    /// A command that has a body to itself.
+    Command {
+        /// The command.
+        command: Command,
+        /// Which of the clients with sessions sent it.
+        client: usize,
+    },
+}
+
+impl Queued {
+    fn slots(&self) -> u64 {
+        match self {
+            Queued::Commands(sent) => sent.commands.len() as u64,
+            Queued::Command { .. } => 1,
+        }
+    }
+
+    fn is_plain(&self) -> bool {
+        matches!(self, Queued::Commands(sent) if sent.terms.is_none())
+    }
+
+    fn commands(&self) -> &[CommandId] {
+        match self {
+            Queued::Commands(sent) => &sent.commands,
+            Queued::Command { .. } => &[],
+        }
+    }
+}
+
+/// What waits to be judged: its place in its body, its first slot, and what it is.
+pub type Judging = (usize, Slot, Queued);
 
 /// A leader's side of its clients: what waits for a body, and what waits for its body to be delivered.
 #[derive(Debug, Default)]
 pub struct Desk {
     queue: VecDeque<Queued>,
-    proposed: BTreeMap<BodyId, Vec<CommandId>>,
+    proposed: BTreeMap<BodyId, Vec<Queued>>,
+    judging: BTreeMap<BodyId, Vec<Judging>>,
 }
 
 impl Desk {
@@ -112,14 +167,15 @@ impl Desk {
     }
 
     /// The node leads no longer: what waits is turned away, what was proposed may or may not come to be. Returns the
-    /// commands that are turned away.
+    /// commands that are turned away for good: in a session another copy may be on its way.
     pub fn turn_away(&mut self) -> Vec<CommandId> {
-        self.queue.drain(..).flat_map(|queued| queued.commands).collect()
+        let turned_away = self.queue.drain(..).filter(Queued::is_plain);
+        turned_away.flat_map(|queued| queued.commands().to_vec()).collect()
     }
 
     /// Everything that was proposed here and not delivered yet.
     pub fn unknown(&self) -> impl Iterator<Item = CommandId> {
-        self.proposed.values().flatten().copied()
+        self.proposed.values().flatten().flat_map(Queued::commands).copied()
     }
 
     /// Makes a body of the oldest submissions, as many as fit; none if nothing waits, or the oldest doesn't fit yet.
@@ -131,37 +187,58 @@ impl Desk {
     ) -> Option<(BodyHandle, RecordBuffer)> {
         let bounds = BodyBounds { commands_max: opening.count_max, record_bytes_max: plan.record_bytes_max };
         let submissions_max = plan.body_submissions_max;
+        let origin = Origin { group: GROUP, first: opening.first, ballot: opening.ballot, leader_time_us };
+        if let Some(Queued::Command { command, .. }) = self.queue.front() {
+            let mut record = undefined_buffer(EMPTY_BODY.record_bytes());
+            let body = match command {
+                Command::Session(command) => encode_session(record.as_mut(), &origin, *command),
+                Command::Ticket(command) => encode_ticket(record.as_mut(), &origin, *command),
+            };
+            let body = body.expect("a block has room for it");
+            self.proposed.insert(body.id, self.queue.drain(..1).collect());
+            return Some((body, record));
+        }
         let mut plan = CommandsPlan::new();
-        let mut taken = 0;
+        let mut submissions = Vec::new();
         for queued in self.queue.iter().take(submissions_max) {
-            match plan.try_push(&queued.batch, &bounds) {
-                Ok(()) => taken += 1,
+            let Queued::Commands(sent) = queued else { break };
+            match plan.try_push_under(&sent.terms, &sent.batch, &bounds) {
+                Ok(()) => submissions.push(Submission::under(&sent.terms, &sent.batch)),
                 Err(PlanError::Full | PlanError::TooLarge { .. }) => break,
                 Err(PlanError::Empty) => unreachable!("submissions have commands"),
             }
         }
         let layout = plan.layout()?;
         let mut record = undefined_buffer(layout.record_bytes());
-        let origin = Origin { group: GROUP, first: opening.first, ballot: opening.ballot, leader_time_us };
-        let submissions: Vec<Submission<'_>> = self
-            .queue
-            .iter()
-            .take(taken)
-            .map(|queued| Submission { session: 0, sequence: 0, ticket: 0, batch: &queued.batch })
-            .collect();
         let body = encode_commands(record.as_mut(), &origin, &submissions).expect("the plan fits");
-        let commands = self.queue.drain(..taken).flat_map(|queued| queued.commands).collect();
-        self.proposed.insert(body.id, commands);
+        let taken = submissions.len();
+        self.proposed.insert(body.id, self.queue.drain(..taken).collect());
         Some((body, record))
     }
 
-    /// The commands of a body that was proposed here, in slot order, now that it is delivered.
-    pub fn delivered(&mut self, id: BodyId) -> Vec<CommandId> {
-        self.proposed.remove(&id).unwrap_or_default()
+    /// A body is delivered: what of it was proposed here and counts as it is, with its first slot. The rest waits to be
+    /// judged.
+    pub fn delivered(&mut self, body: &BodyHandle) -> Vec<(Slot, Sent)> {
+        let mut plain = Vec::new();
+        let mut first = body.first;
+        for (place, queued) in self.proposed.remove(&body.id).unwrap_or_default().into_iter().enumerate() {
+            let at = first;
+            first = first.plus(queued.slots());
+            match queued {
+                Queued::Commands(sent) if sent.terms.is_none() => plain.push((at, sent)),
+                queued => self.judging.entry(body.id).or_default().push((place, at, queued)),
+            }
+        }
+        plain
     }
 
-    /// The commands of a body that was proposed here.
-    pub fn proposed(&self, id: BodyId) -> &[CommandId] {
-        self.proposed.get(&id).map_or(&[], Vec::as_slice)
+    /// A body is judged: what of it waited for that.
+    pub fn judged(&mut self, id: BodyId) -> Vec<Judging> {
+        self.judging.remove(&id).unwrap_or_default()
+    }
+
+    /// The commands of a body that was proposed here, in slot order.
+    pub fn proposed(&self, id: BodyId) -> Vec<CommandId> {
+        self.proposed.get(&id).into_iter().flatten().flat_map(Queued::commands).copied().collect()
     }
 }

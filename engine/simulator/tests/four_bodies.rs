@@ -38,7 +38,7 @@ fn plan() -> Plan {
     let settings = Settings::default();
     Plan {
         configuration: Configuration::genesis((0..NODES).map(node_id).collect(), 64).expect("three members"),
-        logged: LoggedSettings { cache_bytes: 0, backlog_bytes: 1 << 20, scrub_bytes_per_second: 0 },
+        logged: LoggedSettings { cache_bytes: 0, backlog_bytes: 1 << 20, scrub_bytes_per_second: 0, delivery: None },
         log: LogSettings {
             segment_bytes: 64 << 10,
             sync: SyncMode::Dsync,

@@ -83,6 +83,9 @@ planted! {
     a_vote_before_it_is_known_what_was_promised SureTooEarly,
     doubt_after_a_mere_crash DoubtsCrashes,
     an_accept_left_out OmitsAccept,
+    a_duplicate_that_counts DeliversTwice,
+    a_deposed_writer_heeded HeedsTheDeposed,
+    other_limits_than_the_others OtherLimits,
     a_forged_chain ForgesChain,
 }
 

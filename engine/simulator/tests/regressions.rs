@@ -125,3 +125,22 @@ fn what_cannot_be_read_was_not_torn() {
 fn an_old_heartbeat_brings_no_old_leader_back() {
     check_hard(60_062_344);
 }
+
+/// Heartbeats overtook each other, and an old answer of a member passed for its newest: it seemed to be behind the trim, and
+/// the others trimmed what it needed.
+#[test]
+fn an_old_answer_does_not_throw_a_member_behind_the_trim() {
+    check_hard(63_003_120);
+}
+
+/// The header of the newest segment bounded what was lost in front of it, and was taken to bound what was lost in it.
+#[test]
+fn a_header_bounds_nothing_behind_it() {
+    check_hard(62_029_922);
+}
+
+/// The number of another leader's heartbeat passed for that of this one, and confirmed a leader that was deposed.
+#[test]
+fn each_leadership_counts_its_own_heartbeats() {
+    check_hard(1418);
+}

@@ -25,7 +25,7 @@ pub use record::{RECORD_FIELDS, RecordError, RecordHeader, RecordKind, RecordMet
 pub use seal::{
     Footer, INDEX_ENTRIES_PER_BLOCK, SealBlock, SealBlockError, SealKind, SealedRecord, TABLE_ENTRIES_PER_BLOCK,
 };
-pub(crate) use seal::{put_index, put_table, table_entry};
+pub(crate) use seal::{body_kind_number, put_index, put_table, table_entry};
 pub use segment_header::{CONFIGURATION_BYTES_MAX, GROUPS_MAX, GroupState, SegmentHeader, StoredConfiguration};
 
 /// Version of the log format that this build writes, the oldest and the newest that it reads.
@@ -52,7 +52,7 @@ pub enum SegmentHeaderError {
         found: u32,
     },
     /// It is the header of another file: the disk wrote it to the wrong place.
-    #[error("the header of {meant} was written here")]
+    #[error("the header of {meant} is here: this file is a copy of it, or the disk wrote to the wrong place")]
     Astray {
         /// The file that it was written to, as it says.
         meant: FileId,

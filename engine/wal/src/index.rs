@@ -15,13 +15,13 @@ mod page;
 
 use std::collections::BTreeMap;
 
-use synod_protocol::{Ballot, BodyHandle, Chain, Mark, Slot};
+use synod_protocol::{Ballot, BodyHandle, BodyKind, Chain, Mark, Slot};
 
 use synod_frame::{BLOCK_BYTES, RECORD_HEADER_BYTES};
 
 use crate::lsn::FileId;
 
-pub(crate) use load::{PageLoad, Place};
+pub(crate) use load::{PageLoad, Place, SegmentPlace, places, read_page};
 pub(crate) use page::Page;
 use page::{Pages, page_bodies};
 
@@ -217,19 +217,22 @@ impl Index {
 
     /// Takes up a body whose slots, or some of them, a page fills.
     fn insert_over(&mut self, (start, end): (Slot, Slot), mut entry: IndexEntry) -> Insert {
-        // All of a page is chosen: an accept there is late, or of the same body, which lies well where it lies.
-        if !entry.recorded_chosen {
-            return Insert::Dead;
-        }
-        if entry.body.first < start || entry.body.end() > end {
-            return Insert::Conflict(entry.body);
-        }
-        if let Lookup::Here(same) = self.find(entry.body.first) {
-            if same.body != entry.body {
-                return Insert::Conflict(same.body);
+        let same = match self.find(entry.body.first) {
+            Lookup::Here(same) if same.body == entry.body => same,
+            // All of a page is chosen: an accept there is late, unless it contradicts what was accepted at its ballot.
+            Lookup::Here(other) if !entry.recorded_chosen => {
+                let contradicts = other.ballot == entry.ballot && !other.recorded_chosen;
+                return if contradicts { Insert::Conflict(other.body) } else { Insert::Dead };
             }
-            (entry.ballot, entry.chosen) = (same.ballot, same.chosen);
-        }
+            Lookup::Here(other) => return Insert::Conflict(other.body),
+            // Without the page nobody can tell; an accept of the same body lies well where it lies.
+            _ if !entry.recorded_chosen => return Insert::Dead,
+            _ if entry.body.first < start || entry.body.end() > end => return Insert::Conflict(entry.body),
+            _ => entry,
+        };
+        entry.ballot = entry.ballot.max(same.ballot);
+        entry.recorded_chosen |= same.recorded_chosen;
+        entry.chosen = same.chosen;
         self.pages.overridden.insert(entry.body.first);
         self.entries.insert(entry.body.first, entry);
         Insert::Kept
@@ -292,12 +295,15 @@ impl Index {
 
     /// The body that fills `slot`, wherever its entry is.
     pub(crate) fn find(&self, slot: Slot) -> Lookup {
-        if let Some(entry) = self.containing(slot) {
-            return Lookup::Here(*entry);
-        }
-        match self.pages.containing(slot) {
-            Some(page) if slot >= self.base.slot => self.find_in(page, slot),
-            _ => Lookup::Nowhere,
+        match (self.containing(slot), self.pages.containing(slot)) {
+            // The page says what the chain is behind a body that was written again.
+            (Some(entry), Some(page)) if entry.chosen.is_none() => match self.find_in(page, slot) {
+                Lookup::Here(_) => Lookup::Here(*entry),
+                unknown => unknown,
+            },
+            (Some(entry), _) => Lookup::Here(*entry),
+            (None, Some(page)) if slot >= self.base.slot => self.find_in(page, slot),
+            (None, _) => Lookup::Nowhere,
         }
     }
 
@@ -308,7 +314,7 @@ impl Index {
         match (here, page) {
             (None, None) => Lookup::Nowhere,
             (Some(entry), None) => Lookup::Here(*entry),
-            (Some(entry), Some(page)) if entry.body.first <= slot.max(page.start.slot) => Lookup::Here(*entry),
+            (Some(entry), Some(page)) if entry.body.first <= slot.max(page.start.slot) => self.find(entry.body.first),
             (_, Some(page)) => self.find_in(page, slot.max(page.start.slot)),
         }
     }
@@ -323,6 +329,11 @@ impl Index {
     pub(crate) fn page_to_load(&self, slot: Slot) -> Option<Slot> {
         let page = self.pages.containing(slot).filter(|page| self.pages.loaded(page).is_none())?;
         Some(page.end.slot)
+    }
+
+    /// The page that fills slots of the body, if it must be read back.
+    pub(crate) fn page_overlapping(&self, body: &BodyHandle) -> Option<&Page> {
+        self.pages.overlapping(body).filter(|page| self.pages.loaded(page).is_none())
     }
 
     /// Whether the body still lies where the entry says, as far as anybody knows without reading.
@@ -341,6 +352,12 @@ impl Index {
 
     /// Keeps the entries of the page that ends at `end`, which were read back, for a while.
     pub(crate) fn keep_loaded(&mut self, end: Slot, entries: Vec<IndexEntry>) {
+        for known in &entries {
+            let written_again = self.entries.get_mut(&known.body.first);
+            if let Some(entry) = written_again.filter(|entry| entry.body == known.body) {
+                entry.chosen = known.chosen;
+            }
+        }
         self.pages.keep_loaded(end, entries);
     }
 
@@ -355,6 +372,11 @@ impl Index {
         for entry in self.entries.values() {
             if gone + again.len() >= excess {
                 break;
+            }
+            if entry.body.kind.is_configuration() && entry.chosen.is_some() {
+                // They are few, and who rules must be known without reading anything back.
+                close(&mut open, &mut made, &mut gone);
+                continue;
             }
             let first = entry.body.first;
             let inside = self.pages.containing(first).map(|page| page.end.slot);
@@ -378,8 +400,10 @@ impl Index {
             page.extend(epoch, entry.location.offset as u32);
             page.end = Mark { slot: entry.body.end(), chain };
             page.bodies += 1;
-            page.configuration = entry.body.kind.is_configuration().then_some(first);
-            let is_full = page.bodies as usize == bodies_max || page.configuration.is_some();
+            if let BodyKind::Trim { upto } = entry.body.kind {
+                page.trims_upto = page.trims_upto.max(Some(upto));
+            }
+            let is_full = page.bodies as usize == bodies_max;
             open = Some(page);
             if is_full {
                 close(&mut open, &mut made, &mut gone);
@@ -412,7 +436,18 @@ impl Index {
         let trimmed = std::mem::replace(&mut self.entries, kept);
         let configurations = trimmed.values().filter(|entry| entry.body.kind.is_configuration());
         let newest = configurations.map(|entry| entry.body.first).max();
-        newest.max(self.pages.trim_to(base))
+        self.pages.trim_to(base);
+        newest
+    }
+
+    /// Up to where the trims of the chosen prefix go that begin below `mark`, those in pages included; none if there are
+    /// no trims.
+    pub fn trims_upto(&self, mark: Slot) -> Option<Slot> {
+        let entries = self.entries.range(..mark).filter_map(|(_, entry)| match entry.body.kind {
+            BodyKind::Trim { upto } => Some(upto),
+            _ => None,
+        });
+        entries.max().max(self.pages.trims_upto())
     }
 }
 
@@ -425,7 +460,7 @@ fn close(open: &mut Option<Page>, made: &mut Vec<Page>, gone: &mut usize) {
 
 #[cfg(test)]
 mod tests {
-    use synod_protocol::{BodyId, BodyKind, NodeId};
+    use synod_protocol::{BodyId, NodeId};
 
     use super::*;
 

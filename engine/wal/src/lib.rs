@@ -31,7 +31,8 @@ pub use format::{Pack, PackBuilder, RecordKind, RecordMeta, StoredConfiguration}
 pub use identity::{ExpectedIdentity, LogIdentity, LogSalt};
 pub use index::{Blocks, Index, IndexEntry, Insert, Location};
 pub use logged_replica::{
-    Buffers, Frame, HEAL_PAUSE, LoggedReplica, LoggedSettings, MarkAnswer, Output, ReadAnswer, ReadId, ReplicaStatus,
+    Buffers, Frame, HEAL_PAUSE, Judgement, LoggedReplica, LoggedSettings, MarkAnswer, Output, ReadAnswer, ReadId,
+    ReplicaStatus, Suppressed,
 };
 pub use lsn::{FileId, Lsn, SyncId, WriteId};
 pub use pool::CleanFile;

@@ -11,6 +11,7 @@ mod bodies;
 mod effects;
 mod face;
 mod healing;
+mod judging;
 mod membership;
 mod paging;
 mod serve;
@@ -35,6 +36,8 @@ pub use bodies::Frame;
 pub use face::{Buffers, LoggedSettings, MarkAnswer, Output, ReadAnswer, ReadId, ReplicaStatus};
 pub use healing::HEAL_PAUSE;
 use healing::Healing;
+use judging::Judging;
+pub use judging::{Judgement, Suppressed};
 use membership::Membership;
 use paging::{Errand, Paging};
 use serve::Serving;
@@ -64,6 +67,7 @@ pub struct LoggedReplica<P: Buffers> {
     serving: BTreeMap<NodeId, Serving<P::Buffer>>,
     healing: Healing,
     paging: Paging,
+    judging: Option<Judging<P::Buffer>>,
     outputs: VecDeque<Output<P::Buffer>>,
     last_append_at: Instant,
     /// Wall-clock time as last told, and the highest time seen in any body: times never go back along a log.
@@ -86,6 +90,8 @@ enum Purpose {
     Reader,
     /// Nobody: to see whether it can be read.
     Scrub,
+    /// To judge what is delivered.
+    Judge,
 }
 
 impl<P: Buffers> LoggedReplica<P> {
@@ -119,6 +125,7 @@ impl<P: Buffers> LoggedReplica<P> {
             serving: BTreeMap::new(),
             healing,
             paging: Paging::default(),
+            judging: settings.delivery.map(Judging::new),
             outputs: VecDeque::new(),
             last_append_at: now,
             leader_time_us,
@@ -231,7 +238,7 @@ impl<P: Buffers> LoggedReplica<P> {
         }
         let Some((entry, purpose)) = self.reads.remove(&read) else { return };
         let sound = |record: &P::Buffer| {
-            verify_body_in_record(record.as_ref()).is_ok_and(|header| header.handle().id == entry.body.id)
+            verify_body_in_record(record.as_ref()).is_ok_and(|header| header.handle() == entry.body)
         };
         let record = record.and_then(|blocks| self.unpack(&entry, blocks)).filter(sound);
         if matches!(purpose, Purpose::Scrub) {
@@ -259,6 +266,9 @@ impl<P: Buffers> LoggedReplica<P> {
             (Purpose::Reader, record) => {
                 let frame = record.map(|record| Frame::new(entry.body, Rc::new(record)));
                 self.outputs.push_back(Output::ReadDone { read, frame });
+            }
+            (Purpose::Judge, record) => {
+                self.judged_read(read, record.map(|record| Frame::new(entry.body, Rc::new(record))));
             }
             (Purpose::Scrub, _) | (Purpose::Adopt | Purpose::Send { .. }, None) => {}
         }
@@ -342,7 +352,8 @@ impl<P: Buffers> LoggedReplica<P> {
         if self.fenced {
             return Err(TrimError::NotLeader);
         }
-        let agreed = self.replica.trim(upto);
+        let upto = upto.min(self.replica.held_by_all());
+        let agreed = self.prepare_trim(upto).and_then(|upto| self.replica.trim(upto));
         self.drain(now);
         agreed
     }
@@ -355,7 +366,8 @@ impl<P: Buffers> LoggedReplica<P> {
         if self.fenced {
             return Err(TrimError::NotLeader);
         }
-        let agreed = self.replica.trim_past(upto);
+        let upto = upto.min(self.replica.held_by_quorum());
+        let agreed = self.prepare_trim(upto).and_then(|upto| self.replica.trim_past(upto));
         self.drain(now);
         agreed
     }
@@ -486,6 +498,7 @@ impl<P: Buffers> LoggedReplica<P> {
             self.bodies.drop_arrivals();
             self.drain_wal();
             if !self.durable_news(now) && !self.paging.has_ended() {
+                self.judge_on(now);
                 return;
             }
         }

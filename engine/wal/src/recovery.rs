@@ -16,8 +16,11 @@ mod chain;
 mod configurations;
 mod join;
 mod losses;
+mod pager;
+mod thin;
 mod verdict;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use synod_frame::GroupId;
@@ -36,6 +39,7 @@ use crate::writer::SealIndex;
 
 pub(crate) use configurations::decode as decode_configuration;
 pub(crate) use join::prove_marks;
+use pager::{Disk, JoinError};
 
 /// How to recover.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +49,9 @@ pub struct RecoverOptions {
     /// The log may be written meanwhile, by a running node: only for looking, never for opening. What is in doubt at
     /// the tail counts as being written, and is left out.
     pub live: bool,
+    /// Bodies whose places are kept in memory, if that is to be bounded: [`crate::LogSettings::index_bodies_max`] of the log
+    /// that will be opened. Then places of old bodies aren't in memory, and [`RecoveredLog::index`] is for opening it only.
+    pub index_bodies_max: Option<usize>,
 }
 
 /// A segment of the recovered log.
@@ -465,11 +472,25 @@ fn attempt(
 ) -> Result<RecoveredLog, RecoverError> {
     let files = chain::read_headers(store, expected, geometry)?;
     let chain = chain::Chain::build(&files)?;
-    let scans = chain::scan(store, geometry, &chain, options)?;
-    let verdict = verdict::decide(&chain, &scans, options)?;
-    let losses = losses::assess(&files, &scans, &verdict);
-    let joined = join::join(&files, &scans, &verdict)?;
-    let mut log = chain::assemble(store, geometry, files, &scans, (&verdict, losses), joined)?;
-    configurations::read_all(store, &mut log);
-    Ok(log)
+    let disk = Disk { store, geometry, salt: expected.salt(), options };
+    let mut keep = BTreeSet::new();
+    loop {
+        let scans = chain::scan(store, geometry, &chain, options, &keep)?;
+        let verdict = verdict::decide(&chain, &scans, options)?;
+        let losses = losses::assess(&files, &scans, &verdict);
+        match join::join(&files, &scans, &verdict, &disk) {
+            Ok(joined) => {
+                let mut log = chain::assemble(store, geometry, files, &scans, (&verdict, losses), joined)?;
+                configurations::read_all(store, &mut log);
+                return Ok(log);
+            }
+            Err(JoinError::Recover(error)) => return Err(error),
+            Err(JoinError::Changed(epoch)) => {
+                if !keep.insert(epoch) {
+                    // A disk that reads differently every time: once all is kept, nothing is read again.
+                    keep.extend(chain.links.iter().map(|(_, header)| header.epoch));
+                }
+            }
+        }
+    }
 }

@@ -2,12 +2,13 @@
 
 mod support;
 
+use support::bounded::recover;
 use support::*;
 use synod_frame::{GroupId, RecordBuffer};
 use synod_protocol::{Ballot, Mark, Slot};
 use synod_wal::{
     AppendError, FileId, LogSettings, LogSettingsError, Lsn, POOL_FILES_MIN, RecordKind, RecordMeta, RecoveredLog,
-    SyncMode, recover,
+    SyncMode,
 };
 
 fn accepted(round: u64, mark: Mark) -> RecordMeta {

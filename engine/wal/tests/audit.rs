@@ -2,13 +2,12 @@
 
 mod support;
 
+use support::bounded::recover;
 use support::*;
 use synod_frame::{ConfigurationBody, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_configuration};
 use synod_protocol::{Ballot, Mark, NodeId, Slot};
 use synod_wal::audit::{Acknowledged, AuditError, AuditLog, Report, Rule, audit};
-use synod_wal::{
-    FileId, LogIdentity, Lsn, MemoryStore, RecordKind, RecoverOptions, StoredConfiguration, SyncMode, recover,
-};
+use synod_wal::{FileId, LogIdentity, Lsn, MemoryStore, RecordKind, RecoverOptions, StoredConfiguration, SyncMode};
 
 /// Three members, quorums of two, the second life of nothing.
 struct Log {

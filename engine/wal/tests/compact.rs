@@ -2,6 +2,8 @@
 
 mod support;
 
+use support::bounded::recover;
+
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ use synod_wal::directory::{
     Genesis, InitOptions, OpenError, compact,
 };
 use synod_wal::scan::read_body;
-use synod_wal::{Action, AppendError, LogSettings, RecordKind, RecoverOptions, RecoveredLog, Wal, recover};
+use synod_wal::{Action, AppendError, LogSettings, RecordKind, RecoverOptions, RecoveredLog, Wal};
 use tempfile::TempDir;
 
 const SEGMENT_BYTES: u64 = 64 << 10;

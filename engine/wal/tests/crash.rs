@@ -3,10 +3,11 @@
 
 mod support;
 
+use support::bounded::recover;
 use support::*;
 use synod_protocol::{Ballot, Mark, Slot};
 use synod_wal::audit::{AuditLog, Rule, audit};
-use synod_wal::{AppendError, Lsn, RecordKind, RecoveredLog, SyncMode, recover};
+use synod_wal::{AppendError, Lsn, RecordKind, RecoveredLog, SyncMode};
 
 /// A log in use, and what it must say.
 #[derive(Clone)]

@@ -4,10 +4,13 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use support::bounded::recover;
 use support::*;
 use synod_protocol::{Ballot, Mark, Slot};
 use synod_wal::scan::{Item, ScanOptions, Scanner, read_segment_header};
-use synod_wal::{FileId, Geometry, MemoryStore, RecordKind, RecoveredLog, SegmentStore, SyncMode, recover};
+use synod_wal::{
+    FileId, Geometry, MemoryStore, RecordKind, RecoverOptions, RecoveredLog, SegmentStore, SyncMode, recover_with,
+};
 
 /// What a log says, apart from which files it uses how.
 fn content(log: &RecoveredLog) -> String {
@@ -275,7 +278,11 @@ fn nonsense_with_right_checksums() {
             }
             seal_again(block);
         }
-        if let Ok(log) = recover(&store, &identity(9).expected(), SEGMENT_BYTES) {
+        // What a forged seal says of places differs from what the records say: which of the two is believed is nobody's
+        // promise, so the two ways to recover aren't compared.
+        let options = RecoverOptions { index_bodies_max: Some(2), ..RecoverOptions::default() };
+        let _ = recover_with(&store, &identity(9).expected(), SEGMENT_BYTES, options);
+        if let Ok(log) = synod_wal::recover(&store, &identity(9).expected(), SEGMENT_BYTES) {
             opened += 1;
             let disk = Disk { live: store.clone(), durable: store, ..Disk::default() };
             // A log that opens can be used, as long as it isn't full.

@@ -2,6 +2,7 @@
 
 mod support;
 
+use support::bounded::recover;
 use support::*;
 use synod_frame::RECORD_HEADER_BYTES;
 use synod_protocol::{Ballot, Mark, Slot};
@@ -10,7 +11,7 @@ use synod_wal::scan::{
 };
 use synod_wal::{
     DamageClass, FileId, Geometry, MemoryStore, Planned, RecordKind, RecoverError, RecoverOptions, RecoveredLog,
-    SyncMode, recover, recover_with,
+    SyncMode, recover_with,
 };
 
 const PACKS: usize = 5;
@@ -85,7 +86,7 @@ fn every_body_of_a_pack_is_recovered_as_chosen_and_read_alone() {
     assert_eq!((last.body, last.ballot, last.chosen), (packed.open.handle, ballot(4), None));
     assert!(!last.location.is_packed());
 
-    let heads = RecoverOptions { depth: Depth::Heads, live: false };
+    let heads = RecoverOptions { depth: Depth::Heads, ..RecoverOptions::default() };
     let again = recover_with(store, &identity(9).expected(), SEGMENT_BYTES, heads).unwrap();
     assert_eq!(format!("{:?}", again.index), format!("{:?}", log.index));
 }

@@ -159,6 +159,9 @@ fn a_body_that_is_written_again_lies_where_it_was_written_last() {
     let body = long.bodies[20].clone();
     let before = long.find(body.handle.first).unwrap();
     long.machine.append_now(&meta(RecordKind::Healed, Ballot::ZERO, ballot(2), long.mark()), Some(&body));
+    // Until somebody says so, or its page is read back, it isn't known that it is chosen.
+    assert_eq!(long.machine.wal.index().get(body.handle.first).map(|entry| entry.chosen), Some(None));
+    assert_eq!(long.find(body.handle.first).map(|entry| entry.chosen), Some(before.chosen));
     assert!(long.machine.wal.index_mut().mark_chosen(body.handle.first, before.chosen.unwrap()));
     let healed = long.find(body.handle.first).unwrap();
     assert_ne!(healed.location, before.location);

@@ -5,13 +5,14 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use support::bounded::recover;
 use support::logs::*;
 use support::*;
 use synod_protocol::{Ballot, Mark, Slot};
 use synod_wal::scan::{HoleCause, read_segment_header};
 use synod_wal::{
     DamageCause, DamageClass, FileId, Geometry, Lsn, MemoryStore, RecordKind, RecordMeta, RecoveredLog, SegmentStore,
-    SyncMode, recover,
+    SyncMode,
 };
 
 const THIRD: FileId = FileId(3);

@@ -2,6 +2,7 @@
 
 mod support;
 
+use support::bounded::recover;
 use support::logs::*;
 use support::*;
 use synod_protocol::{Ballot, Mark, NodeId, Slot};
@@ -9,7 +10,7 @@ use synod_wal::format::{RecordError, SegmentHeaderError};
 use synod_wal::scan::HoleCause;
 use synod_wal::{
     Damage, DamageCause, DamageClass, FileId, IdentityField, LogIdentity, Lsn, MemoryStore, RecordKind, RecoverError,
-    RecoverOptions, RecoveredLog, SyncMode, recover, recover_with,
+    RecoverOptions, RecoveredLog, SyncMode, recover_with,
 };
 
 fn refused(store: &MemoryStore) -> RecoverError {

@@ -96,6 +96,15 @@ pub(super) fn show_configuration(record: &mut Record<'_>, archive: Range<usize>)
     show_root(record, root + 16, &fields);
 }
 
+/// Shows a command about sessions or tickets: what it names, which command it is, and zeros.
+pub(super) fn show_command(record: &mut Record<'_>, archive: Range<usize>, names: &[(&str, usize)]) {
+    let fields: Vec<(&str, usize)> = names.iter().copied().chain([("command", 4), ("reserved", 4)]).collect();
+    if fields.iter().map(|(_, bytes)| bytes).sum::<usize>() != archive.len() {
+        return record.hex_lines("archive", archive, "");
+    }
+    show_root(record, archive.start, &fields);
+}
+
 fn shown(slot: Option<Slot>) -> u64 {
     slot.map_or(0, |slot| slot.0)
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use synod_frame::{
-    BLOCK_BYTES, Batch, CommandsPlan, ConfigurationBody, GroupId, Member, Origin, RecordBuffer, Submission,
-    encode_commands, encode_noop, encode_trim,
+    BLOCK_BYTES, Batch, CommandsPlan, ConfigurationBody, EncodeError, GroupId, Member, Origin, RecordBuffer,
+    Submission, encode_commands, encode_noop, encode_trim,
 };
 use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot};
 use synod_wal::directory::{self, DirectoryStore, Expected, FileDisk, Genesis, InitOptions, NodeIdentity};
@@ -110,11 +110,22 @@ pub fn commands(first: Slot, seed: u64, submissions: &[&[&[u8]]]) -> Body {
     let batches: Vec<Batch> = submissions.iter().map(|commands| commands.iter().collect()).collect();
     let rows: Vec<Submission<'_>> = (0..)
         .zip(&batches)
-        .map(|(number, batch)| Submission { session: seed % 2, sequence: seed + number, ticket: 0, batch })
+        .map(|(number, batch)| Submission {
+            session: seed % 2,
+            sequence: seed + number,
+            ticket: 0,
+            expected_slot: 0,
+            batch,
+        })
         .collect();
-    let plan = batches.iter().fold(CommandsPlan::new(), |plan, batch| plan.with(batch));
+    commands_of(first, seed, &rows)
+}
+
+/// A body of these submissions.
+pub fn commands_of(first: Slot, seed: u64, rows: &[Submission<'_>]) -> Body {
+    let plan = CommandsPlan::of(rows);
     let mut record = RecordBuffer::zeroed(plan.layout().expect("fits").record_bytes());
-    let handle = encode_commands(record.as_mut(), &origin(first, seed), &rows).expect("encodes");
+    let handle = encode_commands(record.as_mut(), &origin(first, seed), rows).expect("encodes");
     Body { handle, record }
 }
 
@@ -127,6 +138,13 @@ pub fn noop(first: Slot, count: u32, seed: u64) -> Body {
 pub fn trim(first: Slot, upto: Slot) -> Body {
     let mut record = RecordBuffer::zeroed(BLOCK_BYTES);
     let handle = encode_trim(record.as_mut(), &origin(first, 1), upto).expect("encodes");
+    Body { handle, record }
+}
+
+/// A body of one block, as `encode` lays it out.
+pub fn small(first: Slot, encode: impl FnOnce(&mut [u8], &Origin) -> Result<BodyHandle, EncodeError>) -> Body {
+    let mut record = RecordBuffer::zeroed(BLOCK_BYTES);
+    let handle = encode(record.as_mut(), &origin(first, 1)).expect("encodes");
     Body { handle, record }
 }
 

@@ -96,7 +96,7 @@ impl Node {
         commands.iter().for_each(|command| batch.push(command.as_ref()));
         let layout = CommandsPlan::new().with(&batch).layout().expect("small");
         let mut record = RecordBuffer::zeroed(layout.record_bytes());
-        let submission = Submission { session: 0, sequence: 0, ticket: 0, batch: &batch };
+        let submission = Submission::plain(&batch);
         let body = encode_commands(record.as_mut(), &self.origin(), &[submission]).expect("encodes");
         self.take(RecordKind::Accepted, body, record);
     }

@@ -6,6 +6,7 @@ use synod_frame::{
     CommandsView, ConfigurationBody, ConfigurationBodyError, EMPTY_BODY, EncodeError, RECORD_HEADER_BYTES,
     RecordBuffer, Submission, encode_commands, encode_configuration, encode_noop, encode_trim, verify_body_in_record,
 };
+use synod_protocol::delivery::{SessionId, Terms, TicketId};
 use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX};
 use synod_protocol::{BodyKind, ConfigurationError, NodeId, Slot};
 
@@ -39,9 +40,17 @@ fn every_archive_has_the_layout_that_the_definition_gives() {
 }
 
 fn submissions(batches: &[Batch]) -> Vec<Submission<'_>> {
-    let submission =
-        |(index, batch)| Submission { session: index as u64, sequence: index as u64 + 1, ticket: 5, batch };
-    batches.iter().enumerate().map(submission).collect()
+    batches.iter().enumerate().map(|(index, batch)| Submission::under(&terms(index), batch)).collect()
+}
+
+/// Terms of all sorts: every second submission is one of a session, every third expects a slot.
+fn terms(index: usize) -> Terms {
+    let slot = Slot(index as u64 + 1);
+    Terms {
+        session: index.is_multiple_of(2).then_some((SessionId(slot), slot.0)),
+        ticket: Some(TicketId(Slot(5))),
+        expected_slot: (index % 3 == 1).then_some(slot),
+    }
 }
 
 fn batch_strategy() -> impl Strategy<Value = Batch> {
@@ -67,8 +76,8 @@ proptest! {
     #[test]
     fn a_plan_is_exact_and_bodies_give_back_their_commands(batches in batches_strategy(), filler: u8) {
         let mut plan = CommandsPlan::new();
-        for batch in &batches {
-            plan.try_push(batch, &BodyBounds::LARGEST).unwrap();
+        for (index, batch) in batches.iter().enumerate() {
+            plan.try_push_under(&terms(index), batch, &BodyBounds::LARGEST).unwrap();
         }
         let layout = plan.layout().unwrap();
         let submissions = submissions(&batches);
@@ -96,10 +105,11 @@ proptest! {
 
         let (rows, found) = read_commands(&header, body).unwrap();
         prop_assert_eq!(&found, &batches);
-        for (row, submission) in rows.iter().zip(&submissions) {
+        for (index, (row, submission)) in rows.iter().zip(&submissions).enumerate() {
+            prop_assert_eq!(row.submitted().terms, terms(index));
             prop_assert_eq!(
-                (row.session, row.sequence, row.ticket),
-                (submission.session, submission.sequence, submission.ticket)
+                (row.session, row.sequence, row.ticket, row.expected_slot),
+                (submission.session, submission.sequence, submission.ticket, submission.expected_slot)
             );
         }
         let view = CommandsView::new(&header, body).unwrap();
@@ -118,7 +128,7 @@ proptest! {
         let mut plan = CommandsPlan::new();
         let mut taken = Vec::new();
         for batch in &batches {
-            if plan.try_push(batch, &bounds).is_ok() {
+            if plan.try_push_under(&terms(taken.len()), batch, &bounds).is_ok() {
                 taken.push(batch.clone());
             }
         }

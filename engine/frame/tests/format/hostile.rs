@@ -39,7 +39,7 @@ fn body_headers() {
         ("body-noop", &[(4, &[0])], "Version { found: 0 }"),
         ("body-noop", &[(4, &[2])], "Version { found: 2 }"),
         ("body-noop", &[(6, &[0])], "Kind { found: 0 }"),
-        ("body-noop", &[(6, &[5])], "Kind { found: 5 }"),
+        ("body-noop", &[(6, &[7])], "Kind { found: 7 }"),
         ("body-noop", &[(7, &[0])], "Encoding { found: 0 }"),
         ("body-noop", &[(7, &[2])], "Encoding { found: 2 }"),
         ("body-noop", &[(12, &[0, 1])], "Lengths { header_bytes: 256"),
@@ -72,6 +72,7 @@ fn commands_archives() {
     // 28 bytes: submissions, stride (8), ends (12), blob (20), each vector as offset and length.
     let stride = "body-commands-stride";
     let ends = "body-commands-ends";
+    let condition = "body-commands-condition";
     check_all(&[
         (stride, &[(28, &[2])], "Columns { count: 2, stride: 8, ends: 0, blob_bytes: 24 }"),
         (stride, &[(-20, &[7])], "Columns { count: 3, stride: 7"),
@@ -87,12 +88,42 @@ fn commands_archives() {
         (stride, &[(224 + 28, &[2])], "Submission { index: 1 }"),
         (stride, &[(224 + 28, &[0xff; 4])], "Submission { index: 1 }"),
         (stride, &[(-24, ONE)], "Submission { index: 1 }"),
+        // The condition of the second submission stands in a row of its own from 224 on.
+        (condition, &[(224, &[0; 8])], "Submission { index: 1 }"),
+        (condition, &[(224 + 8, ONE)], "Submission { index: 1 }"),
+        (condition, &[(224 + 16, ONE)], "Submission { index: 1 }"),
+        (condition, &[(224 + 24, ONE)], "Submission { index: 1 }"),
+        (condition, &[(224 + 28, ONE)], "Submission { index: 2 }"),
+        (condition, &[(256 + 28, &[0; 4])], "Submission { index: 2 }"),
+        // Without the rows behind it.
+        (condition, &[(-24, &[2])], "Submission { index: 2 }"),
         // Five ends from 256 on: 8, 16, 19, 19, 24.
         (ends, &[(256, &[17])], "Command { index: 1 }"),
         (ends, &[(256, &[0xff; 4])], "Command { index: 0 }"),
         (ends, &[(272, &[23])], "Columns { count: 5, stride: 0, ends: 5, blob_bytes: 24 }"),
         (ends, &[(-20, &[8])], "Columns { count: 5, stride: 8"),
         (ends, &[(28, &[4])], "Columns { count: 4"),
+    ]);
+}
+
+#[test]
+fn session_and_ticket_archives() {
+    // Both from 192 on. Of a session: its name, the command (8). Of a ticket: its name, how long it lasts (8), the
+    // command (16).
+    check_all(&[
+        ("body-session-open", &[(192, ONE)], "Archive"),
+        ("body-session-open", &[(192 + 8, &[3])], "Command { found: 3 }"),
+        ("body-session-open", &[(192 + 12, ONE)], "Archive"),
+        ("body-session-close", &[(192, &[0; 8])], "Archive"),
+        ("body-session-open", &[(6, &[2])], "Archive { kind: 2"),
+        ("body-session-open", &[(6, &[6])], "Archive"),
+        ("body-session-open", &[(28, &[2])], "Slots { kind: 5"),
+        ("body-session-open", &[(72, ONE)], "Argument { kind: 5"),
+        ("body-ticket-issue", &[(192, ONE)], "Archive"),
+        ("body-ticket-issue", &[(192 + 16, &[9])], "Command { found: 9 }"),
+        ("body-ticket-issue", &[(192 + 20, ONE)], "Archive"),
+        ("body-ticket-revoke", &[(192 + 8, ONE)], "Archive"),
+        ("body-ticket-revoke", &[(192, &[0; 8])], "Archive"),
     ]);
 }
 

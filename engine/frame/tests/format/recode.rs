@@ -3,8 +3,9 @@
 use synod_frame::client::{self, ClientEnvelope};
 use synod_frame::{
     Batch, BodyHeader, BodyLayout, CommandsView, ConfigurationBody, ENVELOPE_BYTES, Envelope, HELLO_BYTES, Hello,
-    HelloReply, Origin, RECORD_HEADER_BYTES, RecordBuffer, Submission, decode_message, encode_commands,
-    encode_configuration, encode_message, encode_noop, encode_trim, verify_body_in_record, zero_padding,
+    HelloReply, Origin, RECORD_HEADER_BYTES, RecordBuffer, Submission, decode_message, decode_session, decode_ticket,
+    encode_commands, encode_configuration, encode_message, encode_noop, encode_session, encode_ticket, encode_trim,
+    encode_trim_with_state, trim_state, verify_body_in_record, zero_padding,
 };
 use synod_protocol::BodyKind;
 
@@ -78,13 +79,19 @@ fn recode_body(record: &RecordBuffer) -> Result<Vec<u8>, Refusal> {
                     session: row.session,
                     sequence: row.sequence,
                     ticket: row.ticket,
+                    expected_slot: row.expected_slot,
                     batch,
                 })
                 .collect();
             encode_commands(again.as_mut(), &origin, &submissions)?
         }
         BodyKind::NoOp => encode_noop(again.as_mut(), &origin, header.count)?,
-        BodyKind::Trim { upto } => encode_trim(again.as_mut(), &origin, upto)?,
+        BodyKind::Trim { upto } => match trim_state(&header, body) {
+            Some(state) => encode_trim_with_state(again.as_mut(), &origin, upto, state)?,
+            None => encode_trim(again.as_mut(), &origin, upto)?,
+        },
+        BodyKind::Session => encode_session(again.as_mut(), &origin, decode_session(&header, body)?)?,
+        BodyKind::Ticket => encode_ticket(again.as_mut(), &origin, decode_ticket(&header, body)?)?,
         BodyKind::Configuration { .. } => {
             encode_configuration(again.as_mut(), &origin, &ConfigurationBody::decode(&header, body)?)?
         }

@@ -5,7 +5,11 @@ use std::time::Duration;
 use synod_frame::client::{self, ClientRefusal, ClientReply, ClientRequest, NodeReport, NodeRole, StatusReport};
 use synod_frame::{
     Batch, Channel, ConfigurationBody, GroupId, Hello, HelloRefusal, HelloReply, Member, Origin, RecordBuffer,
-    Submission, encode_commands, encode_configuration, encode_message, encode_noop, encode_trim,
+    Submission, encode_commands, encode_configuration, encode_message, encode_noop, encode_session, encode_ticket,
+    encode_trim, encode_trim_with_state,
+};
+use synod_protocol::delivery::{
+    DeliveryLimits, DeliveryState, SessionCommand, SessionId, Submitted, Terms, TicketCommand, TicketId,
 };
 use synod_protocol::{
     AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Doubt, Mark, Message, NodeId, RejectReason, Slot,
@@ -88,11 +92,28 @@ pub(crate) fn learners() -> ConfigurationBody {
     }
 }
 
+/// Two sessions, one of which was used, and a ticket.
+fn state() -> DeliveryState {
+    let mut state = DeliveryState::empty(DeliveryLimits::CLUSTER, Slot(1110));
+    state.deliver_session(Slot(1110), 7_000_000, SessionCommand::Open);
+    state.deliver_session(Slot(1111), 8_000_000, SessionCommand::Open);
+    state.deliver_ticket(Slot(1112), 8_000_000, TicketCommand::Issue { lasts_us: 30_000_000 });
+    let terms = |sequence, expected| Terms {
+        session: Some((SessionId(Slot(1110)), sequence)),
+        ticket: Some(TicketId(Slot(1112))),
+        expected_slot: Some(Slot(expected)),
+    };
+    let submitted =
+        [(1, 1113), (3, 99)].map(|(sequence, expected)| Submitted { terms: terms(sequence, expected), count: 2 });
+    state.deliver_commands(Slot(1113), 9_000_000, submitted, &mut Vec::new());
+    state
+}
+
 pub(crate) fn bodies() -> Vec<(&'static str, Body)> {
     let fixed: Batch = [b"first   ", b"second  "].into_iter().collect();
     let third: Batch = [b"third   "].into_iter().collect();
     let mixed: Batch = [&b"one"[..], b"", b"three"].into_iter().collect();
-    let submission = |sequence, batch| Submission { session: 7, sequence, ticket: 9, batch };
+    let submission = |sequence, batch| Submission { session: 7, sequence, ticket: 9, expected_slot: 0, batch };
     let body = |encode: &dyn Fn(&mut [u8]) -> BodyHandle| {
         let mut record = RecordBuffer::zeroed(8192);
         let handle = encode(record.as_mut());
@@ -116,6 +137,35 @@ pub(crate) fn bodies() -> Vec<(&'static str, Body)> {
         ("configuration", body(&|record| encode_configuration(record, &origin(1108), &configuration()).unwrap())),
         ("learners", body(&|record| encode_configuration(record, &origin(1108), &learners()).unwrap())),
         ("trim", body(&|record| encode_trim(record, &origin(1109), Slot(50)).unwrap())),
+        (
+            "commands-condition",
+            body(&|record| {
+                let expected = |batch| Submission { expected_slot: 1112, ..submission(5, batch) };
+                let plain = Submission::plain(&fixed);
+                encode_commands(record, &origin(1110), &[plain, expected(&third), submission(6, &fixed)]).unwrap()
+            }),
+        ),
+        ("session-open", body(&|record| encode_session(record, &origin(1115), SessionCommand::Open).unwrap())),
+        (
+            "session-close",
+            body(&|record| {
+                encode_session(record, &origin(1116), SessionCommand::Close(SessionId(Slot(1115)))).unwrap()
+            }),
+        ),
+        (
+            "ticket-issue",
+            body(&|record| {
+                encode_ticket(record, &origin(1117), TicketCommand::Issue { lasts_us: 30_000_000 }).unwrap()
+            }),
+        ),
+        (
+            "ticket-revoke",
+            body(&|record| encode_ticket(record, &origin(1118), TicketCommand::Revoke(TicketId(Slot(1117)))).unwrap()),
+        ),
+        (
+            "trim-state",
+            body(&|record| encode_trim_with_state(record, &origin(1119), Slot(1117), &state().encode()).unwrap()),
+        ),
     ]
 }
 

@@ -314,6 +314,10 @@ impl Replica {
     pub(super) fn heard_leader(&mut self, now: Instant, ballot: Ballot) {
         self.become_follower(now);
         self.leader_heard = now;
+        if self.leader != Some(ballot) {
+            // Each leadership counts its own.
+            self.leader_beat = 0;
+        }
         self.leader = Some(ballot);
     }
 

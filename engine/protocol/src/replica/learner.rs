@@ -29,9 +29,8 @@ impl Replica {
             // An old one that comes late: whoever leads at a higher ballot had the promises of a quorum.
             return;
         }
-        let newest = if self.leader == Some(ballot) { self.leader_beat } else { 0 };
         self.heard_leader(now, ballot);
-        self.leader_beat = newest.max(beat);
+        self.leader_beat = self.leader_beat.max(beat);
         self.confine_doubts(ballot, recovered);
         self.on_mark(now, from, ballot, mark);
         if self.unsure.is_some() {
@@ -39,6 +38,9 @@ impl Replica {
             return self.send(from, Message::Reject { ballot, reason: RejectReason::Doubtful });
         }
         if !self.halted {
+            // The newest one heard, not the one that is answered: answers come in the order of their numbers then, and an older
+            // claim never passes for a newer one.
+            let beat = self.leader_beat;
             let (mark, stable, full) = (self.mark, self.proved, self.disk_full);
             self.send(from, Message::HeartbeatReply { ballot, mark, stable, beat, full });
         }

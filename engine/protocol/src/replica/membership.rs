@@ -213,7 +213,7 @@ impl Replica {
             BodyKind::Trim { upto } => {
                 self.configurations.retire_before(upto.min(self.mark.slot));
             }
-            BodyKind::Commands | BodyKind::NoOp => {}
+            BodyKind::Commands | BodyKind::NoOp | BodyKind::Session | BodyKind::Ticket => {}
         }
         let rules = self.configurations.configuration_at(self.mark.slot).chosen_at;
         if let RoleState::Leader(leadership) = &mut self.role {

@@ -6,7 +6,7 @@
 //! those. All of it ends by itself when a trim, or somebody with a broom, makes room.
 
 use super::{NodeId, Replica, RoleState};
-use crate::body::{BodyHandle, BodyKind};
+use crate::body::BodyHandle;
 use crate::time::Instant;
 
 /// Election timeouts between two attempts of a full leader to hand over: in between it may propose trims.
@@ -44,7 +44,7 @@ impl Replica {
     /// others have room it does, and a full replica that took them all would end up without room for its votes.
     pub(super) fn refuses(&self, body: &BodyHandle) -> bool {
         let holds_up = body.first == self.mark.slot && !self.disk_reserved;
-        self.disk_full && body.kind == BodyKind::Commands && !holds_up
+        self.disk_full && body.kind.is_from_clients() && !holds_up
     }
 
     /// Notes whether a peer has room.

@@ -29,6 +29,13 @@ pub enum TrimError {
         /// First slot that is kept now.
         trimmed: Slot,
     },
+    /// Sessions or tickets are in use, and the delivery state isn't kept at any point that the log could be trimmed to. Now
+    /// it is: try again later, up to a higher slot.
+    #[error("nothing to trim: the delivery state is not kept for any point so low")]
+    NoDeliveryState {
+        /// The lowest point at which it is kept, once it is known.
+        point: Option<Slot>,
+    },
 }
 
 impl Peer {

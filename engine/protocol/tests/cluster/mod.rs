@@ -382,7 +382,7 @@ impl Cluster {
                     configurations.choose(after, self.contents[&body.id].clone());
                 }
                 BodyKind::Trim { upto } => drop(configurations.retire_before(upto)),
-                BodyKind::Commands | BodyKind::NoOp => {}
+                BodyKind::Commands | BodyKind::NoOp | BodyKind::Session | BodyKind::Ticket => {}
             }
         }
         let open = recovered.accepted.iter().map(|report| report.body.id);

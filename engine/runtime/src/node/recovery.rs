@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use synod_protocol::limits::BODY_BYTES_MAX;
 use synod_wal::directory::{OpenDirectory, ReadAheadStore, ReadProgress};
-use synod_wal::{FileId, Geometry, LogIdentity, RecoveredLog, SegmentStore as _, record_bytes, recover};
+use synod_wal::{
+    FileId, Geometry, LogIdentity, LogSettings, RecoverOptions, RecoveredLog, SegmentStore as _, record_bytes,
+    recover_with,
+};
 
 use super::LOG;
 use crate::error::StartError;
@@ -46,7 +49,10 @@ pub(super) fn recover_log(directory: &OpenDirectory) -> Result<(Facts, Recovered
             );
         }
     });
-    let recovered = recover(&store, &identity.expected(), known.segment_bytes)?;
+    // No more of the index in memory than the log will keep there.
+    let index_bodies_max = Some(LogSettings::default().index_bodies_max);
+    let options = RecoverOptions { index_bodies_max, ..RecoverOptions::default() };
+    let recovered = recover_with(&store, &identity.expected(), known.segment_bytes, options)?;
     let files = store.files().map_err(synod_wal::RecoverError::List)?;
     let read = store.progress();
     drop(store);

@@ -7,19 +7,24 @@
 //! A proposed body is followed until a body is delivered in its slots. If that is the same one, its submissions were
 //! chosen; if it is another, they were not and never will be (no instance is chosen twice, and a body is chosen whole
 //! or not at all), so they go back to the head of the intake. Until then nobody knows.
+//!
+//! Submissions with terms, and commands about sessions and tickets, wait further, until their body is judged.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use synod_frame::{BodyBounds, CommandsPlan, Origin, PlanError, encode_commands};
-use synod_protocol::{BodyHandle, Instant};
+use synod_frame::{
+    BodyBounds, CommandsPlan, EMPTY_BODY, Origin, PlanError, encode_commands, encode_session, encode_ticket,
+};
+use synod_protocol::delivery::Answer;
+use synod_protocol::{BodyHandle, Instant, Opening, SlotRange};
 
 use super::{Core, Shard};
 use crate::error::AppendError;
-use crate::intake::Submission;
-use crate::seam::buffer;
+use crate::intake::{Outcome, Submission, Work};
+use crate::seam::buffer::{self, Buffer};
 
 /// Vectors kept for the next bodies.
 const SPARES_MAX: usize = 64;
@@ -28,6 +33,8 @@ const SPARES_MAX: usize = 64;
 #[derive(Default)]
 pub(super) struct InFlight {
     bodies: VecDeque<Proposed>,
+    /// Delivered bodies of which some submissions wait for judgement, in the order of their delivery.
+    judging: VecDeque<Delivered>,
     /// Emptied vectors, whose memory the next bodies use.
     spares: Vec<Vec<Submission>>,
 }
@@ -36,6 +43,19 @@ struct Proposed {
     body: BodyHandle,
     at: Instant,
     submissions: Vec<Submission>,
+}
+
+struct Delivered {
+    body: BodyHandle,
+    at: Instant,
+    /// Their places in the body, and their slots.
+    submissions: Vec<(usize, SlotRange, Submission)>,
+}
+
+impl Delivered {
+    fn report_unknown(self) {
+        report_unknown(self.submissions.into_iter().map(|(_, _, submission)| submission));
+    }
 }
 
 impl InFlight {
@@ -62,6 +82,7 @@ impl InFlight {
         for proposed in self.bodies.drain(..) {
             report_unknown(proposed.submissions);
         }
+        self.judging.drain(..).for_each(Delivered::report_unknown);
     }
 
     /// Reports what was proposed too long ago as unknown; how many submissions those were.
@@ -74,11 +95,15 @@ impl InFlight {
             expired += oldest.submissions.len() as u64;
             report_unknown(oldest.submissions);
         }
+        while let Some(oldest) = self.judging.pop_front_if(|oldest| now.since(oldest.at) >= unknown_after) {
+            expired += oldest.submissions.len() as u64;
+            oldest.report_unknown();
+        }
         expired
     }
 }
 
-fn report_unknown(submissions: Vec<Submission>) {
+fn report_unknown(submissions: impl IntoIterator<Item = Submission>) {
     for submission in submissions {
         // A receiver that is gone doesn't want to know; the same holds for every reply below.
         let _ = submission.reply.send(Err(AppendError::Unknown));
@@ -92,34 +117,28 @@ impl Shard {
         let shared = BodyBounds { commands_max: opening.count_max, record_bytes_max: self.settings.record_bytes_max };
         let alone = BodyBounds { commands_max: opening.count_max, ..BodyBounds::LARGEST };
         let mut plan = CommandsPlan::new();
+        let mut is_command = false;
         let mut submissions = core.in_flight.spare();
-        let emptied =
-            self.shared.intake.take(&mut submissions, |submission| match plan.try_push(&submission.batch, &shared) {
-                Err(PlanError::TooLarge { .. }) if plan.is_empty() => plan.try_push(&submission.batch, &alone).is_ok(),
+        let emptied = self.shared.intake.take(&mut submissions, |submission| match &submission.work {
+            _ if is_command => false,
+            Work::Commands { batch, terms } => match plan.try_push_under(terms, batch, &shared) {
+                Err(PlanError::TooLarge { .. }) if plan.is_empty() => plan.try_push_under(terms, batch, &alone).is_ok(),
                 pushed => pushed.is_ok(),
-            });
+            },
+            Work::Session(_) | Work::Ticket(_) => {
+                is_command = plan.is_empty();
+                is_command
+            }
+        });
         if emptied {
             self.intake_emptied.raise();
         }
-        let Some(layout) = plan.layout() else {
+        if submissions.is_empty() {
             core.in_flight.give_back(submissions);
             return false;
-        };
+        }
         core.replica.set_wall_clock(self.clock.wall_us());
-        let origin = Origin {
-            group: self.settings.group,
-            first: opening.first,
-            ballot: opening.ballot,
-            leader_time_us: core.replica.leader_time_us(),
-        };
-        let mut record = buffer::allocate(layout.record_bytes());
-        let views: Vec<synod_frame::Submission<'_>> = submissions
-            .iter()
-            .map(|submission| synod_frame::Submission { session: 0, sequence: 0, ticket: 0, batch: &submission.batch })
-            .collect();
-        let body = encode_commands(record.as_bytes_mut(), &origin, &views)
-            .expect("the plan of these submissions fits the opening, and the buffer the plan");
-        drop(views);
+        let (body, record) = self.compose(core.replica.leader_time_us(), &opening, &plan, &submissions);
         match core.replica.propose(now, body, record) {
             Ok(()) => {
                 core.counters.bodies += 1;
@@ -137,20 +156,69 @@ impl Shard {
         }
     }
 
-    /// Answers the submissions whose slots `body` fills.
+    fn compose(
+        &self,
+        leader_time_us: u64,
+        opening: &Opening,
+        plan: &CommandsPlan,
+        submissions: &[Submission],
+    ) -> (BodyHandle, Buffer) {
+        let origin =
+            Origin { group: self.settings.group, first: opening.first, ballot: opening.ballot, leader_time_us };
+        // A command about sessions or tickets fits into the block that a body without an archive takes.
+        let layout = plan.layout().unwrap_or(EMPTY_BODY);
+        let mut record = buffer::allocate(layout.record_bytes());
+        let bytes = record.as_bytes_mut();
+        let body = match submissions {
+            [Submission { work: Work::Session(command), .. }] => encode_session(bytes, &origin, *command),
+            [Submission { work: Work::Ticket(command), .. }] => encode_ticket(bytes, &origin, *command),
+            submissions => {
+                let views: Vec<synod_frame::Submission<'_>> = submissions.iter().filter_map(view).collect();
+                encode_commands(bytes, &origin, &views)
+            }
+        };
+        (body.expect("the plan of these submissions fits the opening, and the buffer the plan"), record)
+    }
+
+    /// Answers the submissions whose slots `body` fills, but for those that wait to be judged.
     pub(super) fn resolve(&self, core: &mut Core, body: &BodyHandle) {
         while let Some(mut proposed) = core.in_flight.take_overlapping(body) {
             if proposed.body.id == body.id {
+                let mut waiting = Vec::new();
                 let mut first = body.first;
-                for submission in proposed.submissions.drain(..) {
-                    let end = first.plus(submission.batch.len() as u64);
-                    let _ = submission.reply.send(Ok(first..end));
+                for (place, submission) in proposed.submissions.drain(..).enumerate() {
+                    let end = first.plus(submission.work.slots());
+                    if submission.work.is_plain() {
+                        let _ = submission.reply.send(Ok(first..end));
+                    } else {
+                        waiting.push((place, first..end, submission));
+                    }
                     first = end;
                 }
                 core.in_flight.give_back(proposed.submissions);
+                if !waiting.is_empty() {
+                    let delivered = Delivered { body: *body, at: proposed.at, submissions: waiting };
+                    core.in_flight.judging.push_back(delivered);
+                }
             } else {
                 core.counters.retries += proposed.submissions.len() as u64;
                 self.shared.intake.put_back(proposed.submissions.into_iter());
+            }
+        }
+    }
+
+    /// Answers the submissions of a body that waited for their judgement.
+    pub(super) fn resolve_judged(&self, core: &mut Core, body: &BodyHandle, answers: &[Answer]) {
+        let is_meant = |delivered: &mut Delivered| delivered.body.first <= body.first;
+        while let Some(delivered) = core.in_flight.judging.pop_front_if(is_meant) {
+            if delivered.body.id != body.id {
+                // Its judgement was passed over: the log was trimmed before.
+                delivered.report_unknown();
+                continue;
+            }
+            for (place, slots, submission) in delivered.submissions {
+                let answer = answers.get(place).map_or(Err(AppendError::Unknown), |answer| outcome(answer, &slots));
+                let _ = submission.reply.send(answer);
             }
         }
     }
@@ -168,11 +236,28 @@ impl Shard {
     }
 }
 
+fn view(submission: &Submission) -> Option<synod_frame::Submission<'_>> {
+    match &submission.work {
+        Work::Commands { batch, terms } => Some(synod_frame::Submission::under(terms, batch)),
+        Work::Session(_) | Work::Ticket(_) => None,
+    }
+}
+
+fn outcome(answer: &Answer, slots: &SlotRange) -> Outcome {
+    match *answer {
+        Answer::Delivered { .. } => Ok(slots.clone()),
+        // The client sends the same commands under the same number, or it has no right to an answer.
+        Answer::Duplicate { first } => Ok(first..first.plus(slots.end.since(slots.start))),
+        Answer::Refused(refusal) => Err(AppendError::Refused(refusal)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use futures_channel::oneshot;
     use futures_lite::future::block_on;
     use synod_frame::Batch;
+    use synod_protocol::delivery::Terms;
     use synod_protocol::{BodyId, BodyKind, Slot};
 
     use super::*;
@@ -185,7 +270,8 @@ mod tests {
     fn propose(in_flight: &mut InFlight, body: BodyHandle, at: u64) -> oneshot::Receiver<Outcome> {
         let (reply, outcome) = oneshot::channel();
         let batch: Batch = (0..body.count).map(|_| [0u8]).collect();
-        in_flight.bodies.push_back(Proposed { body, at: Instant(at), submissions: vec![Submission { batch, reply }] });
+        let work = Work::Commands { batch, terms: Terms::NONE };
+        in_flight.bodies.push_back(Proposed { body, at: Instant(at), submissions: vec![Submission { work, reply }] });
         outcome
     }
 

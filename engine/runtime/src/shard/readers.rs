@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use futures_channel::oneshot;
 use synod_protocol::Slot;
-use synod_wal::{Frame, ReadAnswer, ReadId};
+use synod_wal::{Frame, Judgement, ReadAnswer, ReadId, Suppressed};
 
 use super::{Core, Shard};
 use crate::error::ReadError;
@@ -70,9 +70,9 @@ impl Readers {
     }
 
     /// Takes note of a body that was delivered just now: whoever waits at the tail will want it.
-    pub(super) fn note(&mut self, frame: &Frame<Buffer>) {
+    pub(super) fn note(&mut self, frame: &Frame<Buffer>, suppressed: &[Suppressed]) {
         if self.waiting.iter().any(|answer| answer.next == frame.handle().first && !answer.reply.is_canceled()) {
-            let copy = self.copy(frame);
+            let copy = self.copy(frame).map(|copy| copy.with_suppressed(suppressed));
             for answer in &mut self.waiting {
                 if let Some(copy) = &copy
                     && answer.next == copy.handle().first
@@ -114,8 +114,13 @@ impl Shard {
     pub(super) fn read_done(&self, core: &mut Core, read: ReadId, frame: Option<&Frame<Buffer>>) {
         let Some(mut answer) = core.readers.reading.remove(&read) else { return };
         if let Some(body) = frame.and_then(|frame| core.readers.copy(frame)) {
-            answer.push(body);
-            return self.go_on_reading(core, answer);
+            return match judged(core, body) {
+                Ok(body) => {
+                    answer.push(body);
+                    self.go_on_reading(core, answer);
+                }
+                Err(error) => answer.finish(Err(error)),
+            };
         }
         let first = core.replica.status().base.slot;
         if answer.next < first {
@@ -127,13 +132,20 @@ impl Shard {
 
     fn go_on_reading(&self, core: &mut Core, mut answer: Answer) {
         while answer.bytes < ANSWER_BYTES && !answer.reply.is_canceled() {
-            match core.replica.read(answer.next) {
+            let (slot, mark) = (answer.next, core.replica.replica().mark().slot);
+            let waits_for = core.replica.judging_waits_for();
+            // Delivered, but it isn't known yet what of it counts. What judging itself waits for is asked for as ever.
+            let is_unjudged = slot < mark && slot >= core.replica.judged() && waits_for != Some(slot);
+            if is_unjudged && waits_for.is_some() {
+                return answer.finish(Err(ReadError::Unjudged { slot, first: mark }));
+            }
+            match if is_unjudged { ReadAnswer::NotYet } else { core.replica.read(slot) } {
                 ReadAnswer::Frame(frame) => match core.readers.copy(&frame) {
-                    Some(body) => answer.push(body),
-                    None => {
-                        let slot = answer.next;
-                        return answer.finish(Err(ReadError::Disk { slot }));
-                    }
+                    Some(body) => match judged(core, body) {
+                        Ok(body) => answer.push(body),
+                        Err(error) => return answer.finish(Err(error)),
+                    },
+                    None => return answer.finish(Err(ReadError::Disk { slot })),
                 },
                 ReadAnswer::Pending(read) => {
                     core.readers.reading.insert(read, answer);
@@ -149,5 +161,15 @@ impl Shard {
             }
         }
         answer.finish(Err(ReadError::Shutdown));
+    }
+}
+
+/// The body with what of it doesn't count. Only bodies that are judged are asked for.
+fn judged(core: &Core, body: SharedBody) -> Result<SharedBody, ReadError> {
+    let slot = body.handle().first;
+    match core.replica.judgement(body.slots()) {
+        Judgement::Known(suppressed) => Ok(body.with_suppressed(&suppressed)),
+        Judgement::NotYet => Err(ReadError::Unjudged { slot, first: slot }),
+        Judgement::Forgotten { first } => Err(ReadError::Unjudged { slot, first }),
     }
 }

@@ -152,6 +152,7 @@ impl Shard {
                         synod_protocol::TrimError::NothingToTrim { held, trimmed } => {
                             TrimError::NothingToTrim { held, trimmed }
                         }
+                        synod_protocol::TrimError::NoDeliveryState { point } => TrimError::NoDeliveryState { point },
                     }));
                 }
             },

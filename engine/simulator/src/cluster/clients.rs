@@ -4,13 +4,14 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::Duration;
 
-use synod_protocol::{BodyHandle, Role, Slot};
+use synod_protocol::{BodyHandle, Role, Slot, TrimError};
 
 use crate::network::node_id;
 use crate::node::Reader;
 use crate::plant::Plant;
 use crate::random::Chance;
 use crate::story;
+use crate::workload::Sent;
 
 use super::{Cluster, Event};
 
@@ -88,8 +89,7 @@ impl Cluster {
 
     /// A client hands a node new commands.
     pub(super) fn submit(&mut self, index: usize) {
-        let now = self.now();
-        let queued = self.plan.workload.make_submission(now, &mut self.client_random, &mut self.oracle);
+        let queued = self.next_submission();
         if let Some(running) = &mut self.nodes[index].running {
             running.desk.take(queued);
             self.drain(index);
@@ -100,9 +100,13 @@ impl Cluster {
         let (now, timer) = (self.now(), self.timer(index));
         let Some(running) = &mut self.nodes[index].running else { return };
         let upto = Slot(self.client_random.within(1..=running.delivered.slot.0));
-        if let Ok(agreed) = running.replica.trim(timer, upto) {
-            self.stats.trims += 1;
-            self.trace.note(now, "trim", &[index as u64, agreed.0], || format!("{} {agreed}", node_id(index)));
+        match running.replica.trim(timer, upto) {
+            Ok(agreed) => {
+                self.stats.trims += 1;
+                self.trace.note(now, "trim", &[index as u64, agreed.0], || format!("{} {agreed}", node_id(index)));
+            }
+            Err(TrimError::NoDeliveryState { .. }) => self.stats.coverage.note("refused a trim: no delivery state"),
+            Err(TrimError::NotLeader | TrimError::NothingToTrim { .. }) => {}
         }
         self.drain(index);
     }
@@ -134,7 +138,7 @@ impl Cluster {
             format!("{} {}", node_id(index), story::body(&body))
         });
         if self.options.plant == Some(Plant::AcksEarly) {
-            let commands = running.desk.proposed(body.id).to_vec();
+            let commands = running.desk.proposed(body.id);
             let life = self.nodes[index].life;
             for (offset, id) in commands.into_iter().enumerate() {
                 self.invariants.acked(index, life, id, body.first.plus(offset as u64), &mut self.oracle);
@@ -145,10 +149,17 @@ impl Cluster {
 
     /// The node that proposed a body has delivered it: its clients are told.
     pub(super) fn ack(&mut self, index: usize, body: &BodyHandle) {
-        let (now, life) = (self.now(), self.nodes[index].life);
         let Some(running) = &mut self.nodes[index].running else { return };
-        for (offset, id) in running.desk.delivered(body.id).into_iter().enumerate() {
-            let slot = body.first.plus(offset as u64);
+        for (first, sent) in running.desk.delivered(body) {
+            self.tell_chosen(index, &sent, first);
+        }
+    }
+
+    /// A client is told where its submission is.
+    pub(super) fn tell_chosen(&mut self, index: usize, sent: &Sent, first: Slot) {
+        let (now, life) = (self.now(), self.nodes[index].life);
+        for (offset, id) in sent.commands.iter().enumerate() {
+            let slot = first.plus(offset as u64);
             let told = match self.options.plant {
                 Some(Plant::AcksWrongSlot) => Slot(slot.0.saturating_sub(1)),
                 Some(Plant::AcksFirstSlot) => Slot::FIRST,
@@ -157,7 +168,7 @@ impl Cluster {
             self.stats.coverage.note("told a client: chosen");
             self.trace
                 .tell(now, "ack", || format!("{} tells a client: command {} is at slot {told}", node_id(index), id.0));
-            self.invariants.acked(index, life, id, told, &mut self.oracle);
+            self.invariants.acked(index, life, *id, told, &mut self.oracle);
         }
     }
 }

@@ -368,7 +368,7 @@ impl Cluster {
         // tell each other.
         let unsure = self.nodes.iter().filter(|node| node.status().is_some_and(|status| status.unsure)).count();
         let is_sure = unsure != 1 || self.nodes.iter().any(|node| node.running.is_none());
-        let calm = is_sure && self.all_of_core(|node| !node.has_lost());
+        let calm = is_sure && self.all_of_core(|node| !node.has_lost() && node.has_judged());
         let is_settled = self.is_membership_settled();
         self.commands_acked() > convergence.acked_before && calm && is_settled && self.is_complete()
     }

@@ -252,9 +252,11 @@ impl Cluster {
         let node = &mut self.nodes[index];
         let mut recovered = node.recover(&node.disk.seen(), &self.plan);
         let damaged = !node.disk.damage().is_empty();
+        // Whoever is unsure for another reason won't be for ever, and has forgotten all the same.
+        let sure = |log: &RecoveredLog| RecoveredLog { unsure: false, ..log.clone() };
         if damaged
-            && let Ok(log) = &recovered
-            && self.invariants.forgotten(index, &node.durability, log, &self.oracle).is_some()
+            && let Ok(log) = recovered.as_ref().map(sure)
+            && self.invariants.forgotten(index, &node.durability, &log, &self.oracle).is_some()
             && node.disk.damage().unprovable_lost(node.durability.proof(&node.disk))
         {
             // Nobody could tell this from a crash before the write.

@@ -4,6 +4,7 @@ use synod_protocol::Role;
 
 use crate::disk::Ending;
 use crate::faults::partitions::{Cut, Partition};
+use crate::invariants::Property;
 use crate::network::node_id;
 use crate::plant::Plant;
 use crate::story;
@@ -124,7 +125,7 @@ impl Cluster {
             node.bootstrap(&self.plan);
         }
         node.disk.sync_directory();
-        let Some(recovered) = self.recover(index) else { return };
+        let Some(mut recovered) = self.recover(index) else { return };
         let timer = self.timer(index);
         self.trace.note(
             now,
@@ -150,6 +151,13 @@ impl Cluster {
         self.invariants.recovered(index, &node.durability, &recovered, &self.oracle);
         let forgotten = self.invariants.forgotten(index, &node.durability, &recovered, &self.oracle);
         self.invariants.started(index, &recovered, forgotten, &mut self.oracle);
+        match node.recover_bounded(&node.disk.seen(), &self.plan, &recovered) {
+            Ok(Ok(index)) => recovered.index = index,
+            // What recovery found may have been altered.
+            _ if self.options.plant.is_some() => {}
+            Ok(Err(differs)) => self.invariants.report(Property::Recovers, format!("{}: {differs}", node_id(index))),
+            Err(error) => self.invariants.report(Property::Recovers, format!("{}: {error}", node_id(index))),
+        }
         node.start(timer, &self.plan, recovered, self.options.plant);
         if self.convergence.is_none()
             && let Some(crash) = self.plan.faults.crashes.draw_again(&mut self.crash_random, index)

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use synod_frame::{BLOCK_BYTES, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_noop};
+use synod_frame::{BLOCK_BYTES, EMPTY_BODY, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_noop};
 use synod_protocol::{Ballot, BodyHandle, BodyKind, Mark, Message, NodeId, Slot};
 use synod_wal::{Frame, MarkAnswer, Output, ReadAnswer, ReadId};
 
@@ -109,6 +109,7 @@ impl Cluster {
             Output::ReadDone { read, frame } => self.read_done(index, read, frame),
             Output::MarkDone { read, mark } => self.mark_done(index, read, mark),
             Output::Deliver { body, mark, frame } => self.deliver(index, body, mark, frame),
+            Output::Judged { body, answers } => self.judged(index, &body, answers),
             Output::Damaged { body, file, offset } => self.found_damage(index, body, file, offset),
             Output::Healed { body, from } => self.healed(index, body, from),
             Output::Barrier { id, outcome } => self.barrier_ended(index, id, outcome),
@@ -284,7 +285,12 @@ impl Cluster {
         }
         match body.kind {
             BodyKind::NoOp => self.stats.coverage.note("delivered a no-op"),
+            BodyKind::Trim { .. } if body.bytes > EMPTY_BODY.body_bytes => {
+                self.stats.coverage.note("delivered a trim with a delivery state");
+            }
             BodyKind::Trim { .. } => self.stats.coverage.note("delivered a trim"),
+            BodyKind::Session => self.stats.coverage.note("delivered a session command"),
+            BodyKind::Ticket => self.stats.coverage.note("delivered a ticket command"),
             BodyKind::Commands | BodyKind::Configuration { .. } => {}
         }
         self.invariants.delivered(index, &body, mark, &mut self.oracle);

@@ -135,7 +135,12 @@ impl Setup {
         Plan {
             configuration: self.configuration(),
             protocol,
-            logged: LoggedSettings { cache_bytes: 1 << 20, backlog_bytes: 1 << 20, scrub_bytes_per_second: 0 },
+            logged: LoggedSettings {
+                cache_bytes: 1 << 20,
+                backlog_bytes: 1 << 20,
+                scrub_bytes_per_second: 0,
+                delivery: None,
+            },
             log: LogSettings {
                 segment_bytes: 64 << 10,
                 sync: self.sync,

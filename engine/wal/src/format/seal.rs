@@ -413,12 +413,14 @@ impl Footer {
     }
 }
 
-fn body_kind_number(kind: BodyKind) -> (u16, u64) {
+pub(crate) fn body_kind_number(kind: BodyKind) -> (u16, u64) {
     match kind {
         BodyKind::Commands => (1, 0),
         BodyKind::NoOp => (2, 0),
         BodyKind::Configuration { after } => (3, after.0),
         BodyKind::Trim { upto } => (4, upto.0),
+        BodyKind::Session => (5, 0),
+        BodyKind::Ticket => (6, 0),
     }
 }
 
@@ -428,6 +430,8 @@ fn body_kind_from_number(kind: u16, argument: u64) -> Option<BodyKind> {
         2 => Some(BodyKind::NoOp),
         3 => Some(BodyKind::Configuration { after: Slot(argument) }),
         4 => Some(BodyKind::Trim { upto: Slot(argument) }),
+        5 => Some(BodyKind::Session),
+        6 => Some(BodyKind::Ticket),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_frame::BLOCK_BYTES;
-use synod_protocol::{Ballot, BodyHandle, Slot};
+use synod_protocol::{Ballot, BodyHandle, BodyId, Slot};
 
 use super::page::Page;
 use super::{Index, IndexEntry, Insert, Location};
@@ -18,6 +18,8 @@ use crate::format::{
 use crate::identity::LogSalt;
 use crate::lsn::{FileId, Lsn};
 use crate::segment::{BLOCK, Geometry, record_bytes};
+use crate::store::SegmentStore;
+use crate::writer::SealIndex;
 
 /// Most that is read at a time, but for a pack: enough for what a seal says of a whole page.
 const READ_BYTES_MAX: u64 = 128 << 10;
@@ -35,6 +37,35 @@ pub(crate) struct Place {
     pub(crate) last: u64,
     /// Where the blocks of the seal's index that name them begin, and how many there are; none without a seal.
     pub(crate) index: Option<(u64, u64)>,
+}
+
+/// A segment that holds bodies of a page.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SegmentPlace<'segment> {
+    /// Its file.
+    pub(crate) file: FileId,
+    /// How to find a record in the index of its seal.
+    pub(crate) seal_index: Option<&'segment SealIndex>,
+}
+
+/// Where the bodies of a page lie, given the segments by epoch. Those that are gone held none that is left of it.
+pub(crate) fn places<'segments>(page: &Page, segment: impl Fn(u64) -> Option<SegmentPlace<'segments>>) -> Vec<Place> {
+    let extents = page.extents.iter().filter_map(|extent| Some((extent, segment(extent.epoch)?)));
+    let place = extents.map(|(extent, segment)| {
+        let (first, last) = (u64::from(extent.first), u64::from(extent.last));
+        let index = segment.seal_index.map(|index| index.blocks(first, last));
+        Place { file: segment.file, epoch: extent.epoch, first, last, index }
+    });
+    place.collect()
+}
+
+/// Reads all that a load asks for.
+pub(crate) fn read_page(store: &dyn SegmentStore, load: &mut PageLoad) {
+    while let Some(read) = load.next_read() {
+        let mut bytes = vec![0; read.bytes as usize];
+        let done = store.read_at(read.file, read.offset, &mut bytes);
+        load.take(done.is_ok().then_some(bytes.as_slice()));
+    }
 }
 
 /// A read that a load asks for.
@@ -212,7 +243,8 @@ impl PageLoad {
         }
         if let Some(pack) = record.pack {
             let (file, epoch, record_bytes) = (place.file, place.epoch, record.record_bytes);
-            if self.is_pack_wanted(pack.first, pack.end) && record_bytes <= PACK_RECORD_BYTES_MAX {
+            let in_place = offset.is_multiple_of(BLOCK) && u64::from(record_bytes).is_multiple_of(BLOCK);
+            if self.is_pack_wanted(pack.first, pack.end) && in_place && record_bytes <= PACK_RECORD_BYTES_MAX {
                 self.packs.push_back(PackPlace { file, epoch, offset, record_bytes });
             }
         } else if let Some(body) = record.body {
@@ -302,12 +334,20 @@ impl PageLoad {
 
     fn note(&mut self, epoch: u64, kind: RecordKind, body: BodyHandle, ballot: Ballot, location: Location) {
         // Nothing is read or allocated on the word of an entry that contradicts itself.
-        let whole = location.is_packed() || location.record_bytes == record_bytes(body.bytes);
+        let end = location.offset + u64::from(location.record_bytes);
+        let in_place = location.offset.is_multiple_of(BLOCK) && end <= self.geometry.table_offset();
+        let whole = in_place && (location.is_packed() || location.record_bytes == record_bytes(body.bytes));
         if body.first < self.page.start.slot || body.end() > self.page.end.slot || !whole {
             return;
         }
         let entry = IndexEntry { body, ballot, location, recorded_chosen: kind.is_chosen(), chosen: None };
         self.found.insert((epoch, location.offset, location.body_offset), (kind, entry));
+    }
+
+    /// What was found of this very body.
+    pub(crate) fn find(&self, first: Slot, id: BodyId) -> Option<IndexEntry> {
+        let mut found = self.found.values().map(|(_, entry)| entry);
+        found.rfind(|entry| entry.body.first == first && entry.body.id == id).copied()
     }
 
     /// The entries of the page in slot order, if what was read proves to be it.

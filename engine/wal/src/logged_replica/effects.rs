@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use synod_frame::{BLOCK_BYTES, Origin, encode_noop, encode_trim};
+use synod_frame::{BLOCK_BYTES, Origin, encode_noop, encode_trim_with_state, trim_layout};
 use synod_protocol::{
     Append, BodyHandle, BodyId, BodyKind, Effect, HaltReason, Instant, LogEntry, Mark, Message, NodeId, Slot,
 };
@@ -38,13 +38,18 @@ impl<P: Buffers> LoggedReplica<P> {
             Effect::Deliver { body, mark } => self.deliver(now, body, mark),
             Effect::Obtain { body, holder } => self.obtain(now, body, holder),
             Effect::Compose { first, count, ballot, kind } => {
-                let mut record = self.buffers.allocate(BLOCK_BYTES);
+                let state = match kind {
+                    BodyKind::Trim { upto } => self.state_for_trim(upto),
+                    _ => Vec::new(),
+                };
+                let layout = trim_layout(state.len()).expect("a body has room for any state within the limits");
+                let mut record = self.buffers.allocate(layout.record_bytes());
                 let origin = Origin { group: self.group, first, ballot, leader_time_us: self.leader_time_us };
                 let body = match kind {
-                    BodyKind::Trim { upto } => encode_trim(record.as_mut(), &origin, upto),
+                    BodyKind::Trim { upto } => encode_trim_with_state(record.as_mut(), &origin, upto, &state),
                     _ => encode_noop(record.as_mut(), &origin, count),
                 };
-                let body = body.expect("the core composes valid ranges, and a block holds a body without archive");
+                let body = body.expect("the core composes valid ranges, and the record has room for the body");
                 self.bodies.arrive(body, record);
                 self.replica.handle_composed(now, body);
             }
@@ -173,14 +178,15 @@ impl<P: Buffers> LoggedReplica<P> {
 
     pub(super) fn deliver(&mut self, now: Instant, body: BodyHandle, mark: Mark) {
         self.wal.index_mut().mark_chosen(body.first, mark.chain);
-        self.heal_if_lost(&body);
+        self.heal_if_lost(&body, mark);
         self.deliver_configuration(&body, mark.slot);
         if let BodyKind::Trim { upto } = body.kind {
             self.trim_wanted = self.trim_wanted.max(Some(upto.min(mark.slot)));
             self.place_trim(now);
         }
         let frame = self.bodies.frame(body.id);
-        self.outputs.push_back(Output::Deliver { body, mark, frame });
+        self.outputs.push_back(Output::Deliver { body, mark, frame: frame.clone() });
+        self.judge_delivered(&body, frame.as_ref());
     }
 
     /// Finds out where exactly to trim: between bodies.
@@ -211,7 +217,7 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     /// The last mark of the chosen prefix that doesn't reach past `slot`: trims cut between bodies.
-    fn mark_below(&self, slot: Slot) -> Mark {
+    pub(super) fn mark_below(&self, slot: Slot) -> Mark {
         let index = self.wal.index();
         let boundary = match index.find(slot) {
             Lookup::Here(entry) if entry.body.first < slot => entry.body.first,

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use synod_protocol::delivery::{Answer, DeliveryLimits};
 use synod_protocol::{
     BarrierId, BarrierOutcome, BodyHandle, HaltReason, Mark, Message, NodeId, Slot, Status, TransferOutcome,
 };
@@ -113,6 +114,14 @@ pub enum Output<B> {
         /// Its bytes, unless they have left memory.
         frame: Option<Frame<B>>,
     },
+    /// A delivered body is judged; in slot order, at some time after its delivery.
+    Judged {
+        /// The body.
+        body: BodyHandle,
+        /// The answer to each of its submissions, or to its command about sessions or tickets. None at all if everything
+        /// in it counts: no submission has any terms.
+        answers: Vec<Answer>,
+    },
     /// A chosen body that was damaged in this log is in it again.
     Healed {
         /// The body.
@@ -184,6 +193,9 @@ pub struct LoggedSettings {
     /// How fast everything stored is read again in the background, to find damage while there are other copies; zero for
     /// never.
     pub scrub_bytes_per_second: u64,
+    /// Judges what is delivered, within these limits, which must be the same on all replicas, and whose largest state must fit
+    /// into one record; none to leave that out.
+    pub delivery: Option<DeliveryLimits>,
 }
 
 /// A view for operators and tests.

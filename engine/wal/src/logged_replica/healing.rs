@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use synod_protocol::{Ballot, BodyHandle, Chain, Configuration, Instant, Message, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, Chain, Configuration, Instant, Mark, Message, NodeId, Slot};
 
 use super::{Buffers, Errand, LoggedReplica, Output, Purpose, ReadId};
 use crate::format::{RecordKind, RecordMeta};
@@ -121,10 +121,10 @@ impl<P: Buffers> LoggedReplica<P> {
         self.healing.lost.contains_key(&first)
     }
 
-    /// A body is chosen. If its bytes were found to be lost before, they are fetched now.
-    pub(super) fn heal_if_lost(&mut self, body: &BodyHandle) {
+    /// A body is chosen, with `mark` behind it. If its bytes were found to be lost before, they are fetched now.
+    pub(super) fn heal_if_lost(&mut self, body: &BodyHandle, mark: Mark) {
         if self.healing.doubted.remove(&body.first) && !self.is_lost(body.first) {
-            self.healing.note(*body, None);
+            self.healing.note(*body, Some(mark.chain));
         }
     }
 
@@ -171,7 +171,8 @@ impl<P: Buffers> LoggedReplica<P> {
 
     /// Asks for the first of what is lost, each time another member; and forgets what is trimmed.
     pub(super) fn ask_for_lost(&mut self, now: Instant) {
-        let base = self.wal.index().base().slot;
+        // The log may be trimmed less far than agreed, where an end of a body can't be found any more.
+        let base = self.wal.index().base().slot.max(self.replica.trimmed());
         while let Some(entry) = self.healing.lost.first_entry()
             && *entry.key() < base
         {

@@ -141,7 +141,7 @@ impl<P: Buffers> LoggedReplica<P> {
                 self.membership.open = self.membership.open.split_off(&(body.end(), BodyId(0)));
             }
             BodyKind::Trim { upto } => drop(self.membership.ruling.retire_before(upto.min(mark))),
-            BodyKind::Commands | BodyKind::NoOp => return,
+            BodyKind::Commands | BodyKind::NoOp | BodyKind::Session | BodyKind::Ticket => return,
         }
         self.membership.forget();
         let oldest = self.membership.ruling.oldest().chosen_at;

@@ -32,6 +32,8 @@ pub(super) enum Errand {
     Scrub,
     /// A trim that is delivered.
     Trim,
+    /// Judging what is delivered.
+    Judge,
 }
 
 /// See the module documentation.
@@ -46,11 +48,12 @@ pub(super) struct Paging {
     ended: VecDeque<(Slot, Outcome)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Outcome {
     /// Its entries are in memory, or it is trimmed.
     There,
-    Lost,
+    /// What was found of it doesn't prove to be it.
+    Lost(Box<PageLoad>),
 }
 
 impl Paging {
@@ -67,7 +70,7 @@ impl<P: Buffers> LoggedReplica<P> {
             self.paging.queue.push_back(end);
         }
         let waiting = self.paging.waiting.entry(end).or_default();
-        let once = matches!(errand, Errand::Serve { .. } | Errand::Scrub | Errand::Trim);
+        let once = matches!(errand, Errand::Serve { .. } | Errand::Scrub | Errand::Trim | Errand::Judge);
         if !once || !waiting.contains(&errand) {
             waiting.push(errand);
         }
@@ -95,15 +98,16 @@ impl<P: Buffers> LoggedReplica<P> {
                 self.paging.loads.insert(read, load);
                 return;
             }
+            let end = load.end();
             let outcome = match self.wal.finish_page(&load) {
                 Ok(None) => Outcome::There,
                 Ok(Some(again)) => {
                     load = again;
                     continue;
                 }
-                Err(_) => Outcome::Lost,
+                Err(_) => Outcome::Lost(Box::new(load)),
             };
-            return self.paging.ended.push_back((load.end(), outcome));
+            return self.paging.ended.push_back((end, outcome));
         }
     }
 
@@ -120,9 +124,9 @@ impl<P: Buffers> LoggedReplica<P> {
     pub(super) fn run_errands(&mut self, now: Instant) {
         while let Some((end, outcome)) = self.paging.ended.pop_front() {
             for errand in self.paging.waiting.remove(&end).unwrap_or_default() {
-                match outcome {
+                match &outcome {
                     Outcome::There => self.take_up_errand(now, errand),
-                    Outcome::Lost => self.give_up_errand(now, end, errand),
+                    Outcome::Lost(load) => self.give_up_errand(now, load, errand),
                 }
             }
         }
@@ -141,23 +145,34 @@ impl<P: Buffers> LoggedReplica<P> {
                 self.scrub(now);
             }
             Errand::Trim => self.place_trim(now),
+            // It goes on by itself, as it does after everything that happens.
+            Errand::Judge => {}
         }
     }
 
-    /// The page that ends at `end` can't be had: nobody knows what is in it.
-    fn give_up_errand(&mut self, now: Instant, end: Slot, errand: Errand) {
+    /// A page can't be had: nobody knows what was chosen there. But whoever names a body by its identity can be given it, if it
+    /// is among what was found.
+    fn give_up_errand(&mut self, now: Instant, load: &PageLoad, errand: Errand) {
+        let end = load.end();
         match errand {
             Errand::Read { read, .. } => self.outputs.push_back(Output::ReadDone { read, frame: None }),
             Errand::MarkAt { read, .. } => self.outputs.push_back(Output::MarkDone { read, mark: None }),
             Errand::Send { .. } => {}
+            Errand::Supply { to, first, id } if let Some(entry) = load.find(first, id) => {
+                self.read_record(entry, Purpose::Send { to, message: Message::Supply { body: entry.body } });
+            }
             Errand::Supply { to, first, .. } => {
                 let available = self.wal.index().base().slot;
                 self.send(to, Message::Unavailable { first, available });
             }
             Errand::Serve { to } => self.stop_serving(to),
+            Errand::Obtain { body, .. } if let Some(entry) = load.find(body.first, body.id) => {
+                self.read_record(entry, Purpose::Adopt);
+            }
             Errand::Obtain { body, holder } => self.fetch_body(&body, holder),
             Errand::Scrub => self.scrub_behind(end),
             Errand::Trim => self.place_trim_before(now, end),
+            Errand::Judge => self.judge_later(now),
         }
     }
 

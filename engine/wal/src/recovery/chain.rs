@@ -7,6 +7,7 @@ use synod_protocol::{Ballot, BodyHandle, Doubt, Mark, Slot};
 
 use super::join::Joined;
 use super::losses::Losses;
+use super::thin::Thinned;
 use super::verdict::Verdict;
 use super::{
     Cut, Damage, DamageCause, DamageClass, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment,
@@ -24,7 +25,6 @@ use crate::scan::{
 };
 use crate::segment::{BLOCK, Geometry};
 use crate::store::SegmentStore;
-use crate::writer::SealIndex;
 
 /// All files of a log, by what their first block says.
 #[derive(Debug, Default)]
@@ -316,6 +316,8 @@ pub(super) struct SegmentScan {
     /// The segment that should lie in front of it, if that isn't there.
     pub(super) missing_before: Option<u64>,
     pub(super) configuration: Option<StoredConfiguration>,
+    /// Set if only those records are kept that decide anything.
+    pub(super) thinned: Option<Thinned>,
 }
 
 impl SegmentScan {
@@ -344,31 +346,20 @@ impl SegmentScan {
         Lsn::new(self.header.epoch, self.segment_bytes, end.unwrap_or(BLOCK))
     }
 
-    fn slot_end(&self, cut: bool) -> Slot {
-        let bodies = self.kept(cut).filter(|record| record.kind.fills_slots());
-        bodies.flat_map(|record| self.bodies(record)).map(|found| found.body.end()).max().unwrap_or(Slot(0))
-    }
-
-    /// Whether all that counts of it lies in front of the hole, sound and without a gap.
-    fn is_whole(&self, cut: bool) -> bool {
-        cut || self.later.is_empty()
-    }
-
     /// The bodies of a record, in slot order.
     pub(super) fn bodies(&self, record: &RecordSummary) -> impl DoubleEndedIterator<Item = FoundBody> {
-        let offset = RECORD_HEADER_BYTES as u32;
-        let alone = record.body.map(|body| FoundBody { body, offset, is_sound: record.is_sound });
-        let (first, end) = record.packed;
-        alone.into_iter().chain(self.packed[first as usize..end as usize].iter().copied())
+        super::thin::bodies(record, &self.packed)
     }
 }
 
-/// Scans every segment of the chain.
+/// Scans every segment of the chain. Those in which nothing is wrong are thinned, if memory is bounded, but for those to
+/// `keep`.
 pub(super) fn scan(
     store: &dyn SegmentStore,
     geometry: Geometry,
     chain: &Chain<'_>,
     options: RecoverOptions,
+    keep: &BTreeSet<u64>,
 ) -> Result<Vec<SegmentScan>, RecoverError> {
     let mut scans = Vec::with_capacity(chain.links.len());
     store.announce(&chain.links.iter().map(|(file, _)| *file).collect::<Vec<_>>());
@@ -378,6 +369,9 @@ pub(super) fn scan(
         let named_end = next.map(|next| (next.before_end, next.before_checksum));
         let mut scan = scan_segment(store, geometry, *file, header, named_end, options)?;
         scan.missing_before = chain.missing.get(&header.epoch).copied();
+        if options.index_bodies_max.is_some() && !keep.contains(&header.epoch) {
+            scan.thin(geometry);
+        }
         scans.push(scan);
     }
     let proof = scans.iter().map(|scan| scan.proof).max().unwrap_or(Lsn::ZERO);
@@ -387,7 +381,7 @@ pub(super) fn scan(
     Ok(scans)
 }
 
-fn scan_segment(
+pub(super) fn scan_segment(
     store: &dyn SegmentStore,
     geometry: Geometry,
     file: FileId,
@@ -455,6 +449,7 @@ fn scan_segment(
         named_end,
         missing_before: None,
         configuration,
+        thinned: None,
     })
 }
 
@@ -470,7 +465,13 @@ impl SegmentScan {
 fn add_sealed(later: &mut Vec<RecordSummary>, records: &[RecordSummary], index: &[SealedRecord]) {
     let known: BTreeSet<u64> = records.iter().chain(later.iter()).map(|record| record.offset).collect();
     let unknown = index.iter().filter(|sealed| !known.contains(&u64::from(sealed.offset)));
-    later.extend(unknown.map(|sealed| RecordSummary {
+    later.extend(unknown.map(|sealed| sealed_summary(sealed, false)));
+    later.sort_unstable_by_key(|record| record.offset);
+}
+
+/// What the index of a segment tells of a record.
+pub(super) fn sealed_summary(sealed: &SealedRecord, is_sound: bool) -> RecordSummary {
+    RecordSummary {
         offset: u64::from(sealed.offset),
         record_bytes: sealed.record_bytes,
         kind: sealed.kind,
@@ -490,10 +491,9 @@ fn add_sealed(later: &mut Vec<RecordSummary>, records: &[RecordSummary], index: 
         settled: Settled::default(),
         unsure: true,
         is_read: false,
-        is_sound: false,
+        is_sound,
         is_torn: false,
-    }));
-    later.sort_unstable_by_key(|record| record.offset);
+    }
 }
 
 /// Takes note of what is known of the bodies of a pack: those whose header is sound.
@@ -578,13 +578,12 @@ pub(super) fn assemble(
             epoch: scan.header.epoch,
             end: if cut { scan.hole.lsn } else { scan.hole.lsn.max(scan.known_end()) },
             last_checksum,
-            records: scan.kept(cut).filter(|record| record.is_sound).count() as u64,
+            records: scan.records_sound(cut),
             slot_end: scan.slot_end(cut),
             sealed,
             log_time_us: scan.kept(cut).last().map_or(scan.header.log_time_us, |record| record.log_time_us),
             whole: scan.is_whole(cut),
-            seal_index: (sealed && scan.is_whole(cut))
-                .then(|| SealIndex::of(geometry, scan.records.iter().map(|record| record.offset as u32))),
+            seal_index: scan.seal_index(geometry, cut),
         });
     }
     let end = segments.last().map_or(Lsn::ZERO, |segment| segment.end);
@@ -599,13 +598,13 @@ pub(super) fn assemble(
     let files_to_sync = written.chain(files.fresh.iter().copied()).collect();
     let cut = verdict.cut.then(|| {
         let last = &scans[verdict.last];
-        let behind = scans[verdict.last + 1..].iter().map(|scan| scan.known().count());
+        let behind = scans[verdict.last + 1..].iter().map(SegmentScan::records_known);
         Cut {
             file: last.file,
             offset: last.hole.offset,
             lsn: last.hole.lsn,
             cause: last.hole.cause.clone(),
-            records_discarded: (last.later.len() + behind.sum::<usize>()) as u64,
+            records_discarded: last.later.len() as u64 + behind.sum::<u64>(),
         }
     });
 

@@ -1,7 +1,8 @@
-//! The configurations that a log holds: the one in the headers, and those behind it whose bodies are in the log.
+//! The configurations that a log holds: the one in the headers, and those behind it whose bodies are in the log. The index
+//! has all of them in memory, also those that are chosen.
 
 use synod_frame::{BodyHeader, ConfigurationBody, ConfigurationBodyError, RECORD_HEADER_BYTES, verify_body_in_record};
-use synod_protocol::{BodyId, BodyKind, Configuration, Configurations, Doubt, Slot};
+use synod_protocol::{BodyId, Configuration, Configurations, Doubt, Slot};
 
 use super::RecoveredLog;
 use crate::format::{CONFIGURATION_BYTES_MAX, StoredConfiguration};
@@ -80,12 +81,7 @@ impl RecoveredLog {
             }
         }
         // What is trimmed was proved by a quorum.
-        let trims = self.index.iter_from(base).filter(|entry| entry.body.first < mark);
-        let upto = trims.filter_map(|entry| match entry.body.kind {
-            BodyKind::Trim { upto } => Some(upto),
-            _ => None,
-        });
-        configurations.retire_before(upto.max().unwrap_or(base).max(base).min(mark));
+        configurations.retire_before(self.index.trims_upto(mark).unwrap_or(base).max(base).min(mark));
         Ok(configurations)
     }
 

@@ -6,10 +6,12 @@ use synod_frame::GroupId;
 use synod_protocol::{Ballot, BodyHandle, Doubt, Mark, Slot};
 
 use super::RecoverError;
-use super::chain::{Files, RecordSummary, SegmentScan};
+use super::chain::{Files, FoundBody, RecordSummary, SegmentScan};
+use super::pager::{Disk, JoinError, Pager};
 use super::verdict::Verdict;
 use crate::format::{RecordKind, StoredConfiguration};
-use crate::index::{Index, IndexEntry, Insert, Location};
+use crate::index::{Index, IndexEntry, Insert, Location, Lookup};
+use crate::lsn::FileId;
 
 /// What the log says.
 #[derive(Debug, Default)]
@@ -33,7 +35,15 @@ pub(super) struct Joined {
 
 /// Joins the kept records and every header there is. Headers count even if their segment is discarded: what they say
 /// was acted upon (files given up below their base), and knowing more is always safe.
-pub(super) fn join(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> Result<Joined, RecoverError> {
+///
+/// # Errors
+/// If records contradict each other; or if a segment can't be read again as it was.
+pub(super) fn join(
+    files: &Files,
+    scans: &[SegmentScan],
+    verdict: &Verdict,
+    disk: &Disk<'_>,
+) -> Result<Joined, JoinError> {
     let kept = &scans[verdict.start..=verdict.last];
     let records = || records(kept, verdict.cut);
     let mut joined = Joined::default();
@@ -53,7 +63,8 @@ pub(super) fn join(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> R
         let file = scan.file;
         let expected = *joined.group.get_or_insert(record.group);
         if expected != record.group {
-            return Err(RecoverError::OtherGroup { file, offset: record.offset, found: record.group, expected });
+            let other = RecoverError::OtherGroup { file, offset: record.offset, found: record.group, expected };
+            return Err(other.into());
         }
         joined.promised = joined.promised.max(record.promised).max(record.ballot);
         joined.log_time_us = joined.log_time_us.max(record.log_time_us);
@@ -65,6 +76,13 @@ pub(super) fn join(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> R
             joined.slot_end = ends.fold(joined.slot_end, Slot::max);
         }
     }
+    for thinned in kept.iter().filter_map(|scan| scan.thinned.as_ref()) {
+        joined.promised = joined.promised.max(thinned.promised);
+        joined.log_time_us = joined.log_time_us.max(thinned.log_time_us);
+        joined.slot_end = joined.slot_end.max(thinned.slot_end).max(thinned.slot_end_known);
+        base = later(base, thinned.base);
+        marks.insert(thinned.mark);
+    }
     for scan in kept {
         if let Some(footer) = &scan.seal.footer {
             joined.promised = joined.promised.max(footer.promised);
@@ -75,10 +93,28 @@ pub(super) fn join(files: &Files, scans: &[SegmentScan], verdict: &Verdict) -> R
     }
 
     joined.index = Index::new(base);
-    for (scan, record) in records() {
-        insert(&mut joined.index, scan, record)?;
+    joined.mark = base;
+    let pager = Pager::new(kept, disk);
+    for (number, scan) in kept.iter().enumerate() {
+        if let Some(thinned) = &scan.thinned {
+            let again = scan.read_again(thinned, disk.store, disk.geometry, disk.options)?;
+            let again = again.ok_or(JoinError::Changed(scan.header.epoch))?;
+            for (record, bodies) in again.records() {
+                insert(&mut joined.index, &pager, scan.file, record, bodies)?;
+            }
+        } else {
+            let cut = verdict.cut && number + 1 == kept.len();
+            for record in scan.kept(cut) {
+                insert(&mut joined.index, &pager, scan.file, record, scan.bodies(record))?;
+            }
+        }
+        if pager.is_due(&joined.index) {
+            joined.mark = prove_marks_from(&mut joined.index, joined.mark, &marks);
+            pager.page_out(&mut joined.index);
+        }
     }
-    joined.mark = prove_marks(&mut joined.index, &marks);
+    joined.mark = prove_marks_from(&mut joined.index, joined.mark, &marks);
+    joined.prove_by_all_marks(kept, marks, disk)?;
     for (scan, record) in records().filter(|(_, record)| !record.is_sound && record.kind.fills_slots()) {
         for found in scan.bodies(record).filter(|found| !found.is_sound) {
             joined.part_with(scan, record, found.body);
@@ -106,6 +142,32 @@ fn records(kept: &[SegmentScan], cut: bool) -> impl Iterator<Item = (&SegmentSca
 }
 
 impl Joined {
+    /// Of thinned segments only the highest marks were tried. Where bodies are missing, those may be out of reach, and lower
+    /// ones may not: then all marks of those segments are.
+    fn prove_by_all_marks(
+        &mut self,
+        kept: &[SegmentScan],
+        mut marks: BTreeSet<Mark>,
+        disk: &Disk<'_>,
+    ) -> Result<(), JoinError> {
+        let mut reach = self.mark.slot;
+        for entry in self.index.iter_from(reach) {
+            if entry.body.first != reach {
+                break;
+            }
+            reach = entry.body.end();
+        }
+        for scan in kept {
+            let Some(thinned) = &scan.thinned else { continue };
+            if thinned.mark.slot > self.mark.slot && thinned.mark_first <= reach {
+                let all = scan.read_marks(thinned, disk.store, disk.geometry, disk.options)?;
+                marks.append(&mut all.ok_or(JoinError::Changed(scan.header.epoch))?);
+            }
+        }
+        self.mark = prove_marks_from(&mut self.index, self.mark, &marks);
+        Ok(())
+    }
+
     /// Sees to the bodies of a pack of which not even the identity is known. They were chosen, and this acceptor may have
     /// voted for them before they were packed: where nothing else tells what was chosen, it must not say that it hasn't.
     fn miss_packed(&mut self, scan: &SegmentScan, record: &RecordSummary) {
@@ -171,16 +233,24 @@ fn offer(known: &mut Option<StoredConfiguration>, offered: Option<&StoredConfigu
     }
 }
 
-fn insert(index: &mut Index, scan: &SegmentScan, record: &RecordSummary) -> Result<(), RecoverError> {
+fn insert(
+    index: &mut Index,
+    pager: &Pager<'_>,
+    file: FileId,
+    record: &RecordSummary,
+    bodies: impl Iterator<Item = FoundBody>,
+) -> Result<(), JoinError> {
     if !record.kind.fills_slots() {
         return Ok(());
     }
-    let (file, offset) = (scan.file, record.offset);
-    for found in scan.bodies(record) {
+    let offset = record.offset;
+    for found in bodies {
         let body = found.body;
         let mut location = Location { file, offset, record_bytes: record.record_bytes, body_offset: found.offset };
+        pager.load(index, &body)?;
         if !found.is_sound
-            && let Some(known) = index.get(body.first).filter(|known| known.body == body)
+            && let Lookup::Here(known) = index.find(body.first)
+            && known.body == body
         {
             // An earlier record has the same bytes.
             location = known.location;
@@ -190,7 +260,7 @@ fn insert(index: &mut Index, scan: &SegmentScan, record: &RecordSummary) -> Resu
             _ => index.insert_chosen(body, location),
         };
         if let Insert::Conflict(other) = inserted {
-            return Err(RecoverError::Conflict { file, offset, other });
+            return Err(RecoverError::Conflict { file, offset, other }.into());
         }
     }
     Ok(())
@@ -200,9 +270,15 @@ fn insert(index: &mut Index, scan: &SegmentScan, record: &RecordSummary) -> Resu
 ///
 /// A mark is written down as soon as it is known, so it may cover bodies that were cut off: those don't count.
 pub(crate) fn prove_marks(index: &mut Index, marks: &BTreeSet<Mark>) -> Mark {
-    let mut walked = vec![index.base()];
+    let base = index.base();
+    prove_marks_from(index, base, marks)
+}
+
+/// The same from a mark that is proven already.
+fn prove_marks_from(index: &mut Index, from: Mark, marks: &BTreeSet<Mark>) -> Mark {
+    let mut walked = vec![from];
     let mut proven = 0;
-    for entry in index.iter_from(index.base().slot) {
+    for entry in index.iter_from(from.slot) {
         let before = *walked.last().expect("it begins with the base");
         if entry.body.first != before.slot {
             break;

@@ -104,7 +104,8 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
             last_epoch = epoch;
         }
         if verdict.open_ended.contains(&index) {
-            open.get_or_insert(begun(true, false, epoch));
+            // What the segment's header says bounds what was lost in front of it, not behind it.
+            open.get_or_insert(begun(true, false, epoch)).header = None;
         }
     }
     // A segment that is missing is what a lost file held, unless it was missing before: then the file was made anew since.

@@ -7,7 +7,7 @@ use synod_protocol::Slot;
 use super::Wal;
 use super::segments::Complete;
 use crate::format::INDEX_ENTRIES_PER_BLOCK;
-use crate::index::{Index, IndexEntry, Location, Lookup, Page, PageLoad, Place};
+use crate::index::{Index, IndexEntry, Location, Lookup, Page, PageLoad, Place, SegmentPlace, places, read_page};
 use crate::lsn::FileId;
 use crate::segment::{BLOCK, Geometry};
 use crate::store::SegmentStore;
@@ -29,7 +29,7 @@ impl SealIndex {
     }
 
     /// Where the blocks begin that name the records from one offset to another, both included, and how many they are.
-    fn blocks(&self, first: u64, last: u64) -> (u64, u64) {
+    pub(crate) fn blocks(&self, first: u64, last: u64) -> (u64, u64) {
         let block = |record: u64| self.firsts.partition_point(|first| u64::from(*first) <= record).saturating_sub(1);
         let (from, to) = (block(first) as u64, block(last) as u64);
         (self.offset + from * BLOCK, to - from + 1)
@@ -89,17 +89,11 @@ impl Wal {
 
     /// Where the records of a page lie. A segment that is gone held nothing above the base.
     fn places(&self, page: &Page) -> Vec<Place> {
-        let segment = |epoch| {
-            let place = self.complete.binary_search_by_key(&epoch, |segment: &Complete| segment.epoch);
-            place.ok().map(|place| &self.complete[place])
-        };
-        let extents = page.extents.iter().filter_map(|extent| Some((extent, segment(extent.epoch)?)));
-        let place = extents.map(|(extent, segment)| {
-            let (first, last) = (u64::from(extent.first), u64::from(extent.last));
-            let index = segment.seal_index.as_ref().map(|index| index.blocks(first, last));
-            Place { file: segment.file, epoch: segment.epoch, first, last, index }
-        });
-        place.collect()
+        places(page, |epoch| {
+            let place = self.complete.binary_search_by_key(&epoch, |segment: &Complete| segment.epoch).ok()?;
+            let segment = &self.complete[place];
+            Some(SegmentPlace { file: segment.file, seal_index: segment.seal_index.as_ref() })
+        })
     }
 
     /// The body that fills `slot`, its entry read back from `store` if it isn't in memory: for checkers and tests. None if
@@ -115,7 +109,9 @@ impl Wal {
         loop {
             read_page(store, &mut load);
             if let Some(entries) = load.finish() {
-                return entries.into_iter().find(|entry| entry.body.first <= slot && slot < entry.body.end());
+                let found = entries.into_iter().find(|entry| entry.body.first <= slot && slot < entry.body.end())?;
+                let again = self.index.get(found.body.first).filter(|again| again.body == found.body);
+                return Some(again.map_or(found, |again| IndexEntry { chosen: found.chosen, ..*again }));
             }
             load = PageLoad::without_seals(page, self.places(page), &load)?;
         }
@@ -125,11 +121,3 @@ impl Wal {
 /// The entries of a page can't be had from this disk.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageLost;
-
-fn read_page(store: &dyn SegmentStore, load: &mut PageLoad) {
-    while let Some(read) = load.next_read() {
-        let mut bytes = vec![0; read.bytes as usize];
-        let done = store.read_at(read.file, read.offset, &mut bytes);
-        load.take(done.is_ok().then_some(bytes.as_slice()));
-    }
-}

@@ -2,8 +2,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part of this")]
 
 use synod_protocol::{Mark, Slot};
-use synod_wal::{FileId, Lsn, MemoryStore, RecordKind, RecoveredLog, SyncMode, recover};
+use synod_wal::{FileId, Lsn, MemoryStore, RecordKind, RecoveredLog, SyncMode};
 
+use super::bounded::recover;
 use super::*;
 
 pub const FIRST: FileId = FileId(1);

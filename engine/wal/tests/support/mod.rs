@@ -1,6 +1,7 @@
 //! A simulated disk, a driver for one log, and a model of what the log must say after a crash.
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part of this")]
 
+pub mod bounded;
 pub mod logs;
 
 use std::collections::BTreeMap;
@@ -498,7 +499,7 @@ pub fn commands(first: u64, count: u32, bytes: usize, seed: u64) -> Body {
         let command: Vec<u8> = (0..bytes / count as usize).map(|_| random.next() as u8).collect();
         batch.push(&command);
     }
-    let submissions = [Submission { session: 1, sequence: seed, ticket: 0, batch: &batch }];
+    let submissions = [Submission { session: 1, sequence: seed, ticket: 0, expected_slot: 0, batch: &batch }];
     let mut record = RecordBuffer::zeroed(bytes + 8 * BLOCK as usize);
     let origin = Origin { group: GROUP, first: Slot(first), ballot: ballot(1), leader_time_us: seed };
     let handle = encode_commands(record.as_mut(), &origin, &submissions).unwrap();

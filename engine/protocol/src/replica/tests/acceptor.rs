@@ -389,3 +389,33 @@ fn an_old_heartbeat_brings_no_old_leader_back() {
         assert_eq!(cluster.replica(n(2)).status().leader, Some(ballot(9, 3)));
     }
 }
+
+/// What it says of its log would be older than what it said before, and count as newer.
+#[test]
+fn a_late_heartbeat_is_answered_as_the_newest() {
+    let mut cluster = Cluster::new(3);
+    let leader = ballot(4, 1);
+    for (beat, answered) in [(2, 2), (1, 2), (3, 3)] {
+        cluster.inject(n(1), n(2), Message::Heartbeat { ballot: leader, mark: Mark::START, beat, recovered: s(0) });
+        let replies = cluster.take(is("HeartbeatReply")).into_iter().map(|packet| packet.message);
+        let beats = replies.map(|message| match message {
+            Message::HeartbeatReply { beat, .. } => beat,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(beats.collect::<Vec<_>>(), [answered]);
+    }
+}
+
+/// Whose accept comes before the first heartbeat is heard by it all the same.
+#[test]
+fn the_numbers_of_one_leader_are_not_those_of_another() {
+    let mut cluster = Cluster::new(3);
+    let heartbeat = |ballot, beat| Message::Heartbeat { ballot, mark: Mark::START, beat, recovered: s(0) };
+    cluster.inject(n(1), n(2), heartbeat(ballot(4, 1), 500));
+    let accept = Message::Accept { ballot: ballot(5, 3), body: body(1, 1, 7), mark: Mark::START };
+    cluster.inject(n(3), n(2), accept);
+    cluster.take(|_| true);
+    cluster.inject(n(3), n(2), heartbeat(ballot(5, 3), 2));
+    let replies: Vec<Message> = cluster.take(is("HeartbeatReply")).into_iter().map(|packet| packet.message).collect();
+    assert!(matches!(replies[..], [Message::HeartbeatReply { beat: 2, .. }]), "{replies:?}");
+}

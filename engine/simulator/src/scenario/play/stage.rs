@@ -579,6 +579,8 @@ impl Stage {
                 BodyKind::NoOp => "no-op".into(),
                 BodyKind::Trim { upto } => format!("trim below {upto}"),
                 BodyKind::Configuration { .. } => "configuration".into(),
+                BodyKind::Session => "session command".into(),
+                BodyKind::Ticket => "ticket command".into(),
             };
             writeln!(lines, "{}..{} {kind}", chosen.body.first, chosen.body.end()).expect("strings take everything");
         }
