@@ -59,6 +59,8 @@ pub struct LoggedReplica<P: Buffers> {
     planned: VecDeque<(Lsn, AppendId)>,
     /// A trim that is delivered and whose exact place isn't known yet.
     trim_wanted: Option<Slot>,
+    /// A trim that went less far than it wanted, and the configuration in the header that held it up.
+    trim_held: Option<(Slot, Option<Slot>)>,
     /// A trim that is delivered and not yet in the log.
     trim_due: Option<Mark>,
     membership: Membership,
@@ -108,6 +110,8 @@ impl<P: Buffers> LoggedReplica<P> {
         let leader_time_us = wal.log_time_us();
         let healing = Healing::of(wal.take_damaged());
         let membership = Membership::new(replica.configurations().clone(), replica.mark().slot, &mut wal);
+        // Chosen before a crash, and maybe not carried out.
+        let trim_wanted = wal.index().trims_upto(replica.mark().slot);
         let mut joined = LoggedReplica {
             group,
             settings,
@@ -117,7 +121,8 @@ impl<P: Buffers> LoggedReplica<P> {
             bodies: Bodies::new(settings.cache_bytes),
             blocked: VecDeque::new(),
             planned: VecDeque::new(),
-            trim_wanted: None,
+            trim_wanted,
+            trim_held: None,
             trim_due: None,
             membership,
             reads: BTreeMap::new(),
@@ -496,11 +501,19 @@ impl<P: Buffers> LoggedReplica<P> {
                 self.take(now, effect);
             }
             self.bodies.drop_arrivals();
+            self.note_open(now);
             self.drain_wal();
             if !self.durable_news(now) && !self.paging.has_ended() {
                 self.judge_on(now);
                 return;
             }
+        }
+    }
+
+    fn note_open(&mut self, now: Instant) {
+        if !self.ready && self.wal.is_open() && self.wal.durable() >= self.wal.appended() {
+            self.ready = true;
+            self.place_trim(now);
         }
     }
 
@@ -510,7 +523,6 @@ impl<P: Buffers> LoggedReplica<P> {
         if self.wal.has_doubts() && !self.replica.is_unsure() && !self.replica.has_doubts() {
             self.wal.settle_doubts(self.replica.mark().slot);
         }
-        self.ready |= self.wal.is_open() && self.wal.durable() >= self.wal.appended();
         while let Some(action) = self.wal.poll_action() {
             self.outputs.push_back(match action {
                 Action::Write { write, file, offset, bytes } => Output::WriteBytes { write, file, offset, bytes },
@@ -538,6 +550,7 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     fn unblock(&mut self, now: Instant) {
+        self.place_rest_of_trim(now);
         self.append_trim_due(now);
         while let Some(effect) = self.blocked.pop_front() {
             if let Some(effect) = self.carry_out(now, effect) {

@@ -149,6 +149,14 @@ impl<P: Buffers> LoggedReplica<P> {
         self.last_append_at = now;
     }
 
+    /// The rest of a trim, once another header is durable.
+    pub(super) fn place_rest_of_trim(&mut self, now: Instant) {
+        if let Some((wanted, _)) = self.trim_held.take_if(|(_, header)| *header != self.wal.header_configuration()) {
+            self.trim_wanted = self.trim_wanted.max(Some(wanted));
+            self.place_trim(now);
+        }
+    }
+
     pub(super) fn append_trim_due(&mut self, now: Instant) {
         let Some(base) = self.trim_due else { return };
         let mut record = self.buffers.allocate(BLOCK_BYTES);
@@ -189,10 +197,13 @@ impl<P: Buffers> LoggedReplica<P> {
         self.judge_delivered(&body, frame.as_ref());
     }
 
-    /// Finds out where exactly to trim: between bodies.
+    /// Finds out where exactly to trim: between bodies, and not past the configuration that no durable header holds yet.
     pub(super) fn place_trim(&mut self, now: Instant) {
-        let limit = self.membership.trim_limit(self.wal.header_configuration());
-        let Some(upto) = self.trim_wanted.map(|upto| upto.min(limit)) else { return };
+        let header = self.wal.header_configuration();
+        let limit = self.membership.trim_limit(header);
+        let Some(wanted) = self.trim_wanted else { return };
+        let upto = wanted.min(limit);
+        self.trim_held = (upto < wanted).then_some((wanted, header));
         if let Some(end) = self.wal.index().page_to_load(upto) {
             return self.wait_for_page(end, Errand::Trim);
         }
