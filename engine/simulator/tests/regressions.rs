@@ -164,3 +164,23 @@ fn a_torn_seal_is_damage_without_the_header_that_cut_it() {
 fn a_header_tells_of_no_trim_that_may_be_lost() {
     check_hard(64_022_507);
 }
+
+/// The last records of a segment were lost with its seal, and the first record of the next segment couldn't be read: it
+/// passed for one that follows the last known record.
+#[test]
+fn a_record_that_only_the_seal_names_shows_nothing_of_the_segment_before() {
+    check_hard(65_016_233);
+}
+
+/// Two nodes were thrown behind the trim as far as each other, and had nothing to give each other.
+#[test]
+fn two_nodes_behind_the_trim_do_not_help_each_other() {
+    check_hard(65_017_541);
+}
+
+/// An unsure node promised less than a ballot of its own, of an earlier life, that nobody had heard of.
+#[test]
+fn a_ballot_that_nobody_heard_of_binds_nobody() {
+    check_hard(65_024_248);
+    check_hard(65_035_607);
+}

@@ -355,7 +355,7 @@ impl Cluster {
         if self.options.plant == Some(Plant::SureTooEarly) {
             recovered.unsure = false;
         }
-        self.invariants.opened_damaged(index);
+        self.invariants.opened_damaged(index, recovered.unsure);
         self.stats.coverage.note("opened a damaged log");
         let marred = std::mem::replace(&mut self.nodes[index].marred, true);
         let node = &self.nodes[index];
