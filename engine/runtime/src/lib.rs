@@ -36,6 +36,7 @@ mod node;
 mod probe;
 mod reader;
 mod seam;
+pub mod settings;
 mod shard;
 mod status;
 
