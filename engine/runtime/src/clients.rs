@@ -329,12 +329,13 @@ fn refused(request: u64, reason: ClientRefusal) -> ClientReply {
 
 fn refusal(error: AppendError) -> ClientRefusal {
     match error {
-        // Peers' client ports aren't known here; the client tries the addresses that it was given.
-        AppendError::NotLeader { leader, .. } => {
-            ClientRefusal::NotLeader { leader: Some(leader), address: String::new() }
+        // Without an address the client tries those that it was given.
+        AppendError::NotLeader { leader, client_address, .. } => {
+            let address = client_address.map(|address| address.to_string()).unwrap_or_default();
+            ClientRefusal::NotLeader { leader: Some(leader), address }
         }
         AppendError::NoLeader => ClientRefusal::NoLeader,
-        AppendError::Overloaded => ClientRefusal::Overloaded { retry_after: RETRY_AFTER },
+        AppendError::Overloaded | AppendError::DeadlinePassed => ClientRefusal::Overloaded { retry_after: RETRY_AFTER },
         AppendError::TooLarge { .. } | AppendError::Empty => ClientRefusal::TooLarge,
         AppendError::DiskFull => ClientRefusal::DiskFull,
         AppendError::Unknown => ClientRefusal::UnknownOutcome,

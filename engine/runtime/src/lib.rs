@@ -32,6 +32,7 @@ mod intake;
 mod link;
 mod log;
 mod mailbox;
+mod memory;
 mod node;
 mod probe;
 mod reader;
@@ -39,17 +40,20 @@ mod seam;
 pub mod settings;
 mod shard;
 mod status;
+mod watch;
 
 pub use config::{Config, ConfigError, Retention};
 pub use error::{
-    AppendError, BarrierError, ReadError, SessionError, ShutdownError, StartError, StopReason, TicketError,
+    AppendError, BarrierError, ReadError, Retry, SessionError, ShutdownError, StartError, StopReason, TicketError,
     TransferError, TrimError,
 };
-pub use log::{AppendOptions, Log};
+pub use log::{AppendOptions, Log, WhenFull};
+pub use memory::MemoryBound;
 pub use node::{GROUP, Node};
 pub use probe::{HostReport, ProbeError, probe};
 pub use reader::{Entries, Entry, ReadItem, Reader, SharedBody};
 pub use status::{Counters, Damage, Startup, Status};
+pub use watch::Watch;
 
 /// What [`probe()`] checks, one thing at a time: for programs that tell all that is wrong with a host.
 pub mod host {

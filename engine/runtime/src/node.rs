@@ -13,10 +13,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use synod_frame::{BodyBounds, BodyHeader, Channel, ConfigurationBody, GroupId};
 use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::limits::BODY_SLOTS_MAX;
@@ -40,6 +41,7 @@ use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
 use crate::seam::net::Listener;
 use crate::shard::{Shard, ShardSettings};
 use crate::status::{Counters, Damage, Startup, Status};
+use crate::watch::Board;
 
 use recovery::{Facts, recover_log};
 
@@ -62,6 +64,8 @@ pub struct Node {
     listen: SocketAddr,
     client_listen: Option<SocketAddr>,
     thread: Option<JoinHandle<Result<(), ShutdownError>>>,
+    /// Resolves when the thread is about to end.
+    ended: oneshot::Receiver<()>,
     /// Unlocks the directory when dropped, after the thread has ended.
     _directory: OpenDirectory,
 }
@@ -89,13 +93,20 @@ impl Node {
             None => (None, None),
         };
         let (ready, started) = mpsc::channel();
+        let (ending, ended) = oneshot::channel::<()>();
         let setup = Setup { config, recovered, group, genesis, facts, startup, called_at, listener, client_listener };
         let thread = std::thread::Builder::new()
             .name(format!("synod-{}", setup.config.node))
-            .spawn(move || run_shard(setup, &ready))
+            .spawn(move || {
+                // Dropped when the thread is done, also by a panic.
+                let _ending = ending;
+                run_shard(setup, &ready)
+            })
             .map_err(StartError::Shard)?;
         match started.recv() {
-            Ok(Ok(shared)) => Ok(Node { shared, listen, client_listen, thread: Some(thread), _directory: directory }),
+            Ok(Ok(shared)) => {
+                Ok(Node { shared, listen, client_listen, thread: Some(thread), ended, _directory: directory })
+            }
             Ok(Err(error)) => Err(error),
             Err(mpsc::RecvError) => {
                 let panic = thread.join().err().map_or_else(String::new, |panic| panic_text(panic.as_ref()));
@@ -130,13 +141,34 @@ impl Node {
     /// # Errors
     /// If it didn't end in order; see [`ShutdownError`]. Calling it again does nothing.
     pub fn shutdown(&mut self) -> Result<(), ShutdownError> {
+        self.ask_to_stop();
         let Some(thread) = self.thread.take() else { return Ok(()) };
-        self.shared.intake.close(AppendError::Shutdown);
-        self.shared.mailbox.ask(Request::Stop);
         match thread.join() {
             Ok(ended) => ended,
             Err(panic) => Err(ShutdownError::Panic(panic_text(panic.as_ref()))),
         }
+    }
+}
+
+impl Node {
+    /// [`Node::shutdown`] for those who must not block: the node's end is awaited.
+    ///
+    /// If the future is dropped the end goes on, and dropping the node waits for it.
+    ///
+    /// # Errors
+    /// As [`Node::shutdown`].
+    pub async fn close(&mut self) -> Result<(), ShutdownError> {
+        self.ask_to_stop();
+        if self.thread.is_some() {
+            // Nothing is ever sent: the sender is dropped, at the latest when the thread has unwound.
+            let _ = (&mut self.ended).await;
+        }
+        self.shutdown()
+    }
+
+    fn ask_to_stop(&self) {
+        self.shared.intake.close(AppendError::Shutdown);
+        self.shared.mailbox.ask(Request::Stop);
     }
 }
 
@@ -222,6 +254,7 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
             if let Some(shard) = current.borrow_mut().take() {
                 shard.end_service(StopReason::Bug(text.clone()));
                 shard.shared.mailbox.close();
+                shard.shared.board.close();
             }
             Err(ShutdownError::Panic(text))
         }
@@ -252,6 +285,7 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         backlog_bytes: config.wal_backlog_bytes,
         unknown_after: config.unknown_after,
         retention: config.retention,
+        client_peers: config.client_peers.clone(),
         called_at,
     };
     let identity = Rc::new(Identity::new(
@@ -265,7 +299,7 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
     let shared = Arc::new(Shared {
         intake: Arc::new(Intake::new(config.intake_bytes, config.intake_count)),
         mailbox: Mailbox::default(),
-        status: Mutex::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
+        board: Board::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
         bounds,
     });
     let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), Arc::clone(&shared), links, replica));
