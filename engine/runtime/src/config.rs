@@ -30,6 +30,8 @@ pub struct Config {
     pub peers: Vec<(NodeId, SocketAddr)>,
     /// Where clients connect; `None` (default) serves only the embedding process.
     pub client_listen: Option<SocketAddr>,
+    /// Where `/health`, `/ready`, `/metrics` and `/limits` are served over HTTP; `None` (default) nowhere.
+    pub admin_listen: Option<SocketAddr>,
     /// Where other members listen for clients. Told to whoever asks this node for what only the leader can do; may be
     /// left out, then clients look for the leader among the addresses that they know. Default none.
     pub client_peers: Vec<(NodeId, SocketAddr)>,
@@ -175,6 +177,7 @@ impl Config {
             listen,
             peers: Vec::new(),
             client_listen: None,
+            admin_listen: None,
             client_peers: Vec::new(),
             insecure_plaintext: false,
             settings: Settings::default(),
@@ -254,7 +257,8 @@ impl Config {
         if self.insecure_plaintext {
             return Ok(());
         }
-        let own = [("listen", Some(self.listen)), ("client_listen", self.client_listen)];
+        let own =
+            [("listen", Some(self.listen)), ("client_listen", self.client_listen), ("admin_listen", self.admin_listen)];
         let peers = self.peers.iter().map(|(_, address)| ("peers", Some(*address)));
         let clients = self.client_peers.iter().map(|(_, address)| ("client_peers", Some(*address)));
         for (field, address) in own.into_iter().chain(peers).chain(clients) {

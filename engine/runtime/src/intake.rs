@@ -26,6 +26,7 @@ use synod_protocol::SlotRange;
 use synod_protocol::delivery::{SessionCommand, Terms, TicketCommand};
 
 use crate::error::AppendError;
+use crate::meters::Refusals;
 
 /// What a command about sessions or tickets counts for, in bytes.
 const COMMAND_BYTES: u64 = 32;
@@ -65,6 +66,8 @@ pub(crate) struct Submission {
     pub(crate) work: Work,
     /// Not to be proposed after this.
     pub(crate) deadline: Option<Instant>,
+    /// When it was called for.
+    pub(crate) arrived: Instant,
     pub(crate) reply: oneshot::Sender<Outcome>,
 }
 
@@ -72,7 +75,7 @@ impl Submission {
     /// A submission, and where its outcome comes out.
     pub(crate) fn new(work: Work, deadline: Option<Instant>) -> (Submission, oneshot::Receiver<Outcome>) {
         let (reply, outcome) = oneshot::channel();
-        (Submission { work, deadline, reply }, outcome)
+        (Submission { work, deadline, arrived: Instant::now(), reply }, outcome)
     }
 
     /// Whether its time is over.
@@ -86,6 +89,8 @@ impl Submission {
 pub(crate) struct Intake {
     bytes_max: u64,
     count_max: usize,
+    /// Whom the gate, a full queue or a deadline has turned away.
+    pub(crate) refusals: Refusals,
     state: Mutex<State>,
 }
 
@@ -124,7 +129,7 @@ impl Intake {
             tickets: 0,
             earliest: None,
         };
-        Intake { bytes_max, count_max, state: Mutex::new(state) }
+        Intake { bytes_max, count_max, refusals: Refusals::default(), state: Mutex::new(state) }
     }
 
     /// Brings a submission in, waiting for room if there is none.
@@ -136,9 +141,11 @@ impl Intake {
     pub(crate) fn try_submit(&self, submission: Submission) -> Result<(), AppendError> {
         let mut state = self.lock();
         if let Some(reason) = &state.closed {
+            self.refusals.note(reason);
             return Err(reason.clone());
         }
         if !state.line.is_empty() || !self.has_room(&state, bytes_of(&submission)) {
+            self.refusals.note(&AppendError::Overloaded);
             return Err(AppendError::Overloaded);
         }
         state.push(submission);
@@ -150,7 +157,7 @@ impl Intake {
         let mut state = self.lock();
         if let Some(reason) = state.closed.clone() {
             drop(state);
-            refuse(submissions, &reason);
+            self.refuse(submissions, &reason);
             return;
         }
         for submission in submissions.rev() {
@@ -184,7 +191,7 @@ impl Intake {
         }
         self.admit(&mut state);
         drop(state);
-        refuse(late.into_iter(), &AppendError::DeadlinePassed);
+        self.refuse(late.into_iter(), &AppendError::DeadlinePassed);
         woken.into_iter().for_each(Waker::wake);
     }
 
@@ -238,9 +245,24 @@ impl Intake {
         state.closed = Some(reason.clone());
         let line = std::mem::take(&mut state.line);
         drop(state);
-        refuse(refused.into_iter(), &reason);
+        self.refuse(refused.into_iter(), &reason);
         for waiting in line {
             waiting.waker.wake();
+        }
+    }
+
+    /// How many submissions wait, and their bytes.
+    pub(crate) fn level(&self) -> (usize, u64) {
+        let state = self.lock();
+        (state.queue.len(), state.bytes)
+    }
+
+    /// Called without the lock, because a reply wakes its receiver.
+    fn refuse(&self, submissions: impl Iterator<Item = Submission>, reason: &AppendError) {
+        for submission in submissions {
+            self.refusals.note(reason);
+            // A receiver that is gone doesn't want to know.
+            let _ = submission.reply.send(Err(reason.clone()));
         }
     }
 
@@ -289,14 +311,6 @@ impl State {
     }
 }
 
-/// Called without the lock, because a reply wakes its receiver.
-fn refuse(submissions: impl Iterator<Item = Submission>, reason: &AppendError) {
-    for submission in submissions {
-        // A receiver that is gone doesn't want to know.
-        let _ = submission.reply.send(Err(reason.clone()));
-    }
-}
-
 fn bytes_of(submission: &Submission) -> u64 {
     match &submission.work {
         Work::Commands { batch, .. } => batch.bytes().len() as u64,
@@ -323,12 +337,14 @@ impl Future for Submit {
         let submission = this.submission.take().expect("a submission isn't polled again once it is in");
         if let Some(reason) = state.closed.clone() {
             this.leave(&mut state);
+            intake.refusals.note(&reason);
             return Poll::Ready(Err(reason));
         }
         if submission.deadline.is_some() && submission.is_late(Instant::now()) {
             this.leave(&mut state);
             // The room that this one may have been let in for is the next one's.
             intake.admit(&mut state);
+            intake.refusals.note(&AppendError::DeadlinePassed);
             return Poll::Ready(Err(AppendError::DeadlinePassed));
         }
         // Whoever was let in by `admit` has left the line and goes before those who still stand in it.

@@ -23,16 +23,20 @@
 //! underneath lies in the private module `seam`; nothing of it is part of this interface.
 #![deny(unsafe_code)]
 
+mod admin;
 pub mod client;
 mod clients;
 mod clock;
 mod config;
 mod error;
 mod intake;
+pub mod limits;
 mod link;
 mod log;
 mod mailbox;
 mod memory;
+mod meters;
+mod metrics;
 mod node;
 mod probe;
 mod reader;

@@ -15,11 +15,13 @@ mod outbox;
 mod receive;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use synod_frame::{Channel, GroupId, encode_message};
 use synod_protocol::{Message, NodeId, Slot};
 use synod_wal::Frame;
 
+use crate::meters::PeerMeter;
 use crate::seam::buffer::Buffer;
 use crate::seam::local::Moment;
 
@@ -42,14 +44,14 @@ pub(crate) struct Link {
 
 impl Link {
     /// A link that is down.
-    pub(crate) fn new(group: GroupId, node: NodeId, peer: NodeId, address: SocketAddr, bytes_max: u64) -> Link {
+    pub(crate) fn new(group: GroupId, node: NodeId, meter: &PeerMeter, address: SocketAddr, bytes_max: u64) -> Link {
         Link {
             group,
             node,
-            peer,
+            peer: meter.peer,
             address,
-            control: Outbox::new(bytes_max),
-            bulk: Outbox::new(bytes_max),
+            control: Outbox::new(bytes_max, Arc::clone(&meter.control)),
+            bulk: Outbox::new(bytes_max, Arc::clone(&meter.bulk)),
             alive: Moment::default(),
         }
     }

@@ -17,6 +17,7 @@ use synod_protocol::{Mark, NodeId, Slot, SlotRange};
 use crate::error::{AppendError, BarrierError, SessionError, TicketError, TransferError, TrimError};
 use crate::intake::{Intake, Outcome, Submission, Work};
 use crate::mailbox::{Mailbox, Request};
+use crate::meters::Meters;
 use crate::reader::Reader;
 use crate::status::Status;
 use crate::watch::{Board, Watch};
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) intake: Arc<Intake>,
     pub(crate) mailbox: Mailbox,
     pub(crate) board: Board,
+    pub(crate) meters: Arc<Meters>,
     /// What one submission may be at most.
     pub(crate) bounds: BodyBounds,
 }

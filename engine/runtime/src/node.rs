@@ -25,6 +25,7 @@ use synod_protocol::{Ballot, Configurations, Instant, NodeId, Replica, Slot};
 use synod_wal::directory::{self, Expected, OpenDirectory};
 use synod_wal::{LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, SyncMode, Wal};
 
+use crate::admin::{Admin, View};
 use crate::clients::{ClientBounds, serve_clients};
 use crate::clock::Clock;
 use crate::config::{Config, POOL_SPARES};
@@ -34,6 +35,7 @@ use crate::link::accept::{Connections, serve_peers};
 use crate::link::{Identity, Link, dial};
 use crate::log::{Log, Shared};
 use crate::mailbox::{Mailbox, Request};
+use crate::meters::Meters;
 use crate::probe::probe;
 use crate::seam::buffer::Slab;
 use crate::seam::disk::Durability;
@@ -63,6 +65,8 @@ pub struct Node {
     shared: Arc<Shared>,
     listen: SocketAddr,
     client_listen: Option<SocketAddr>,
+    view: Arc<View>,
+    admin: Option<Admin>,
     thread: Option<JoinHandle<Result<(), ShutdownError>>>,
     /// Resolves when the thread is about to end.
     ended: oneshot::Receiver<()>,
@@ -85,6 +89,15 @@ impl Node {
         let directory = directory::open(&config.directory, &Expected { node: Some(config.node), cluster: None })?;
         let report = probe(&config.directory)?;
         tracing::debug!(%report, "the host is fit");
+        let view = Arc::new(View::new(&config));
+        // Before the log is read back: whoever asks meanwhile is told so.
+        let admin = match config.admin_listen {
+            Some(address) => {
+                let failed = |source| StartError::Listen { address, source };
+                Some(Admin::start(bind(address)?.0, Arc::clone(&view)).map_err(failed)?)
+            }
+            None => None,
+        };
         let (facts, recovered, startup) = recover_log(&directory)?;
         let (group, genesis) = check_members(&config, &recovered)?;
         let (listener, listen) = bind(config.listen)?;
@@ -105,7 +118,9 @@ impl Node {
             .map_err(StartError::Shard)?;
         match started.recv() {
             Ok(Ok(shared)) => {
-                Ok(Node { shared, listen, client_listen, thread: Some(thread), ended, _directory: directory })
+                view.is_up(Arc::clone(&shared));
+                let thread = Some(thread);
+                Ok(Node { shared, listen, client_listen, view, admin, thread, ended, _directory: directory })
             }
             Ok(Err(error)) => Err(error),
             Err(mpsc::RecvError) => {
@@ -133,6 +148,16 @@ impl Node {
     /// Where clients connect, with the port that was really taken.
     pub fn client_address(&self) -> Option<SocketAddr> {
         self.client_listen
+    }
+
+    /// Where the admin port is, with the port that was really taken.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// What the admin port tells Prometheus, in the OpenMetrics text format: for an endpoint of the embedder's own.
+    pub fn metrics(&self) -> String {
+        self.view.metrics()
     }
 
     /// Ends the node: refuses new work, answers what waits, waits for the disk, and joins the thread. What was
@@ -167,6 +192,7 @@ impl Node {
     }
 
     fn ask_to_stop(&self) {
+        self.view.is_leaving();
         self.shared.intake.close(AppendError::Shutdown);
         self.shared.mailbox.ask(Request::Stop);
     }
@@ -266,10 +292,11 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
     let clock = Clock::start();
     let node = config.node;
     let (boot_nonce, seed) = uuid::Uuid::new_v4().as_u64_pair();
+    let meters = Arc::new(Meters::new());
     let links: Vec<Rc<Link>> = config
         .peers
         .iter()
-        .map(|(peer, address)| Rc::new(Link::new(group, node, *peer, *address, config.link_bytes)))
+        .map(|(peer, address)| Rc::new(Link::new(group, node, &meters.peer(*peer), *address, config.link_bytes)))
         .collect();
     let bounds = BodyBounds { commands_max: genesis.alpha.min(BODY_SLOTS_MAX), ..BodyBounds::LARGEST };
     let settings = ShardSettings {
@@ -300,6 +327,7 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         intake: Arc::new(Intake::new(config.intake_bytes, config.intake_count)),
         mailbox: Mailbox::default(),
         board: Board::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
+        meters,
         bounds,
     });
     let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), Arc::clone(&shared), links, replica));
@@ -311,12 +339,14 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         }
     }
     let listener = Listener::adopt(listener);
-    let connections = || Connections::new(config.connections_max);
-    tasks.spawn(serve_peers(Rc::clone(&shard), Rc::clone(&identity), listener, connections()));
+    let connections = |port| Connections::new(config.connections_max, Arc::clone(&shard.shared.meters), port);
+    let peers = connections(|meters| &meters.peer_port);
+    tasks.spawn(serve_peers(Rc::clone(&shard), Rc::clone(&identity), listener, peers));
     if let Some(listener) = client_listener {
         let bounds = ClientBounds { requests_max: config.client_requests_max, bytes_max: config.client_bytes_max };
         let listener = Listener::adopt(listener);
-        tasks.spawn(serve_clients(Rc::clone(&shard), identity, Log::new(shared), listener, connections(), bounds));
+        let clients = connections(|meters| &meters.client_port);
+        tasks.spawn(serve_clients(Rc::clone(&shard), identity, Log::new(shared), listener, clients, bounds));
     }
     Ok(shard)
 }

@@ -237,6 +237,37 @@ impl Sources {
     /// # Errors
     /// See [`LoadError`].
     pub fn resolve(self) -> Result<Loaded, LoadError> {
+        let mut options = self.options()?;
+        for name in ["dir", "listen"] {
+            if !self.values.contains_key(name) {
+                return Err(LoadError::Missing { name });
+            }
+        }
+        let identity = directory::read_identity(&options.config.directory)?;
+        if !self.values.contains_key("node") {
+            options.config.node = identity.node;
+        }
+        let loaded = Loaded { options, origins: self.origins(), identity };
+        loaded.options.config.validate().map_err(|error| explain(error, &loaded.origins))?;
+        Ok(loaded)
+    }
+
+    /// Puts everything together and checks it, for those who only want to know the bounds: the directory isn't looked at,
+    /// and neither it nor an address need be set.
+    ///
+    /// # Errors
+    /// See [`LoadError`].
+    pub fn bounds(self) -> Result<Options, LoadError> {
+        let mut options = self.options()?;
+        if !self.values.contains_key("node") {
+            let taken = options.config.peers.iter().map(|(peer, _)| peer.0).max().unwrap_or_default();
+            options.config.node = NodeId(taken.saturating_add(1));
+        }
+        options.config.validate().map_err(|error| explain(error, &self.origins()))?;
+        Ok(options)
+    }
+
+    fn options(&self) -> Result<Options, LoadError> {
         let nowhere = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
         let config = Config::new(PathBuf::new(), NodeId(0), nowhere);
         let mut options = Options { config, log_format: LogFormat::default() };
@@ -250,19 +281,11 @@ impl Sources {
                 })?;
             }
         }
-        for name in ["dir", "listen"] {
-            if !self.values.contains_key(name) {
-                return Err(LoadError::Missing { name });
-            }
-        }
-        let identity = directory::read_identity(&options.config.directory)?;
-        if !self.values.contains_key("node") {
-            options.config.node = identity.node;
-        }
-        let loaded =
-            Loaded { options, origins: self.values.into_iter().map(|(name, (_, at))| (name, at)).collect(), identity };
-        loaded.options.config.validate().map_err(|error| loaded.explain(error))?;
-        Ok(loaded)
+        Ok(options)
+    }
+
+    fn origins(&self) -> BTreeMap<&'static str, Origin> {
+        self.values.iter().map(|(name, (_, origin))| (*name, origin.clone())).collect()
     }
 
     fn table(&mut self, above: &str, table: &DeTable<'_>, origin: &impl Fn(usize) -> Origin) -> Result<(), LoadError> {
@@ -328,14 +351,12 @@ impl Loaded {
         }
         text
     }
+}
 
-    fn explain(&self, error: ConfigError) -> LoadError {
-        let origins = fields_of(&error)
-            .into_iter()
-            .filter_map(|name| self.origins.get_key_value(name).map(|(name, origin)| (*name, origin.clone())))
-            .collect();
-        LoadError::Config { error, origins }
-    }
+fn explain(error: ConfigError, origins: &BTreeMap<&'static str, Origin>) -> LoadError {
+    let origin = |name| origins.get_key_value(name).map(|(name, origin)| (*name, origin.clone()));
+    let origins = fields_of(&error).into_iter().filter_map(origin).collect();
+    LoadError::Config { error, origins }
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -418,6 +439,7 @@ fn fields_of(error: &ConfigError) -> Vec<&'static str> {
         | ConfigError::PowerOfTwo { field, .. }
         | ConfigError::Plaintext { field, .. } => vec![field.split_once(' ').map_or(field, |(name, _)| name)],
         ConfigError::Core { .. } => vec!["pin_to_core"],
+        ConfigError::ClientPeer(_) => vec!["client_peers", "peers"],
     }
 }
 

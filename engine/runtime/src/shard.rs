@@ -400,6 +400,7 @@ impl Shard {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let now = self.clock.now();
+        self.shared.meters.beat();
         core.replica.set_wall_clock(self.clock.wall_us());
         if core.replica.poll_deadline() <= now {
             core.replica.handle_timeout(now);
@@ -421,7 +422,8 @@ impl Shard {
         core.status_at = now;
         let status = core.replica.status();
         let protocol = status.protocol;
-        let leader = protocol.leader.map(|ballot| ballot.node);
+        // Who looks for support hasn't heard the last leader for a while: sending anybody there would be no help.
+        let leader = protocol.leader.filter(|_| protocol.role != Role::Candidate).map(|ballot| ballot.node);
         let leads = matches!(protocol.role, Role::Leader | Role::Recovering);
         self.tell_room(core);
         self.tell_behind(core, protocol.behind);

@@ -46,7 +46,11 @@ impl Key {
 
     /// The flag, without its dashes.
     pub fn flag(&self) -> String {
-        if self.shape == Shape::Peers { "peer".to_owned() } else { self.name.replace(['.', '_'], "-") }
+        let flag = self.name.replace(['.', '_'], "-");
+        match (self.shape, flag.strip_suffix('s')) {
+            (Shape::Peers, Some(one)) => one.to_owned(),
+            _ => flag,
+        }
     }
 }
 
@@ -116,6 +120,25 @@ pub static KEYS: &[Key] = &[
             Ok(())
         },
         |options| options.config.client_listen.map(|address| Quoted(address).show())
+    ),
+    key!(
+        "admin_listen",
+        Text,
+        "IP:PORT",
+        "Where /health, /ready, /metrics and /limits are served; port 0 takes a free one",
+        |options, text| {
+            options.config.admin_listen = Some(address(text)?);
+            Ok(())
+        },
+        |options| options.config.admin_listen.map(|address| Quoted(address).show())
+    ),
+    key!(
+        "client_peers",
+        Peers,
+        "ID=IP:PORT",
+        "Where another member listens for clients, who are told so; may be left out",
+        put!(peers, config.client_peers),
+        |options| Some(options.config.client_peers.show())
     ),
     key!(
         "insecure_plaintext",

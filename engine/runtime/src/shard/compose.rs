@@ -221,9 +221,12 @@ impl Shard {
             if proposed.body.id == body.id {
                 let mut waiting = Vec::new();
                 let mut first = body.first;
+                let now = std::time::Instant::now();
                 for (place, submission) in proposed.submissions.drain(..).enumerate() {
                     let end = first.plus(submission.work.slots());
                     if submission.work.is_plain() {
+                        self.shared.meters.append.record(now.saturating_duration_since(submission.arrived));
+                        self.shared.meters.appended.add(1);
                         let _ = submission.reply.send(Ok(first..end));
                     } else {
                         waiting.push((place, first..end, submission));
@@ -253,6 +256,11 @@ impl Shard {
             }
             for (place, slots, submission) in delivered.submissions {
                 let answer = answers.get(place).map_or(Err(AppendError::Unknown), |answer| outcome(answer, &slots));
+                self.shared.meters.append.record(submission.arrived.elapsed());
+                match answer {
+                    Ok(_) => self.shared.meters.appended.add(1),
+                    Err(_) => self.shared.meters.suppressed.add(1),
+                }
                 let _ = submission.reply.send(answer);
             }
         }

@@ -90,10 +90,13 @@ impl Shard {
         let shard = Rc::clone(self);
         let opened = self.files.find(file);
         self.tasks.spawn_io(Queue::Serve, async move {
+            let begun = std::time::Instant::now();
             let result = match opened {
                 Some(opened) => work(opened).await,
                 None => Err(io::ErrorKind::NotFound.into()),
             };
+            let meters = &shard.shared.meters;
+            if what == "sync" { &meters.sync } else { &meters.write }.record(begun.elapsed());
             match result {
                 Ok(()) => shard.turn(done),
                 Err(error) => {

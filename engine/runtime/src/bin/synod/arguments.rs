@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches};
-use synod::settings::{FILE_VARIABLE, KEYS, Key, LoadError, Loaded, Shape, Sources};
+use synod::settings::{FILE_VARIABLE, KEYS, Key, LoadError, Loaded, Options, Shape, Sources};
 
 const FILE: &str = "config";
 
@@ -17,6 +17,15 @@ pub(crate) struct SettingsArguments {
 impl SettingsArguments {
     /// Reads all sources: the file, the environment, the flags.
     pub(crate) fn load(&self) -> Result<Loaded, LoadError> {
+        self.sources()?.resolve()
+    }
+
+    /// Reads all sources, of which some may not say where the node is.
+    pub(crate) fn bounds(&self) -> Result<Options, LoadError> {
+        self.sources()?.bounds()
+    }
+
+    fn sources(&self) -> Result<Sources, LoadError> {
         let mut sources = Sources::new();
         let file = self.file.clone().or_else(|| std::env::var_os(FILE_VARIABLE).map(PathBuf::from));
         if let Some(file) = file {
@@ -26,7 +35,7 @@ impl SettingsArguments {
         for (key, value) in &self.given {
             sources.flag(key, value);
         }
-        sources.resolve()
+        Ok(sources)
     }
 }
 

@@ -44,6 +44,8 @@ enum Command {
     Probe(setup::Probe),
     /// Serve a node until SIGINT or SIGTERM.
     Serve(serve::Serve),
+    /// Print all limits of a node with the given settings, and the most memory that it takes.
+    Limits(serve::Limits),
     /// Show how a node stands.
     Status(remote::Status),
     /// Append the lines of stdin as commands and print their slots.
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Bootstrap(bootstrap) => bootstrap.run(),
         Command::Probe(probe) => probe.run(),
         Command::Serve(serve) => serve.run(),
+        Command::Limits(limits) => limits.run(),
         Command::Status(status) => status.run(),
         Command::Append(append) => append.run(),
         Command::Read(read) => read.run(),

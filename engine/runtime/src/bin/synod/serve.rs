@@ -25,6 +25,19 @@ pub(crate) struct Serve {
     print_config: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Limits {
+    #[command(flatten)]
+    settings: SettingsArguments,
+}
+
+impl Limits {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        let text = synod::limits::print(&self.settings.bounds()?.config);
+        io::stdout().lock().write_all(text.as_bytes()).map_err(|error| StdoutError(error).into())
+    }
+}
+
 /// The node serves no more, of its own accord.
 #[derive(Debug, thiserror::Error)]
 #[error("the node has stopped serving: {0}")]
@@ -77,6 +90,9 @@ fn announce(node: &Node) -> anyhow::Result<()> {
     let mut line = format!("ready node={} listen={}", node.status().node.0, node.listen_address());
     if let Some(address) = node.client_address() {
         line.push_str(&format!(" client={address}"));
+    }
+    if let Some(address) = node.admin_address() {
+        line.push_str(&format!(" admin={address}"));
     }
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(StdoutError)?;
