@@ -87,7 +87,7 @@ impl View {
     }
 
     /// Whether a restart wouldn't help, or why it would.
-    fn health(&self) -> Result<(), String> {
+    pub(crate) fn health(&self) -> Result<(), String> {
         let Some(shared) = self.shared.get() else { return Ok(()) };
         if let Some(reason) = shared.status().stopped {
             return Err(format!("the node has stopped serving: {reason}"));

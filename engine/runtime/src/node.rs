@@ -5,6 +5,7 @@
 //! that the directory stays ours even if the thread has to be left behind with the disk not answering.
 
 mod recovery;
+mod retire;
 #[cfg(test)]
 mod tests;
 
@@ -158,6 +159,15 @@ impl Node {
     /// What the admin port tells Prometheus, in the OpenMetrics text format: for an endpoint of the embedder's own.
     pub fn metrics(&self) -> String {
         self.view.metrics()
+    }
+
+    /// Whether the node does its work, as `/health` tells it, or what is wrong: it is fenced, or its shard hasn't moved for
+    /// ten seconds. Then it has to be started again.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    pub fn health(&self) -> Result<(), String> {
+        self.view.health()
     }
 
     /// Ends the node: refuses new work, answers what waits, waits for the disk, and joins the thread. What was

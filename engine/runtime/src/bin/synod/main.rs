@@ -24,7 +24,8 @@ const CONTRADICTION: u8 = 4;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed; 2 the command line or the configuration is wrong; \
 3 the node that was served has fenced itself, because a write or a sync of its log failed: mend the disk, then start it \
-again; 4 the node's log contradicts a peer's: find out which is wrong before you start it again";
+again; 4 the node's log contradicts a peer's: find out which is wrong before you start it again; 130 and 143 a second SIGINT or \
+SIGTERM came before the node had ended in order";
 
 /// A replicated log: commands go in, every replica gives them out in the same order.
 #[derive(Debug, Parser)]

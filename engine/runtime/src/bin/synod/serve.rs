@@ -1,17 +1,21 @@
 //! `synod serve`.
 
 use std::io::{self, Write as _};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use rustix::process::Resource;
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use synod::{Node, StopReason};
 
 use crate::arguments::SettingsArguments;
 use crate::{StdoutError, start_logging};
+
+/// What shells add to the number of the signal that ended a process.
+const KILLED: i32 = 128;
 
 /// How often a node that serves is asked whether it still does.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -52,27 +56,50 @@ impl Serve {
         start_logging(loaded.options.log_format);
         raise_open_files();
         // Before the node exists, so that a signal during recovery isn't lost.
-        let signals = watch_signals().context("can't watch for signals")?;
+        let signals = Signals::watch().context("can't watch for signals")?;
+        tell_supervisor(&[NotifyState::Status("reading the log back")]);
         let mut node = Node::start(loaded.options.config)?;
+        signals.node_is_up();
         announce(&node)?;
-        let reason = loop {
-            match signals.recv_timeout(WATCH_INTERVAL) {
-                Ok(signal) => {
-                    tracing::info!(signal, "shutting down");
-                    break None;
-                }
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the thread that watches for signals has ended"),
-            }
-            if let Some(reason) = node.status().stopped {
-                break Some(reason);
-            }
-        };
-        let ended = node.shutdown();
+        tell_supervisor(&[NotifyState::Ready, NotifyState::Status("serving")]);
+        let reason = watch(&node, &signals)?;
+        tell_supervisor(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
+        let ended = node.retire();
         if let Some(reason) = reason.or_else(|| node.status().stopped) {
             return Err(StoppedError(reason).into());
         }
         ended.context("the node did not end in order")
+    }
+}
+
+/// Waits for a signal, or until the node stops serving of its own accord; then says why.
+fn watch(node: &Node, signals: &Signals) -> anyhow::Result<Option<StopReason>> {
+    let watchdog = sd_notify::watchdog_enabled();
+    let mut fed_at = Instant::now();
+    loop {
+        match signals.received.recv_timeout(WATCH_INTERVAL) {
+            Ok(signal) => {
+                tracing::info!(signal, "shutting down");
+                return Ok(None);
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the thread that watches for signals has ended"),
+        }
+        if let Some(reason) = node.status().stopped {
+            return Ok(Some(reason));
+        }
+        // A shard that doesn't move any more is what the watchdog is for.
+        if watchdog.is_some_and(|period| fed_at.elapsed() >= period / 4) && node.health().is_ok() {
+            fed_at = Instant::now();
+            tell_supervisor(&[NotifyState::Watchdog]);
+        }
+    }
+}
+
+/// Tells systemd, if it is there.
+fn tell_supervisor(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "can't tell the service manager how this node stands");
     }
 }
 
@@ -99,15 +126,37 @@ fn announce(node: &Node) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn watch_signals() -> io::Result<mpsc::Receiver<i32>> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let (sender, receiver) = mpsc::channel();
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            if sender.send(signal).is_err() {
-                return;
+/// What the process is asked to do from outside.
+struct Signals {
+    received: mpsc::Receiver<i32>,
+    is_up: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// Takes over SIGINT and SIGTERM. The first one is handed on, for an orderly end; before the node is up there is
+    /// nothing to put in order, and it ends the process. The second one ends it at once: the log needs no orderly end.
+    fn watch() -> io::Result<Signals> {
+        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        let (sender, received) = mpsc::channel();
+        let is_up = Arc::new(AtomicBool::new(false));
+        let up = Arc::clone(&is_up);
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let mut asked = false;
+            for signal in signals.forever() {
+                if !up.load(Ordering::Acquire) {
+                    tracing::info!(signal, "ending before the log is read back");
+                    signal_hook::low_level::exit(0);
+                }
+                if std::mem::replace(&mut asked, true) || sender.send(signal).is_err() {
+                    tracing::warn!(signal, "ending at once");
+                    signal_hook::low_level::exit(KILLED + signal);
+                }
             }
-        }
-    })?;
-    Ok(receiver)
+        })?;
+        Ok(Signals { received, is_up })
+    }
+
+    fn node_is_up(&self) {
+        self.is_up.store(true, Ordering::Release);
+    }
 }
