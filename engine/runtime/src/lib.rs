@@ -39,6 +39,7 @@ mod reader;
 mod seam;
 mod shard;
 mod status;
+pub mod testing;
 mod watch;
 
 pub use config::{Config, ConfigError, Retention};
