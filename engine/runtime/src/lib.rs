@@ -31,6 +31,7 @@ mod error;
 mod intake;
 mod link;
 mod log;
+pub mod machine;
 mod mailbox;
 mod memory;
 mod node;
