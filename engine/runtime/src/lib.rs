@@ -33,6 +33,7 @@ mod intake;
 pub mod limits;
 mod link;
 mod log;
+pub mod machine;
 mod mailbox;
 mod memory;
 mod meters;
@@ -44,6 +45,7 @@ mod seam;
 pub mod settings;
 mod shard;
 mod status;
+pub mod testing;
 mod watch;
 
 pub use config::{Config, ConfigError, Retention};

@@ -427,7 +427,8 @@ impl Log {
     }
 }
 
-fn one(command: &[u8]) -> Batch {
+/// A batch of one command.
+pub(crate) fn one(command: &[u8]) -> Batch {
     let mut batch = Batch::with_capacity(command.len());
     batch.push(command);
     batch

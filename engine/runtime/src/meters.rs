@@ -135,6 +135,13 @@ pub(crate) struct PeerMeter {
     pub(crate) bulk: Arc<LinkMeter>,
 }
 
+impl PeerMeter {
+    /// All at zero.
+    pub(crate) fn of(peer: NodeId) -> PeerMeter {
+        PeerMeter { peer, control: Arc::default(), bulk: Arc::default() }
+    }
+}
+
 /// All of a node.
 #[derive(Debug)]
 pub(crate) struct Meters {
@@ -178,7 +185,7 @@ impl Meters {
         if let Some(known) = peers.iter().find(|known| known.peer == peer) {
             return known.clone();
         }
-        let new = PeerMeter { peer, control: Arc::default(), bulk: Arc::default() };
+        let new = PeerMeter::of(peer);
         peers.push(new.clone());
         new
     }

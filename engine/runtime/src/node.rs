@@ -24,7 +24,7 @@ use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::limits::BODY_SLOTS_MAX;
 use synod_protocol::{Ballot, Configurations, Instant, NodeId, Replica, Slot};
 use synod_wal::directory::{self, Expected, OpenDirectory};
-use synod_wal::{LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, SyncMode, Wal};
+use synod_wal::{LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, Wal};
 
 use crate::admin::{Admin, View};
 use crate::clients::{ClientBounds, serve_clients};
@@ -39,23 +39,23 @@ use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
 use crate::probe::probe;
 use crate::seam::buffer::Slab;
-use crate::seam::disk::Durability;
 use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
 use crate::seam::net::Listener;
 use crate::shard::{Shard, ShardSettings};
 use crate::status::{Counters, Damage, Startup, Status};
 use crate::watch::Board;
 
-use recovery::{Facts, recover_log};
+pub(crate) use recovery::Facts;
+use recovery::recover_log;
 
 /// The group of a node's one log: what `bootstrap` writes into genesis, and what clients ask for.
 pub const GROUP: GroupId = GroupId(1);
 
 /// The number of a node's one log.
-const LOG: u32 = 0;
+pub(crate) const LOG: u32 = 0;
 
 /// How long an orderly end waits for the disk.
-const DISK_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Part of the buffer slab that may hold bodies after they are written, for resending and for readers at the tail.
 const CACHE_SHARE: usize = 2;
@@ -99,7 +99,7 @@ impl Node {
             }
             None => None,
         };
-        let (facts, recovered, startup) = recover_log(&directory)?;
+        let (facts, recovered, startup) = recover_log(&directory, config.sync)?;
         let (group, genesis) = check_members(&config, &recovered)?;
         let (listener, listen) = bind(config.listen)?;
         let (client_listener, client_listen) = match config.client_listen.map(bind).transpose()? {
@@ -299,49 +299,22 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
 
 async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
     let Setup { config, recovered, group, genesis, facts, startup, called_at, listener, client_listener } = setup;
-    let clock = Clock::start();
     let node = config.node;
-    let (boot_nonce, seed) = uuid::Uuid::new_v4().as_u64_pair();
     let meters = Arc::new(Meters::new());
-    let links: Vec<Rc<Link>> = config
-        .peers
-        .iter()
-        .map(|(peer, address)| Rc::new(Link::new(group, node, &meters.peer(*peer), *address, config.link_bytes)))
-        .collect();
-    let bounds = BodyBounds { commands_max: genesis.alpha.min(BODY_SLOTS_MAX), ..BodyBounds::LARGEST };
-    let settings = ShardSettings {
-        node,
-        group,
-        log_directory: facts.log_directory.clone(),
-        segment_bytes: facts.segment_bytes,
-        durability: match config.sync {
-            SyncMode::Dsync => Durability::EachWrite,
-            SyncMode::Fdatasync => Durability::BySync,
-        },
-        record_bytes_max: config.body_bytes_max as usize,
-        backlog_bytes: config.wal_backlog_bytes,
-        unknown_after: config.unknown_after,
-        retention: config.retention,
-        client_peers: config.client_peers.clone(),
-        called_at,
+    let link = |(peer, address): &(NodeId, SocketAddr)| {
+        Rc::new(Link::new(group, node, &meters.peer(*peer), *address, config.link_bytes))
     };
+    let links = config.peers.iter().map(link).collect();
+    let (identity_facts, random) = (facts.identity, uuid::Uuid::new_v4().as_u64_pair());
+    let parts = Parts { facts, group, genesis: &genesis, recovered, startup, called_at, links, meters, random };
+    let shard = assemble(&config, parts, tasks).await?;
     let identity = Rc::new(Identity::new(
         node,
-        facts.identity.incarnation,
-        facts.identity.boot_counter,
-        boot_nonce,
+        identity_facts.incarnation,
+        identity_facts.boot_counter,
+        random.0,
         genesis.clone(),
     ));
-    let replica = open_replica(&config, &facts, (group, &genesis), recovered, (boot_nonce, seed), clock.now());
-    let shared = Arc::new(Shared {
-        intake: Arc::new(Intake::new(config.intake_bytes, config.intake_count)),
-        mailbox: Mailbox::default(),
-        board: Board::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
-        meters,
-        bounds,
-    });
-    let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), Arc::clone(&shared), links, replica));
-    shard.open_files(&facts.files).await.map_err(|(path, source)| StartError::Segment { path, source })?;
     shard.start();
     for link in &shard.links {
         for channel in [Channel::Control, Channel::Bulk] {
@@ -354,10 +327,54 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
     tasks.spawn(serve_peers(Rc::clone(&shard), Rc::clone(&identity), listener, peers));
     if let Some(listener) = client_listener {
         let bounds = ClientBounds { requests_max: config.client_requests_max, bytes_max: config.client_bytes_max };
-        let listener = Listener::adopt(listener);
+        let (log, listener) = (Log::new(Arc::clone(&shard.shared)), Listener::adopt(listener));
         let clients = connections(|meters| &meters.client_port);
-        tasks.spawn(serve_clients(Rc::clone(&shard), identity, Log::new(shared), listener, clients, bounds));
+        tasks.spawn(serve_clients(Rc::clone(&shard), identity, log, listener, clients, bounds));
     }
+    Ok(shard)
+}
+
+/// What a shard is made of, besides its configuration.
+pub(crate) struct Parts<'a> {
+    pub(crate) facts: Facts,
+    pub(crate) group: GroupId,
+    pub(crate) genesis: &'a ConfigurationBody,
+    pub(crate) recovered: RecoveredLog,
+    pub(crate) startup: Startup,
+    pub(crate) called_at: std::time::Instant,
+    pub(crate) links: Vec<Rc<Link>>,
+    pub(crate) meters: Arc<Meters>,
+    /// The boot's nonce and a seed.
+    pub(crate) random: (u64, u64),
+}
+
+/// Makes a shard, with its files open, on whichever runtime this is.
+pub(crate) async fn assemble(config: &Config, parts: Parts<'_>, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
+    let Parts { facts, group, genesis, recovered, startup, called_at, links, meters, random } = parts;
+    let (clock, node) = (Clock::start(), config.node);
+    let bounds = BodyBounds { commands_max: genesis.alpha.min(BODY_SLOTS_MAX), ..BodyBounds::LARGEST };
+    let settings = ShardSettings {
+        node,
+        group,
+        disk: facts.disk.clone(),
+        segment_bytes: facts.segment_bytes,
+        record_bytes_max: config.body_bytes_max as usize,
+        backlog_bytes: config.wal_backlog_bytes,
+        unknown_after: config.unknown_after,
+        retention: config.retention,
+        client_peers: config.client_peers.clone(),
+        called_at,
+    };
+    let replica = open_replica(config, &facts, (group, genesis), recovered, random, clock.now());
+    let shared = Arc::new(Shared {
+        intake: Arc::new(Intake::new(config.intake_bytes, config.intake_count)),
+        mailbox: Mailbox::default(),
+        board: Board::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
+        meters,
+        bounds,
+    });
+    let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), shared, links, replica));
+    shard.open_files(&facts.files).await.map_err(|(path, source)| StartError::Segment { path, source })?;
     Ok(shard)
 }
 

@@ -191,6 +191,12 @@ impl Reader {
         self.next
     }
 
+    /// Goes on at another slot. What it has fetched and not given out is forgotten.
+    pub fn seek(&mut self, to: Slot) {
+        (self.next, self.asked) = (to.max(Slot::FIRST), None);
+        self.ready.clear();
+    }
+
     /// The next body; waits at the tail until one is delivered. May be dropped at any time without losing a body.
     ///
     /// # Errors

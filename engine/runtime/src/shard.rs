@@ -20,7 +20,6 @@ mod retention;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +34,7 @@ use crate::error::{AppendError, ReadError, StopReason, TrimError};
 use crate::link::Link;
 use crate::log::Shared;
 use crate::seam::buffer::{Buffer, Slab};
-use crate::seam::disk::{Durability, Files};
+use crate::seam::disk::{Disk, Files};
 use crate::seam::executor::Tasks;
 use crate::seam::local::{Moment, Signal};
 use crate::seam::time::{sleep, within};
@@ -66,9 +65,8 @@ const FAREWELL: Duration = Duration::from_millis(200);
 pub(crate) struct ShardSettings {
     pub(crate) node: NodeId,
     pub(crate) group: synod_frame::GroupId,
-    pub(crate) log_directory: PathBuf,
+    pub(crate) disk: Disk,
     pub(crate) segment_bytes: u64,
-    pub(crate) durability: Durability,
     pub(crate) record_bytes_max: usize,
     pub(crate) backlog_bytes: u64,
     pub(crate) unknown_after: Duration,
@@ -519,7 +517,7 @@ impl Shard {
     }
 
     fn not_leader(&self, leader: NodeId) -> AppendError {
-        let address = self.links.iter().find(|link| link.peer() == leader).map(|link| link.address());
+        let address = self.links.iter().find(|link| link.peer() == leader).and_then(|link| link.address());
         let client_address = self.settings.client_peers.iter().find(|(peer, _)| *peer == leader).map(|(_, at)| *at);
         AppendError::NotLeader { leader, address, client_address }
     }

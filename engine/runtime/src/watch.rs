@@ -87,7 +87,9 @@ fn wake(mut state: MutexGuard<'_, State>) {
 
 fn differs(old: &Status, new: &Status) -> bool {
     let positions = |status: &Status| (status.mark, status.stable, status.base, status.judged);
-    let part = |status: &Status| (status.role, status.leader, status.ballot, status.full, status.behind);
+    let part = |status: &Status| {
+        (status.role, status.leader, status.ballot, status.full, status.behind, status.open_bodies == 0)
+    };
     part(old) != part(new)
         || positions(old) != positions(new)
         || old.stopped != new.stopped
