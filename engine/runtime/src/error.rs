@@ -323,6 +323,10 @@ pub enum TransferError {
     /// It wasn't begun: the reason says what to wait for.
     #[error("the leadership isn't handed over: {0}")]
     Refused(synod_protocol::TransferError),
+    /// The connection to the leader was lost meanwhile: whether the target leads now, the status tells. Only a remote log
+    /// says this.
+    #[error("the outcome is unknown: look who leads")]
+    Unknown,
     /// The target didn't take over within an election timeout; this node leads on.
     #[error("{0} didn't take over in time: this node leads on")]
     RolledBack(NodeId),
@@ -343,6 +347,9 @@ pub enum ReadError {
     /// The node has stopped serving after a failure: read at another node.
     #[error("the node has stopped serving after a failure: read at another node")]
     Poisoned,
+    /// No node can be reached: try again. Only a remote log says this.
+    #[error("no node can be reached: try again")]
+    Unreachable,
     /// The body can't be read from this node's disk: read at another node.
     #[error("the body at slot {slot} can't be read from this node's disk: read at another node")]
     Disk {

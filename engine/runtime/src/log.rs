@@ -152,7 +152,7 @@ impl Log {
     /// # Errors
     /// See [`AppendError`].
     pub async fn append_batch(&self, batch: Batch) -> Result<SlotRange, AppendError> {
-        settle(self.submit(batch).await?).await
+        settle(self.submit(batch, AppendOptions::default()).await?).await
     }
 
     /// As [`Log::append_batch`], on terms; all commands of the batch count, or none.
@@ -226,9 +226,14 @@ impl Log {
     }
 
     /// Brings a batch in, waiting for room; the receiver gets the outcome.
-    pub(crate) async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Outcome>, AppendError> {
-        self.check(&batch, &Terms::NONE)?;
-        let (submission, outcome) = Submission::new(Work::Commands { batch, terms: Terms::NONE }, None);
+    pub(crate) async fn submit(
+        &self,
+        batch: Batch,
+        options: AppendOptions,
+    ) -> Result<oneshot::Receiver<Outcome>, AppendError> {
+        let terms = options.terms()?;
+        self.check(&batch, &terms)?;
+        let (submission, outcome) = Submission::new(Work::Commands { batch, terms }, options.deadline);
         self.shared.intake.submit(submission).await?;
         Ok(outcome)
     }

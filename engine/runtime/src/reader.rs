@@ -72,8 +72,7 @@ impl SharedBody {
         self
     }
 
-    /// The slots whose commands don't count, ascending: duplicates, and what was refused. Empty for a body that a
-    /// [`crate::client::Client`] brought, which doesn't learn of them.
+    /// The slots whose commands don't count, ascending: duplicates, and what was refused.
     pub fn suppressed(&self) -> &[Suppressed] {
         self.suppressed.as_deref().unwrap_or_default()
     }

@@ -130,6 +130,7 @@ impl TransferError {
                 synod_protocol::TransferError::NotMember(_) | synod_protocol::TransferError::LeadsAlready(_),
             ) => Retry::Never,
             TransferError::Refused(_) | TransferError::RolledBack(_) => Retry::Here { after: REPAIR },
+            TransferError::Unknown => Retry::FindOut,
             TransferError::Shutdown | TransferError::Poisoned => Retry::Elsewhere,
         }
     }
@@ -139,6 +140,7 @@ impl ReadError {
     /// Whether to try again, where, and when.
     pub fn retry(&self) -> Retry {
         match self {
+            ReadError::Unreachable => Retry::Here { after: ELECTION },
             ReadError::Shutdown | ReadError::Poisoned | ReadError::Disk { .. } | ReadError::Unjudged { .. } => {
                 Retry::Elsewhere
             }
