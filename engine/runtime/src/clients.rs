@@ -23,8 +23,8 @@ use futures_channel::oneshot;
 use futures_lite::FutureExt as _;
 use futures_lite::future::poll_once;
 use synod_frame::client::{
-    ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, Gap,
-    decode_request, encode_reply,
+    ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, ClientRole,
+    Gap, decode_request, encode_reply,
 };
 use synod_frame::{Channel, ENVELOPE_BYTES, Hello, HelloRefusal, HelloReply};
 use synod_protocol::delivery::{SessionCommand, TicketCommand};
@@ -34,7 +34,8 @@ use thiserror::Error;
 use crate::error::{AppendError, ReadError};
 use crate::intake::Outcome;
 use crate::link::Identity;
-use crate::link::accept::{Connections, accept_all};
+use crate::link::accept::{Admission, Connections, Newcomer, accept_all};
+use crate::link::connection::{Reading, Writing};
 use crate::link::handshake::{HandshakeError, read_hello};
 use crate::log::{AppendOptions, Log};
 use crate::reader::{ReadItem, Reader, SharedBody};
@@ -43,6 +44,7 @@ use crate::seam::local::Signal;
 use crate::seam::net::{Listener, Stream};
 use crate::seam::time::within;
 use crate::shard::Shard;
+use crate::tls::Roles;
 
 use refusal::{of_append, of_barrier, of_session, of_ticket, of_transfer, of_trim, refused};
 use report::{figures, report};
@@ -77,15 +79,14 @@ pub(crate) async fn serve_clients(
     identity: Rc<Identity>,
     log: Log,
     listener: Listener,
-    connections: Connections,
+    connections: Rc<Connections>,
     bounds: ClientBounds,
 ) {
     let tasks = Rc::clone(&shard.tasks);
-    accept_all(listener, connections, move |stream, address, admission| {
+    accept_all(listener, connections, move |stream, address, newcomer| {
         let (shard, identity, log) = (Rc::clone(&shard), Rc::clone(&identity), log.clone());
         tasks.spawn(async move {
-            serve_client(&shard, &identity, &log, stream, address, bounds).await;
-            drop(admission);
+            serve_client(&shard, &identity, &log, stream, address, newcomer, bounds).await;
         });
     })
     .await;
@@ -95,46 +96,66 @@ async fn serve_client(
     shard: &Shard,
     identity: &Identity,
     log: &Log,
-    mut stream: Stream,
+    stream: Stream,
     address: SocketAddr,
+    newcomer: Newcomer,
     bounds: ClientBounds,
 ) {
-    if let Err(error) = welcome(shard, identity, &mut stream).await {
-        if error.is_absence() {
-            tracing::debug!(%address, %error, "a connection ended before its hello");
-        } else {
-            shard.count(|counters| counters.refusals += 1);
-            tracing::warn!(%address, %error, "a connection to the client port was closed");
+    let introduced = newcomer.introduce(welcome(shard, identity, stream, &newcomer)).await;
+    let connections = newcomer.leave();
+    let Welcomed { reading, writing, roles, _admission } = match introduced {
+        Ok(welcomed) => welcomed,
+        Err(error) => {
+            shard.count(|counters| counters.refusals += u64::from(!error.is_absence()));
+            return connections.complain(address, &error);
         }
-        return;
-    }
-    let answering = match stream.second() {
-        Ok(answering) => answering,
-        Err(error) => return tracing::warn!(%address, %error, "can't serve a client"),
     };
-    let desk = Desk::new(bounds);
-    let end = take_requests(shard, log, stream, &desk).or(answer(log, answering, &desk)).await;
+    let desk = Desk::new(bounds, roles);
+    let end = take_requests(shard, log, reading, &desk).or(answer(log, writing, &desk)).await;
     match end {
         ClientEnd::Io(error) => tracing::debug!(%address, %error, "a client's connection ended"),
         error => {
             shard.count(|counters| counters.refusals += 1);
-            tracing::warn!(%address, %error, "a client's connection was closed");
+            connections.complain_of(|| tracing::warn!(%address, %error, "a client's connection was closed"));
         }
     }
 }
 
-async fn welcome(shard: &Shard, identity: &Identity, stream: &mut Stream) -> Result<(), HandshakeError> {
-    stream.set_nodelay()?;
-    let hello = read_hello(stream, Hello::decode).await?;
+/// A client that may send requests.
+struct Welcomed {
+    reading: Reading,
+    writing: Writing,
+    roles: Roles,
+    _admission: Admission,
+}
+
+async fn welcome(
+    shard: &Shard,
+    identity: &Identity,
+    stream: Stream,
+    newcomer: &Newcomer,
+) -> Result<Welcomed, HandshakeError> {
+    // A client that has vanished with its machine must not keep its place.
+    stream.set_user_timeout()?;
+    let (mut connection, names) = newcomer.secure(stream).await?;
+    let hello = read_hello(&mut connection, Hello::decode).await?;
     let own = identity.hello(Channel::Client, NodeId(0), shard.durable_position());
-    let outcome = if hello.from == NodeId(0) { hello.check(&own) } else { Err(HelloRefusal::Channel) };
-    stream.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
-    outcome.map(|_| ()).map_err(HandshakeError::Refused)
+    let checked = if hello.from == NodeId(0) { hello.check(&own) } else { Err(HelloRefusal::Channel) };
+    let (outcome, admission) = match checked.and_then(|format| Ok((format, newcomer.admit()?))) {
+        Ok((format, admission)) => (Ok(format), Ok(admission)),
+        Err(refusal) => (Err(refusal), Err(HandshakeError::Refused(refusal))),
+    };
+    connection.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
+    let admission = admission?;
+    let (reading, writing) = connection.split()?;
+    let roles = names.map_or(Roles::ALL, |names| names.roles);
+    Ok(Welcomed { reading, writing, roles, _admission: admission })
 }
 
 /// The requests of one connection that are under way, in their order.
 struct Desk {
     bounds: ClientBounds,
+    roles: Roles,
     pending: RefCell<VecDeque<Pending>>,
     /// Of all appends under way, those that the answering task holds included.
     bytes: Cell<u64>,
@@ -160,9 +181,10 @@ enum Pending {
 }
 
 impl Desk {
-    fn new(bounds: ClientBounds) -> Desk {
+    fn new(bounds: ClientBounds, roles: Roles) -> Desk {
         Desk {
             bounds,
+            roles,
             pending: RefCell::default(),
             bytes: Cell::new(0),
             arrived: Signal::default(),
@@ -194,7 +216,7 @@ impl Desk {
     }
 }
 
-async fn take_requests(shard: &Shard, log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
+async fn take_requests(shard: &Shard, log: &Log, mut stream: Reading, desk: &Desk) -> ClientEnd {
     loop {
         desk.wait_for_room().await;
         if let Err(end) = take_request(shard, log, &mut stream, desk).await {
@@ -204,7 +226,7 @@ async fn take_requests(shard: &Shard, log: &Log, mut stream: Stream, desk: &Desk
     }
 }
 
-async fn take_request(shard: &Shard, log: &Log, stream: &mut Stream, desk: &Desk) -> Result<(), ClientEnd> {
+async fn take_request(shard: &Shard, log: &Log, stream: &mut Reading, desk: &Desk) -> Result<(), ClientEnd> {
     let mut head = [0; ENVELOPE_BYTES];
     stream.read_exact(&mut head).await?;
     let envelope = ClientEnvelope::decode(&head)?;
@@ -217,8 +239,27 @@ async fn take_request(shard: &Shard, log: &Log, stream: &mut Stream, desk: &Desk
         desk.put(Pending::Ready(refused(number, ClientRefusal::UnknownGroup)));
         return Ok(());
     }
+    let role = role_for(&request);
+    if !desk.roles.allow(role) {
+        desk.put(Pending::Ready(refused(number, ClientRefusal::Forbidden { role })));
+        return Ok(());
+    }
     desk.put(begin(shard, log, request).await);
     Ok(())
+}
+
+/// What a client must be allowed for a request.
+fn role_for(request: &ClientRequest) -> ClientRole {
+    match request {
+        ClientRequest::Append { .. } | ClientRequest::Session { .. } | ClientRequest::Ticket { .. } => {
+            ClientRole::Append
+        }
+        ClientRequest::Barrier { .. }
+        | ClientRequest::Status { .. }
+        | ClientRequest::Figures { .. }
+        | ClientRequest::Read { .. } => ClientRole::Read,
+        ClientRequest::Trim { .. } | ClientRequest::Transfer { .. } => ClientRole::Admin,
+    }
 }
 
 /// Carries a request out, or begins to.
@@ -300,7 +341,7 @@ async fn later(request: u64, work: impl Future<Output = Result<Slot, ClientRefus
     }
 }
 
-async fn answer(log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
+async fn answer(log: &Log, mut stream: Writing, desk: &Desk) -> ClientEnd {
     let mut gathered = Vec::with_capacity(GATHER_BYTES + 1024);
     loop {
         if let Err(error) = answer_next(log, &mut stream, desk, &mut gathered).await {
@@ -310,7 +351,7 @@ async fn answer(log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
     }
 }
 
-async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut Vec<u8>) -> io::Result<()> {
+async fn answer_next(log: &Log, stream: &mut Writing, desk: &Desk, gathered: &mut Vec<u8>) -> io::Result<()> {
     let Some(pending) = desk.take() else {
         flush(stream, gathered).await?;
         desk.arrived.wait().await;
@@ -373,7 +414,7 @@ struct Wanted {
     wait: Duration,
 }
 
-async fn send_bodies(log: &Log, stream: &mut Stream, gathered: &mut Vec<u8>, wanted: Wanted) -> io::Result<()> {
+async fn send_bodies(log: &Log, stream: &mut Writing, gathered: &mut Vec<u8>, wanted: Wanted) -> io::Result<()> {
     let Wanted { request, from, bytes_max, wait } = wanted;
     let mut reader = log.reader(from);
     let mut sent = 0;
@@ -431,7 +472,7 @@ fn gather(gathered: &mut Vec<u8>, reply: &ClientReply) {
     gathered.extend_from_slice(&payload);
 }
 
-async fn flush(stream: &mut Stream, gathered: &mut Vec<u8>) -> io::Result<()> {
+async fn flush(stream: &mut Writing, gathered: &mut Vec<u8>) -> io::Result<()> {
     if !gathered.is_empty() {
         stream.write_all(gathered).await?;
         gathered.clear();

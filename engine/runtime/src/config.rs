@@ -14,6 +14,8 @@ use thiserror::Error;
 
 use synod_frame::BLOCK_BYTES;
 
+use crate::tls::TlsFiles;
+
 /// Segment files that a node keeps for its next starts: with two, any number of starts in a row need no new file.
 pub(crate) const POOL_SPARES: u32 = 2;
 
@@ -35,7 +37,10 @@ pub struct Config {
     /// Where other members listen for clients. Told to whoever asks this node for what only the leader can do; may be
     /// left out, then clients look for the leader among the addresses that they know. Default none.
     pub client_peers: Vec<(NodeId, SocketAddr)>,
-    /// Allows addresses beyond the loopback interface although nothing is encrypted or authenticated yet. Default no.
+    /// Certificates for TLS, which all listeners and connections to peers then use; only an admin port on a loopback
+    /// address stays without. All nodes of a cluster have it or none. Default none.
+    pub tls: Option<TlsFiles>,
+    /// Allows addresses beyond the loopback interface although without TLS nothing is encrypted or authenticated. Default no.
     pub insecure_plaintext: bool,
     /// The protocol's timing and windows.
     pub settings: Settings,
@@ -123,8 +128,9 @@ pub enum ConfigError {
     ClientPeer(NodeId),
     /// An address beyond the loopback interface without the explicit consent.
     #[error(
-        "{address} ({field}) is not a loopback address, and connections are neither encrypted nor authenticated yet: \
-         set insecure_plaintext (--insecure-plaintext) only where the network is trusted"
+        "{address} ({field}) is not a loopback address, and without TLS connections are neither encrypted nor authenticated: \
+         set tls.authorities, tls.certificate and tls.key, or insecure_plaintext (--insecure-plaintext) where the network \
+         is trusted"
     )]
     Plaintext {
         /// The field.
@@ -132,6 +138,12 @@ pub enum ConfigError {
         /// The address.
         address: SocketAddr,
     },
+    /// Part of what TLS needs is missing.
+    #[error("{0} is not set: TLS needs tls.authorities, tls.certificate and tls.key")]
+    TlsPart(&'static str),
+    /// Plaintext is asked for and TLS as well.
+    #[error("tls and insecure_plaintext contradict each other: with certificates nothing is sent in plaintext")]
+    TlsOrPlaintext,
     /// Timing and windows don't fit together.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -179,6 +191,7 @@ impl Config {
             client_listen: None,
             admin_listen: None,
             client_peers: Vec::new(),
+            tls: None,
             insecure_plaintext: false,
             settings: Settings::default(),
             sync: SyncMode::Dsync,
@@ -254,6 +267,15 @@ impl Config {
     }
 
     fn validate_addresses(&self) -> Result<(), ConfigError> {
+        if let Some(tls) = &self.tls {
+            if self.insecure_plaintext {
+                return Err(ConfigError::TlsOrPlaintext);
+            }
+            let parts =
+                [("tls.authorities", &tls.authorities), ("tls.certificate", &tls.certificate), ("tls.key", &tls.key)];
+            let missing = parts.into_iter().find(|(_, path)| path.as_os_str().is_empty());
+            return missing.map_or(Ok(()), |(field, _)| Err(ConfigError::TlsPart(field)));
+        }
         if self.insecure_plaintext {
             return Ok(());
         }
@@ -341,6 +363,18 @@ mod tests {
         let mut peers = config();
         peers.peers[0].1 = "10.0.0.1:7000".parse().unwrap();
         assert!(matches!(peers.validate(), Err(ConfigError::Plaintext { field: "peers", .. })));
+    }
+
+    #[test]
+    fn tls_is_whole_or_not_at_all() {
+        let files = TlsFiles { authorities: "ca".into(), certificate: "cert".into(), key: "key".into() };
+        let open: SocketAddr = "0.0.0.0:7000".parse().unwrap();
+        let mut whole = Config { listen: open, tls: Some(files.clone()), ..config() };
+        assert_eq!(whole.validate(), Ok(()));
+        whole.insecure_plaintext = true;
+        assert_eq!(whole.validate(), Err(ConfigError::TlsOrPlaintext));
+        let part = Config { tls: Some(TlsFiles { key: PathBuf::new(), ..files }), ..config() };
+        assert_eq!(part.validate(), Err(ConfigError::TlsPart("tls.key")));
     }
 
     #[test]

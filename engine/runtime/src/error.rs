@@ -22,6 +22,9 @@ pub enum StartError {
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The certificates can't be used.
+    #[error("can't use the certificates for TLS: {0}")]
+    Tls(#[from] crate::tls::TlsError),
     /// The host lacks something.
     #[error(transparent)]
     Host(#[from] ProbeError),

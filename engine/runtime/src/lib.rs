@@ -46,6 +46,7 @@ pub mod settings;
 mod shard;
 mod status;
 pub mod testing;
+pub mod tls;
 mod watch;
 
 pub use config::{Config, ConfigError, Retention};

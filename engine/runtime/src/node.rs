@@ -43,6 +43,7 @@ use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
 use crate::seam::net::Listener;
 use crate::shard::{Shard, ShardSettings};
 use crate::status::{Counters, Damage, Startup, Status};
+use crate::tls::{Door, Tls, TlsError};
 use crate::watch::Board;
 
 pub(crate) use recovery::Facts;
@@ -90,7 +91,8 @@ impl Node {
         let directory = directory::open(&config.directory, &Expected { node: Some(config.node), cluster: None })?;
         let report = probe(&config.directory)?;
         tracing::debug!(%report, "the host is fit");
-        let view = Arc::new(View::new(&config));
+        let tls = load_tls(&config, &directory)?;
+        let view = Arc::new(View::new(&config, tls.clone()));
         // Before the log is read back: whoever asks meanwhile is told so.
         let admin = match config.admin_listen {
             Some(address) => {
@@ -108,7 +110,8 @@ impl Node {
         };
         let (ready, started) = mpsc::channel();
         let (ending, ended) = oneshot::channel::<()>();
-        let setup = Setup { config, recovered, group, genesis, facts, startup, called_at, listener, client_listener };
+        let setup =
+            Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener };
         let thread = std::thread::Builder::new()
             .name(format!("synod-{}", setup.config.node))
             .spawn(move || {
@@ -159,6 +162,15 @@ impl Node {
     /// What the admin port tells Prometheus, in the OpenMetrics text format: for an endpoint of the embedder's own.
     pub fn metrics(&self) -> String {
         self.view.metrics()
+    }
+
+    /// Reads the files of [`Config::tls`] again. Connections that are made from now on use them, in both directions;
+    /// without TLS nothing happens.
+    ///
+    /// # Errors
+    /// If the files can't be used; those that were read before stay in use.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        self.view.tls().map_or(Ok(()), Tls::reload)
     }
 
     /// Whether the node does its work, as `/health` tells it, or what is wrong: it is fenced, or its shard hasn't moved for
@@ -219,6 +231,7 @@ impl Drop for Node {
 /// What the shard's thread takes over.
 struct Setup {
     config: Config,
+    tls: Option<Arc<Tls>>,
     recovered: RecoveredLog,
     group: GroupId,
     genesis: ConfigurationBody,
@@ -298,7 +311,7 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
 }
 
 async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
-    let Setup { config, recovered, group, genesis, facts, startup, called_at, listener, client_listener } = setup;
+    let Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener } = setup;
     let node = config.node;
     let meters = Arc::new(Meters::new());
     let link = |(peer, address): &(NodeId, SocketAddr)| {
@@ -318,17 +331,18 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
     shard.start();
     for link in &shard.links {
         for channel in [Channel::Control, Channel::Bulk] {
-            tasks.spawn(dial(Rc::clone(&shard), Rc::clone(&identity), Rc::clone(link), channel));
+            tasks.spawn(dial(Rc::clone(&shard), Rc::clone(&identity), Rc::clone(link), channel, tls.clone()));
         }
     }
     let listener = Listener::adopt(listener);
-    let connections = |port| Connections::new(config.connections_max, Arc::clone(&shard.shared.meters), port);
-    let peers = connections(|meters| &meters.peer_port);
+    let connections =
+        |door| Connections::new(config.connections_max, Arc::clone(&shard.shared.meters), door, tls.clone());
+    let peers = connections(Door::Peers);
     tasks.spawn(serve_peers(Rc::clone(&shard), Rc::clone(&identity), listener, peers));
     if let Some(listener) = client_listener {
         let bounds = ClientBounds { requests_max: config.client_requests_max, bytes_max: config.client_bytes_max };
         let (log, listener) = (Log::new(Arc::clone(&shard.shared)), Listener::adopt(listener));
-        let clients = connections(|meters| &meters.client_port);
+        let clients = connections(Door::Clients);
         tasks.spawn(serve_clients(Rc::clone(&shard), identity, log, listener, clients, bounds));
     }
     Ok(shard)
@@ -439,6 +453,13 @@ fn first_status(node: NodeId, boot: u64, startup: Startup, replica: &LoggedRepli
         damage: Damage::default(),
         stopped: None,
     }
+}
+
+/// Certificates must name the cluster that the directory belongs to; one that belongs to none can't be served anyway.
+fn load_tls(config: &Config, directory: &OpenDirectory) -> Result<Option<Arc<Tls>>, StartError> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let cluster = directory.identity().cluster.ok_or(StartError::Genesis)?;
+    Ok(Some(Arc::new(Tls::load(files, cluster, config.node)?)))
 }
 
 fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

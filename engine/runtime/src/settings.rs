@@ -439,6 +439,8 @@ fn fields_of(error: &ConfigError) -> Vec<&'static str> {
         | ConfigError::PowerOfTwo { field, .. }
         | ConfigError::Plaintext { field, .. } => vec![field.split_once(' ').map_or(field, |(name, _)| name)],
         ConfigError::Core { .. } => vec!["pin_to_core"],
+        ConfigError::TlsPart(_) => vec!["tls.authorities", "tls.certificate", "tls.key"],
+        ConfigError::TlsOrPlaintext => vec!["insecure_plaintext", "tls.authorities", "tls.certificate", "tls.key"],
         ConfigError::ClientPeer(_) => vec!["client_peers", "peers"],
     }
 }

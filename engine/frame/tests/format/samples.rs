@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use synod_frame::client::{self, ClientRefusal, ClientReply, ClientRequest, Gap, NodeReport, NodeRole, StatusReport};
+use synod_frame::client::{
+    self, ClientRefusal, ClientReply, ClientRequest, ClientRole, Gap, NodeReport, NodeRole, StatusReport,
+};
 use synod_frame::{
     Batch, Channel, ConfigurationBody, GroupId, Hello, HelloRefusal, HelloReply, Member, Origin, RecordBuffer,
     Submission, encode_commands, encode_configuration, encode_message, encode_noop, encode_session, encode_ticket,
@@ -375,6 +377,7 @@ pub(crate) fn replies() -> Vec<(&'static str, ClientReply)> {
             refused(ClientRefusal::NotTransferred(TransferError::Lagging { target: NodeId(3), slots: 1000 })),
         ),
         ("rolled-back", refused(ClientRefusal::RolledBack { target: NodeId(3) })),
+        ("forbidden", refused(ClientRefusal::Forbidden { role: ClientRole::Admin })),
         ("status", ClientReply::Status { request, status }),
         ("status-alone", ClientReply::Status { request, status: alone }),
         ("body", ClientReply::Body { request, body: bodies()[0].1.handle }),

@@ -38,7 +38,8 @@ fn setup(root: &Path) -> (Setup, OpenDirectory) {
     let (listener, _) = bind(config.listen).expect("a free port");
     let called_at = std::time::Instant::now();
     let client_listener = None;
-    (Setup { config, recovered, group, genesis, facts, startup, called_at, listener, client_listener }, directory)
+    let tls = None;
+    (Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener }, directory)
 }
 
 /// Starts a node, waits until it leads, runs `test`, and ends it in order.

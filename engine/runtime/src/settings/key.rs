@@ -141,6 +141,39 @@ pub static KEYS: &[Key] = &[
         |options| Some(options.config.client_peers.show())
     ),
     key!(
+        "tls.authorities",
+        Text,
+        "PATH",
+        "PEM file of those who sign the certificates of nodes and clients",
+        |options, text| {
+            options.config.tls.get_or_insert_default().authorities = text.into();
+            Ok(())
+        },
+        |options| options.config.tls.as_ref().and_then(|tls| some_path(&tls.authorities))
+    ),
+    key!(
+        "tls.certificate",
+        Text,
+        "PATH",
+        "PEM file of the own certificate and those between it and an authority",
+        |options, text| {
+            options.config.tls.get_or_insert_default().certificate = text.into();
+            Ok(())
+        },
+        |options| options.config.tls.as_ref().and_then(|tls| some_path(&tls.certificate))
+    ),
+    key!(
+        "tls.key",
+        Text,
+        "PATH",
+        "PEM file of its private key, which nobody else may read",
+        |options, text| {
+            options.config.tls.get_or_insert_default().key = text.into();
+            Ok(())
+        },
+        |options| options.config.tls.as_ref().and_then(|tls| some_path(&tls.key))
+    ),
+    key!(
         "insecure_plaintext",
         Switch,
         "BOOL",
