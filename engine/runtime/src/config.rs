@@ -77,6 +77,9 @@ pub struct Config {
     pub client_requests_max: usize,
     /// See [`Config::client_requests_max`].
     pub client_bytes_max: u64,
+    /// Bytes of what all clients together have sent, or are sending, and isn't answered; above it no more is read from them.
+    /// Default 64 MiB.
+    pub clients_bytes_max: u64,
     /// How much of the log to keep. Default: everything, until somebody trims.
     pub retention: Retention,
     /// Keep the shard's thread on this core, which must be one that the process may use. Worth it only where the core
@@ -208,6 +211,7 @@ impl Config {
             connections_max: 256,
             client_requests_max: 1024,
             client_bytes_max: 8 << 20,
+            clients_bytes_max: 64 << 20,
             retention: Retention::default(),
             pin_to_core: None,
         }
@@ -311,6 +315,7 @@ impl Config {
         range("connections_max", self.connections_max as u64, 2 * self.peers.len().max(1) as u64, 1 << 20)?;
         range("client_requests_max", self.client_requests_max as u64, 1, 1 << 20)?;
         range("client_bytes_max", self.client_bytes_max, 2 * record_max, 1 << 40)?;
+        range("clients_bytes_max", self.clients_bytes_max, self.client_bytes_max, 1 << 40)?;
         if let (Some(bytes), Some(hard_bytes)) = (self.retention.bytes, self.retention.hard_bytes) {
             range("retention.hard_bytes", hard_bytes, bytes, u64::MAX)?;
         }

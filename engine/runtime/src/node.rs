@@ -340,7 +340,11 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
     let peers = connections(Door::Peers);
     tasks.spawn(serve_peers(Rc::clone(&shard), Rc::clone(&identity), listener, peers));
     if let Some(listener) = client_listener {
-        let bounds = ClientBounds { requests_max: config.client_requests_max, bytes_max: config.client_bytes_max };
+        let bounds = ClientBounds {
+            requests_max: config.client_requests_max,
+            bytes_max: config.client_bytes_max,
+            all_bytes_max: config.clients_bytes_max,
+        };
         let (log, listener) = (Log::new(Arc::clone(&shard.shared)), Listener::adopt(listener));
         let clients = connections(Door::Clients);
         tasks.spawn(serve_clients(Rc::clone(&shard), identity, log, listener, clients, bounds));

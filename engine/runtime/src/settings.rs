@@ -433,6 +433,7 @@ fn fields_of(error: &ConfigError) -> Vec<&'static str> {
         ConfigError::Settings(SettingsError::Zero(field)) => vec![field],
         ConfigError::Range { field: "link_bytes", .. } => vec!["link_bytes", "window_bytes"],
         ConfigError::Range { field: "connections_max", .. } => vec!["connections_max", "peers"],
+        ConfigError::Range { field: "clients_bytes_max", .. } => vec!["clients_bytes_max", "client_bytes_max"],
         ConfigError::Range { field: "retention.hard_bytes", .. } => vec!["retention.hard_bytes", "retention.bytes"],
         ConfigError::Range { field: "pool_free_min", .. } => vec!["pool_free_min", "pool_files_max"],
         ConfigError::Range { field, .. }

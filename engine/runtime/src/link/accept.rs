@@ -5,7 +5,8 @@
 //! connections can't keep an honest one out: it needs its place for a few round trips only. Connections are taken at most
 //! at [`ACCEPTS_PER_SECOND`], so that a flood of them leaves the shard its time; the kernel keeps the rest waiting.
 //!
-//! Of those who came in there are at most so many as the configuration says. A peer has one connection for each channel:
+//! Of those who came in there are at most so many as the configuration says. One more takes the place of the client that has
+//! been idle longest, or is refused. A peer has one connection for each channel:
 //! a new one takes the place of the old one, which may be dead without having said so.
 
 use std::cell::{Cell, RefCell};
@@ -34,6 +35,9 @@ use crate::tls::{Door, Names, Tls};
 /// Connections of one listener that haven't introduced themselves.
 pub(crate) const LOBBY_MAX: usize = 256;
 
+/// How long a connection that is in must have been idle before another one may have its place.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+
 /// Connections that a listener takes in a second, at most.
 pub(crate) const ACCEPTS_PER_SECOND: u32 = 1000;
 
@@ -54,7 +58,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Connections {
     max: usize,
-    admitted: Cell<usize>,
+    /// By number.
+    admitted: RefCell<BTreeMap<u64, Rc<Place>>>,
     numbers: Cell<u64>,
     /// Oldest first; raised to make way.
     lobby: RefCell<VecDeque<(u64, Rc<Signal>)>>,
@@ -63,6 +68,15 @@ pub(crate) struct Connections {
     tls: Option<Arc<Tls>>,
     door: Door,
     complaints: RefCell<Complaints>,
+}
+
+/// The place of a connection that is in.
+#[derive(Debug, Default)]
+struct Place {
+    /// Since when nothing is under way over it; only those who say so can be asked to make way.
+    idle_since: Cell<Option<Instant>>,
+    /// Raised when the place is wanted.
+    wanted: Signal,
 }
 
 /// How many closed connections the log tells of one by one; of the others it tells the number, for whoever floods a port
@@ -100,7 +114,7 @@ impl Connections {
             Door::Peers => |meters| &meters.peer_port,
             Door::Clients => |meters| &meters.client_port,
         };
-        let (admitted, numbers, lobby) = (Cell::new(0), Cell::new(0), RefCell::default());
+        let (admitted, numbers, lobby) = (RefCell::default(), Cell::new(0), RefCell::default());
         let complaints = RefCell::default();
         Rc::new(Connections { max, admitted, numbers, lobby, meters, port, tls, door, complaints })
     }
@@ -146,8 +160,24 @@ impl Connections {
         Newcomer { connections: Rc::clone(self), number, crowded }
     }
 
+    /// Takes its place from the connection that has been idle longest.
+    fn make_room(&self, now: Instant) -> Result<(), HelloRefusal> {
+        let mut admitted = self.admitted.borrow_mut();
+        let idle = |(number, place): (&u64, &Rc<Place>)| place.idle_since.get().map(|since| (since, *number));
+        let longest = admitted.iter().filter_map(idle).min();
+        let number = longest
+            .filter(|(since, _)| now.saturating_duration_since(*since) >= IDLE_MIN)
+            .map(|(_, number)| number)
+            .ok_or(HelloRefusal::TooManyConnections)?;
+        if let Some(place) = admitted.remove(&number) {
+            self.meter().crowded_out.add(1);
+            place.wanted.raise();
+        }
+        Ok(())
+    }
+
     fn measure(&self) {
-        self.meter().open.set((self.lobby.borrow().len() + self.admitted.get()) as u64);
+        self.meter().open.set((self.lobby.borrow().len() + self.admitted.borrow().len()) as u64);
     }
 }
 
@@ -191,14 +221,15 @@ impl Newcomer {
         Rc::clone(&self.connections)
     }
 
-    /// One more that is in, unless there are too many.
+    /// One more that is in, unless there are too many: then whoever has been idle longest loses its place to it.
     pub(crate) fn admit(&self) -> Result<Admission, HelloRefusal> {
         let connections = &self.connections;
-        if connections.admitted.get() >= connections.max {
-            return Err(HelloRefusal::TooManyConnections);
+        if connections.admitted.borrow().len() >= connections.max {
+            connections.make_room(Instant::now())?;
         }
-        connections.admitted.set(connections.admitted.get() + 1);
-        Ok(Admission(Rc::clone(connections)))
+        let place = Rc::new(Place::default());
+        connections.admitted.borrow_mut().insert(self.number, Rc::clone(&place));
+        Ok(Admission { connections: Rc::clone(connections), number: self.number, place })
     }
 }
 
@@ -211,12 +242,30 @@ impl Drop for Newcomer {
 
 /// A connection that is in; it leaves when dropped.
 #[derive(Debug)]
-pub(crate) struct Admission(Rc<Connections>);
+pub(crate) struct Admission {
+    connections: Rc<Connections>,
+    number: u64,
+    place: Rc<Place>,
+}
+
+impl Admission {
+    /// Says whether anything is under way over the connection.
+    pub(crate) fn is_idle(&self, is_idle: bool) {
+        if is_idle != self.place.idle_since.get().is_some() {
+            self.place.idle_since.set(is_idle.then(Instant::now));
+        }
+    }
+
+    /// Waits until its place is wanted.
+    pub(crate) async fn make_way(&self) {
+        self.place.wanted.wait().await;
+    }
+}
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.admitted.set(self.0.admitted.get() - 1);
-        self.0.measure();
+        self.connections.admitted.borrow_mut().remove(&self.number);
+        self.connections.measure();
     }
 }
 
@@ -371,11 +420,19 @@ mod tests {
         let second = connections.enter();
         assert_eq!(second.admit().err(), Some(HelloRefusal::TooManyConnections));
         drop(admission);
-        assert!(second.admit().is_ok());
+        // One that is idle makes way as well, but not at once.
+        let admission = second.admit().expect("there is room for one");
+        admission.is_idle(true);
+        assert!(first.admit().is_err());
+        let later = Instant::now() + IDLE_MIN;
+        assert_eq!(connections.make_room(later), Ok(()));
+        assert!(block_on(poll_once(admission.make_way())).is_some());
+        assert!(first.admit().is_ok());
+        drop(admission);
         let others: Vec<Newcomer> = (0..LOBBY_MAX - 1).map(|_| connections.enter()).collect();
         assert!(block_on(poll_once(first.crowded.wait())).is_some(), "the first has waited longest");
         assert!(block_on(poll_once(second.crowded.wait())).is_none());
-        assert_eq!(connections.meter().crowded_out.value(), 1);
+        assert_eq!(connections.meter().crowded_out.value(), 2, "the idle one, and the first");
         assert_eq!(connections.meter().open.value(), LOBBY_MAX as u64);
         drop((first, second, others));
         assert_eq!(connections.meter().open.value(), 0);

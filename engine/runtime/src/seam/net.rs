@@ -17,6 +17,9 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 /// How long sent bytes may go unacknowledged.
 const USER_TIMEOUT_MS: u32 = 10_000;
 
+/// How long a peer may be silent before the kernel asks for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
 /// A listener that belongs to the executor's thread.
 #[derive(Debug)]
 pub(crate) struct Listener(glommio::net::TcpListener);
@@ -58,6 +61,13 @@ impl Stream {
     /// many minutes.
     pub(crate) fn set_user_timeout(&self) -> io::Result<()> {
         Ok(rustix::net::sockopt::set_tcp_user_timeout(self.borrow(), USER_TIMEOUT_MS)?)
+    }
+
+    /// Has the kernel ask a silent peer for a sign of life, so that one whose machine has vanished is found out.
+    pub(crate) fn set_keepalive(&self) -> io::Result<()> {
+        rustix::net::sockopt::set_socket_keepalive(self.borrow(), true)?;
+        rustix::net::sockopt::set_tcp_keepidle(self.borrow(), KEEPALIVE)?;
+        Ok(rustix::net::sockopt::set_tcp_keepintvl(self.borrow(), KEEPALIVE)?)
     }
 
     /// A second handle of the same socket, so that one task reads while another writes.

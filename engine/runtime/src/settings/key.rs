@@ -351,6 +351,14 @@ pub static KEYS: &[Key] = &[
         |options| Some(Bytes(options.config.client_bytes_max).show())
     ),
     key!(
+        "clients_bytes_max",
+        Number,
+        "SIZE",
+        "Bytes of what all clients together have sent, or are sending, and isn't answered",
+        put!(bytes, config.clients_bytes_max),
+        |options| Some(Bytes(options.config.clients_bytes_max).show())
+    ),
+    key!(
         "retention.bytes",
         Number,
         "SIZE",
