@@ -37,6 +37,7 @@ mod memory;
 mod node;
 mod probe;
 mod reader;
+pub mod remote;
 mod seam;
 mod shard;
 mod status;
