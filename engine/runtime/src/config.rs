@@ -33,6 +33,10 @@ pub struct Config {
     /// Where other members listen for clients. Told to whoever asks this node for what only the leader can do; may be
     /// left out, then clients look for the leader among the addresses that they know. Default none.
     pub client_peers: Vec<(NodeId, SocketAddr)>,
+    /// While another node leads, pass appends on to it, over its client port ([`Config::client_peers`]), in place of
+    /// answering [`crate::AppendError::NotLeader`]. Each is tried for [`Config::unknown_after`], and appended once. Default
+    /// no.
+    pub forward_writes: bool,
     /// Allows addresses beyond the loopback interface although nothing is encrypted or authenticated yet. Default no.
     pub insecure_plaintext: bool,
     /// The protocol's timing and windows.
@@ -119,6 +123,9 @@ pub enum ConfigError {
     /// A client address of somebody who is no peer, or a second one.
     #[error("client_peers names {0}, which is not among the peers, or is named twice")]
     ClientPeer(NodeId),
+    /// Nobody to forward to.
+    #[error("forward_writes needs client_peers: name where the other members listen for clients")]
+    ForwardWhere,
     /// An address beyond the loopback interface without the explicit consent.
     #[error(
         "{address} ({field}) is not a loopback address, and connections are neither encrypted nor authenticated yet: \
@@ -176,6 +183,7 @@ impl Config {
             peers: Vec::new(),
             client_listen: None,
             client_peers: Vec::new(),
+            forward_writes: false,
             insecure_plaintext: false,
             settings: Settings::default(),
             sync: SyncMode::Dsync,
@@ -246,6 +254,9 @@ impl Config {
             if address.port() == 0 {
                 return Err(ConfigError::PeerPort(*peer));
             }
+        }
+        if self.forward_writes && self.client_peers.is_empty() {
+            return Err(ConfigError::ForwardWhere);
         }
         Ok(())
     }
@@ -337,6 +348,16 @@ mod tests {
         let mut peers = config();
         peers.peers[0].1 = "10.0.0.1:7000".parse().unwrap();
         assert!(matches!(peers.validate(), Err(ConfigError::Plaintext { field: "peers", .. })));
+    }
+
+    #[test]
+    fn client_ports_belong_to_peers_and_forwarding_needs_them() {
+        let client_peers = |node| vec![(NodeId(node), "127.0.0.1:9".parse().unwrap())];
+        let stranger = Config { client_peers: client_peers(4), ..config() };
+        assert_eq!(stranger.validate(), Err(ConfigError::ClientPeer(NodeId(4))));
+        assert_eq!(Config { forward_writes: true, ..config() }.validate(), Err(ConfigError::ForwardWhere));
+        let forwarding = Config { forward_writes: true, client_peers: client_peers(3), ..config() };
+        assert_eq!(forwarding.validate(), Ok(()));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) board: Board,
     /// What one submission may be at most.
     pub(crate) bounds: BodyBounds,
+    /// Where appends go while another node leads.
+    pub(crate) forward: Option<Log>,
 }
 
 impl Shared {
@@ -216,11 +218,20 @@ impl Log {
 
     async fn append_work(&self, work: Work, deadline: Option<Instant>, when_full: WhenFull) -> Outcome {
         let (submission, outcome) = Submission::new(work, deadline);
+        let intake = self.intake();
         match when_full {
-            WhenFull::Wait => self.shared.intake.submit(submission).await?,
-            WhenFull::Refuse => self.shared.intake.try_submit(submission)?,
+            WhenFull::Wait => intake.submit(submission).await?,
+            WhenFull::Refuse => intake.try_submit(submission)?,
         }
         settle(outcome).await
+    }
+
+    /// This node's own, or that of the way to the leader.
+    fn intake(&self) -> &Arc<Intake> {
+        let own = &self.shared.intake;
+        let Some(forward) = &self.shared.forward else { return own };
+        let (node, leader) = self.shared.board.leader();
+        if leader.is_some_and(|leader| leader != node) { &forward.shared.intake } else { own }
     }
 
     /// Brings a batch in, waiting for room; the receiver gets the outcome.
@@ -232,7 +243,7 @@ impl Log {
         let terms = options.terms()?;
         self.check(&batch, &terms)?;
         let (submission, outcome) = Submission::new(Work::Commands { batch, terms }, options.deadline);
-        self.shared.intake.submit(submission).await?;
+        self.intake().submit(submission).await?;
         Ok(outcome)
     }
 
@@ -247,7 +258,7 @@ impl Log {
     ) -> Result<impl Future<Output = Result<SlotRange, AppendError>> + Send + use<>, AppendError> {
         self.check(&batch, &Terms::NONE)?;
         let (submission, outcome) = Submission::new(Work::Commands { batch, terms: Terms::NONE }, None);
-        self.shared.intake.try_submit(submission)?;
+        self.intake().try_submit(submission)?;
         Ok(settle(outcome))
     }
 

@@ -140,6 +140,7 @@ impl Remote {
             mailbox: Mailbox::default(),
             board: Board::new(nothing_known()),
             bounds: BodyBounds::LARGEST,
+            forward: None,
         });
         shared.intake.open();
         let for_thread = Arc::clone(&shared);

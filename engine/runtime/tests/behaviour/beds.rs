@@ -1,5 +1,6 @@
 //! Three ways to have a log: nodes in this process, a client of their ports, and the cluster for tests.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -43,6 +44,10 @@ pub(crate) struct Nodes {
 
 impl Nodes {
     pub(crate) fn start() -> Nodes {
+        Nodes::start_with(|_| {})
+    }
+
+    pub(crate) fn start_with(configure: impl Fn(&mut Config)) -> Nodes {
         let root = temporary_directory();
         let directories: Vec<PathBuf> = make_cluster(root.path(), 3, 2 << 20);
         let addresses = free_addresses(6);
@@ -55,6 +60,7 @@ impl Nodes {
                 config.client_listen = Some(addresses[3 + own]);
                 config.client_peers = others.map(|other| (name(other), addresses[3 + other])).collect();
                 config.io_memory_bytes = 16 << 20;
+                configure(&mut config);
                 config
             })
             .collect();
@@ -84,6 +90,36 @@ impl Bed for Nodes {
         self.leader();
         let again = Node::start(self.configs[leader].clone()).expect("it starts again");
         self.nodes.lock().expect("no test has failed")[leader] = Some(again);
+    }
+}
+
+/// The same through a node that doesn't lead and passes on what it is given.
+pub(crate) struct Follower(Nodes);
+
+impl Follower {
+    pub(crate) fn start() -> Follower {
+        Follower(Nodes::start_with(|config| config.forward_writes = true))
+    }
+
+    /// Where the follower of the moment listens for clients.
+    pub(crate) fn client_address(&self) -> SocketAddr {
+        let follower = (self.0.leader() + 1) % 3;
+        self.0.configs[follower].client_listen.expect("it has a client port")
+    }
+}
+
+impl Bed for Follower {
+    fn log(&self) -> Log {
+        let leader = self.0.leader();
+        let nodes = self.0.nodes.lock().expect("no test has failed");
+        let log = nodes[(leader + 1) % 3].as_ref().expect("only leaders are restarted").log();
+        let leader = NodeId(leader as u32 + 1);
+        log.watch().wait_for_blocking(|status| status.leader == Some(leader)).expect("it runs");
+        log
+    }
+
+    fn restart_leader(&self) {
+        self.0.restart_leader();
     }
 }
 

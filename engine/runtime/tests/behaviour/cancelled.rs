@@ -6,7 +6,7 @@ use std::time::Duration;
 use synod::testing::Cluster;
 use synod::{Log, Slot};
 
-use crate::beds::{Bed, Client, Nodes};
+use crate::beds::{Bed, Client, Follower, Nodes};
 use crate::read;
 
 const APPENDS: u32 = 10_000;
@@ -28,6 +28,11 @@ fn on_a_cluster_for_tests() {
 #[test]
 fn on_an_embedded_log() {
     check(&Nodes::start(), false);
+}
+
+#[test]
+fn through_a_follower() {
+    check(&Follower::start(), false);
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use beds::{Bed, Client, Nodes};
+use beds::{Bed, Client, Follower, Nodes};
 use synod::testing::Cluster;
 use synod::{
     Answer, AppendError, AppendOptions, Batch, Entry, Log, NodeId, ReadItem, Refusal, Retry, SessionError, SessionId,
@@ -59,6 +59,23 @@ fn an_embedded_log() {
 #[test]
 fn a_client_of_the_network() {
     run(&Client::start());
+}
+
+/// What only a leader can do, it is still asked for itself.
+#[test]
+fn a_follower_that_passes_appends_on() {
+    let bed = Follower::start();
+    for (name, case) in CASES {
+        let needs_the_leader = ["a watch follows", "trims are agreed and told", "the leadership moves"];
+        if !needs_the_leader.contains(&name) {
+            eprintln!("- {name}");
+            case(&bed);
+        }
+    }
+    let mut client = synod::client::Client::connect(bed.client_address()).expect("it listens");
+    let slots = client.append_batch(&["through its port"].into_iter().collect()).expect("chosen");
+    assert_eq!(read(&bed.log(), slots.start, slots.end).0, [(slots.start, "through its port".to_owned())]);
+    assert!(matches!(bed.log().trim_blocking(slots.end), Err(TrimError::NotLeader { leader: Some(_) })));
 }
 
 /// Appends until it is chosen: elections may come in between where a case has just moved the leadership.
