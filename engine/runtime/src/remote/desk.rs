@@ -236,6 +236,8 @@ impl Desk {
                     let end = self.serve(connection).await;
                     tracing::debug!(leader = %status.node, ?end, "the connection to the leader has ended");
                     self.lose();
+                    // The one that led may stand still, and would take the whole patience for a hello.
+                    self.next_server.set((self.next_server.get() + 1) % self.config.servers.len());
                 }
                 None => {
                     sleep(back_off).await;

@@ -7,9 +7,11 @@ mod cancelled;
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use beds::{Bed, Client, Follower, Nodes};
+use synod::machine::{Commands, Driver, DriverOptions, StateMachine};
 use synod::testing::Cluster;
 use synod::{
     Answer, AppendError, AppendOptions, Batch, Entry, Log, NodeId, ReadItem, Refusal, Retry, SessionError, SessionId,
@@ -22,7 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 type Case = (&'static str, fn(&dyn Bed));
 
 /// In this order, on one cluster.
-const CASES: [Case; 14] = [
+const CASES: [Case; 15] = [
     ("slots go up and readers see the same", slots_go_up_and_readers_see_the_same),
     ("batches stay together", batches_stay_together),
     ("what can't be appended is refused at once", what_cannot_be_appended_is_refused_at_once),
@@ -36,6 +38,7 @@ const CASES: [Case; 14] = [
     ("a watch follows", a_watch_follows),
     ("trims are agreed and told", trims_are_agreed_and_told),
     ("the leadership moves", the_leadership_moves),
+    ("a state machine is driven", a_state_machine_is_driven),
     ("a new leader has everything", a_new_leader_has_everything),
 ];
 
@@ -275,6 +278,50 @@ fn the_leadership_moves(bed: &dyn Bed) {
     append(bed, "after the move");
     let itself = bed.log().transfer_leadership_blocking(NodeId(77)).expect_err("nobody has that name");
     assert!(matches!(itself.retry(), Retry::Never | Retry::Here { .. } | Retry::Elsewhere), "{itself}");
+}
+
+/// Counts commands; in memory, so it has to begin where the log does.
+struct Count {
+    position: Slot,
+    commands: u64,
+}
+
+impl StateMachine for Count {
+    type Output = u64;
+    type Error = std::io::Error;
+
+    fn position(&self) -> Result<Slot, Self::Error> {
+        Ok(self.position)
+    }
+
+    fn apply(&mut self, commands: &Commands<'_>) -> Result<Vec<u64>, Self::Error> {
+        let before = self.commands;
+        self.commands += commands.iter().count() as u64;
+        self.position = commands.end();
+        Ok((before + 1..=self.commands).collect())
+    }
+
+    fn snapshot(&self, into: &mut dyn Write) -> Result<(), Self::Error> {
+        into.write_all(&self.commands.to_le_bytes())
+    }
+
+    fn restore(&mut self, position: Slot, from: &mut dyn Read) -> Result<(), Self::Error> {
+        let mut commands = [0; 8];
+        from.read_exact(&mut commands)?;
+        (self.position, self.commands) = (position, u64::from_le_bytes(commands));
+        Ok(())
+    }
+}
+
+fn a_state_machine_is_driven(bed: &dyn Bed) {
+    let log = bed.log();
+    let position = log.barrier_blocking().expect("a quorum confirms");
+    let driver = Driver::start(log, Count { position, commands: 0 }, DriverOptions::default()).expect("it starts");
+    for expected in 1..=10 {
+        assert_eq!(driver.execute_blocking("counted"), Ok(expected));
+    }
+    assert_eq!(driver.query_fresh_blocking(|count| count.commands), Ok(10));
+    assert_eq!(driver.stop().expect("an orderly end").commands, 10);
 }
 
 fn a_new_leader_has_everything(bed: &dyn Bed) {
