@@ -124,7 +124,8 @@ impl Log {
         self.append_with(command, AppendOptions::default()).await
     }
 
-    /// As [`Log::append`], on terms. A retry in a session gives the slot of the first attempt.
+    /// As [`Log::append`], on terms. A retry in a session gives the slot of the first attempt. Dropping the future means what
+    /// it means in [`Log::append`].
     ///
     /// # Errors
     /// See [`AppendError`]. In a session, [`AppendError::Unknown`] may be answered by trying again, at any leader; of the
@@ -155,7 +156,8 @@ impl Log {
         settle(self.submit(batch, AppendOptions::default()).await?).await
     }
 
-    /// As [`Log::append_batch`], on terms; all commands of the batch count, or none.
+    /// As [`Log::append_batch`], on terms; all commands of the batch count, or none. Dropping the future means what it means
+    /// in [`Log::append`].
     ///
     /// # Errors
     /// As [`Log::append_with`].
@@ -402,7 +404,7 @@ impl Log {
     }
 
     /// The delivered prefix that ends at `slot`, to compare chains between replicas; `None` if no body ends there, or
-    /// it is trimmed or not delivered yet.
+    /// it is trimmed or not delivered yet. Dropping the future changes nothing.
     pub async fn mark_at(&self, slot: Slot) -> Option<Mark> {
         let (reply, answer) = oneshot::channel();
         self.shared.mailbox.ask(Request::MarkAt { slot, reply });
@@ -414,7 +416,8 @@ impl Log {
         block_on(self.mark_at(slot))
     }
 
-    /// Waits until this node knows a leader that takes appends, and names it; `None` after `timeout`.
+    /// Waits until this node knows a leader that takes appends, and names it; `None` after `timeout`. Dropping the future
+    /// changes nothing.
     pub async fn wait_for_leader(&self, timeout: Duration) -> Option<NodeId> {
         let (reply, answer) = oneshot::channel();
         self.shared.mailbox.ask(Request::WaitForLeader { timeout, reply });

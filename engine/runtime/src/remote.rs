@@ -93,6 +93,15 @@ impl RemoteConfig {
     }
 }
 
+impl RemoteConfig {
+    /// The most memory that a remote log takes, in bytes, without what readers have given out: 2 × (`intake_bytes` +
+    /// `in_flight_bytes`) + 256 × (`intake_count` + 256) + 2 MiB, and 4 MiB for each [`crate::Reader`] that waits.
+    pub fn memory_bound(&self, readers: usize) -> u64 {
+        let queued = 2 * (self.intake_bytes + self.in_flight_bytes) + 256 * (self.intake_count as u64 + 256);
+        queued + (2 << 20) + readers as u64 * (4 << 20)
+    }
+}
+
 /// Why a remote log can't be set up.
 #[derive(Debug, Error)]
 pub enum RemoteError {
@@ -107,8 +116,8 @@ pub enum RemoteError {
     Thread(std::io::Error),
 }
 
-/// A connection to a cluster, kept up by a thread. Dropping it closes it: what is under way is answered with
-/// [`AppendError::Unknown`] then, and what waits with [`AppendError::Shutdown`].
+/// A connection to a cluster, kept up by a thread. Dropping it closes it: what waits is answered with
+/// [`AppendError::Shutdown`] then, and what is under way has half a second before it is [`AppendError::Unknown`].
 pub struct Remote {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,

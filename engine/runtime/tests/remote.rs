@@ -250,6 +250,22 @@ fn answers_of_a_node_that_are_spoiled_on_the_way_do_no_harm() {
 }
 
 #[test]
+fn a_client_that_ends_leaves_no_session_behind() {
+    let root = temporary_directory();
+    let processes = Processes::start(root.path());
+    let address = processes.clients[processes.leader()];
+    let sessions = || {
+        let figures = Client::connect(address).and_then(|mut client| client.figures()).expect("the node answers");
+        figures.lines().find_map(|line| line.strip_prefix("sessions ")).expect("it says so").parse::<u64>()
+    };
+    let remote = Remote::start(RemoteConfig::new(processes.clients.clone())).expect("it starts");
+    remote.log().append_blocking(b"x").expect("chosen");
+    common::wait_for("a session", PATIENCE, || (sessions() == Ok(1)).then_some(()));
+    drop(remote);
+    common::wait_for("no session", PATIENCE, || (sessions() == Ok(0)).then_some(()));
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_at_the_start() {
     assert!(matches!(Remote::start(RemoteConfig::new(Vec::new())), Err(RemoteError::NoServers)));
     let servers = free_addresses(1);

@@ -39,6 +39,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// How often the node is asked how it stands; that also shows that it lives.
 const STATUS_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How long the end waits for answers.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// First and longest wait before all servers are tried again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(320));
 
@@ -81,6 +84,7 @@ struct Core {
 /// To be asked for, besides appends.
 enum Ask {
     Session,
+    CloseSession(SessionId),
     Status,
     Barrier { until: Instant, reply: oneshot::Sender<Result<Slot, BarrierError>> },
     Trim { upto: Slot, until: Instant, reply: oneshot::Sender<Result<Slot, TrimError>> },
@@ -133,6 +137,7 @@ impl Desk {
         self.stop.wait().or(panicked).await;
         self.shared.intake.close(AppendError::Shutdown);
         self.shared.mailbox.close();
+        within(FAREWELL, self.take_leave()).await;
         self.tasks.stop(Duration::from_secs(1)).await;
         {
             let mut core = self.core.borrow_mut();
@@ -143,6 +148,21 @@ impl Desk {
             core.waiting_for_leader.clear();
         }
         self.shared.board.close();
+    }
+
+    /// Hears what is under way, and closes this client's sessions, so that they don't crowd out others'. Without a leader
+    /// neither can be had.
+    async fn take_leave(&self) {
+        let is_over = |core: &Core| core.leader.is_none() || (core.flights.is_empty() && core.asked.is_empty());
+        while !is_over(&self.core.borrow()) {
+            sleep(TICK).await;
+        }
+        let sessions = self.core.borrow_mut().flights.sessions.end();
+        self.core.borrow_mut().asks.extend(sessions.into_iter().map(Ask::CloseSession));
+        self.work.raise();
+        while !is_over(&self.core.borrow()) || !self.core.borrow().asks.is_empty() {
+            sleep(TICK).await;
+        }
     }
 
     async fn hear(self: Rc<Self>) {
@@ -320,7 +340,7 @@ impl Desk {
                 Asked::Ask(ask @ Ask::Barrier { .. }) => again.push_back(ask),
                 Asked::Ask(Ask::Trim { reply, .. }) => drop(reply.send(Err(TrimError::Unknown))),
                 Asked::Ask(Ask::Transfer { reply, .. }) => drop(reply.send(Err(TransferError::Unknown))),
-                Asked::Ask(Ask::Status) => {}
+                Asked::Ask(Ask::Status | Ask::CloseSession(_)) => {}
             }
         }
         core.flights.lost(flights);
@@ -329,7 +349,7 @@ impl Desk {
                 core.flights.sessions.is_opening = false;
                 false
             }
-            Ask::Status => false,
+            Ask::Status | Ask::CloseSession(_) => false,
             _ => true,
         });
         again.append(&mut core.asks);
@@ -385,6 +405,7 @@ impl Desk {
             let group = GROUP;
             let (envelope, _) = encode_request(&match &ask {
                 Ask::Session => ClientRequest::Session { request, group, command: SessionCommand::Open },
+                Ask::CloseSession(id) => ClientRequest::Session { request, group, command: SessionCommand::Close(*id) },
                 Ask::Status => ClientRequest::Status { request, group },
                 Ask::Barrier { .. } => ClientRequest::Barrier { request, group },
                 Ask::Trim { upto, .. } => ClientRequest::Trim { request, group, upto: *upto },
@@ -483,6 +504,8 @@ impl Desk {
             (Ask::Session, ClientReply::Done { slot, .. }) => {
                 self.core.borrow_mut().flights.sessions.opened(SessionId(slot));
             }
+            // Whatever the answer is: it is over, or will be evicted.
+            (Ask::CloseSession(_), ClientReply::Done { .. } | ClientReply::Refused { .. }) => {}
             (Ask::Session, ClientReply::Refused { .. }) => {
                 let mut core = self.core.borrow_mut();
                 core.flights.sessions.is_opening = false;

@@ -107,6 +107,11 @@ impl Flights {
         self.unsent.insert(self.count);
     }
 
+    /// Whether nothing is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// Whether something is there to be sent.
     pub(super) fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()

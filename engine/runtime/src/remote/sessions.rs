@@ -69,6 +69,11 @@ impl Sessions {
         self.open.retain(|session| !session.is_retired || !session.outstanding.is_empty());
     }
 
+    /// Nothing new goes into any of them; those with nothing under way, to be closed.
+    pub(super) fn end(&mut self) -> Vec<SessionId> {
+        self.open.drain(..).filter(|session| session.outstanding.is_empty()).map(|session| session.id).collect()
+    }
+
     /// Nothing new goes into this session: it is over, or a number was given up.
     pub(super) fn retire(&mut self, id: SessionId) {
         for session in self.open.iter_mut().filter(|session| session.id == id) {
