@@ -264,7 +264,7 @@ pub enum ClientRefusal {
 pub enum ClientRole {
     /// Appends, sessions and tickets.
     Append,
-    /// Reads, barriers, status and figures.
+    /// Reads, barriers and figures.
     Read,
     /// Everything, trims and transfers included.
     Admin,

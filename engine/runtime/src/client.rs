@@ -166,22 +166,7 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(deadline))?;
         let mut wire = Wire::new(stream, tls)?;
-        let hello = Hello {
-            channel: Channel::Client,
-            format_min: FORMAT_VERSION,
-            format_max: FORMAT_VERSION,
-            features: 0,
-            cluster: [0; 16],
-            lineage: 0,
-            from: NodeId(0),
-            to: NodeId(0),
-            incarnation: [0; 16],
-            boot_counter: 0,
-            boot_nonce: 0,
-            promise: Ballot::ZERO,
-            durable: 0,
-        };
-        wire.write_all(&hello.encode())?;
+        wire.write_all(&client_hello().encode())?;
         let mut reply = [0; HELLO_BYTES];
         wire.read_exact(&mut reply)?;
         HelloReply::decode(&reply)?.outcome.map_err(ClientError::Unwelcome)?;
@@ -327,14 +312,38 @@ impl Client {
 
     fn read_body(&mut self, body_bytes: usize) -> Result<SharedBody, ClientError> {
         let mut record = RecordBuffer::zeroed(RECORD_HEADER_BYTES + body_bytes);
-        let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body_bytes;
-        self.wire.read_exact(&mut record.as_mut()[body.clone()])?;
-        // The length of the record follows from the body's own header, and must be the one that was received.
-        let layout = BodyLayout::peek(&record.as_ref()[body.clone()])?;
-        if layout.body_bytes as usize != body_bytes {
-            return Err(BodyError::Truncated { needed: layout.body_bytes.into(), found: body_bytes as u64 }.into());
-        }
-        let _: BodyHeader = verify_body_in_record(record.as_ref())?;
-        Ok(SharedBody::copy(&record.as_ref()[body])?)
+        self.wire.read_exact(&mut record.as_mut()[RECORD_HEADER_BYTES..][..body_bytes])?;
+        check_body(&record, body_bytes)
+    }
+}
+
+/// A body that came, behind the room for a record's header.
+pub(crate) fn check_body(record: &RecordBuffer, body_bytes: usize) -> Result<SharedBody, ClientError> {
+    let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body_bytes;
+    // The length of the record follows from the body's own header, and must be the one that was received.
+    let layout = BodyLayout::peek(&record.as_ref()[body.clone()])?;
+    if layout.body_bytes as usize != body_bytes {
+        return Err(BodyError::Truncated { needed: layout.body_bytes.into(), found: body_bytes as u64 }.into());
+    }
+    let _: BodyHeader = verify_body_in_record(record.as_ref())?;
+    Ok(SharedBody::copy(&record.as_ref()[body])?)
+}
+
+/// What every client says first.
+pub(crate) fn client_hello() -> Hello {
+    Hello {
+        channel: Channel::Client,
+        format_min: FORMAT_VERSION,
+        format_max: FORMAT_VERSION,
+        features: 0,
+        cluster: [0; 16],
+        lineage: 0,
+        from: NodeId(0),
+        to: NodeId(0),
+        incarnation: [0; 16],
+        boot_counter: 0,
+        boot_nonce: 0,
+        promise: Ballot::ZERO,
+        durable: 0,
     }
 }

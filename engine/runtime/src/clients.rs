@@ -283,8 +283,9 @@ async fn take_request(shard: &Shard, log: &Log, stream: &mut Reading, desk: &Des
         desk.put(Pending::Ready(refused(number, ClientRefusal::UnknownGroup)));
         return Ok(());
     }
-    let role = role_for(&request);
-    if !desk.roles.allow(role) {
+    if let Some(role) = role_for(&request)
+        && !desk.roles.allow(role)
+    {
         desk.put(Pending::Ready(refused(number, ClientRefusal::Forbidden { role })));
         return Ok(());
     }
@@ -293,17 +294,17 @@ async fn take_request(shard: &Shard, log: &Log, stream: &mut Reading, desk: &Des
     Ok(())
 }
 
-/// What a client must be allowed for a request.
-fn role_for(request: &ClientRequest) -> ClientRole {
+/// What a client must be allowed for a request; whoever is let in may ask for the leader.
+fn role_for(request: &ClientRequest) -> Option<ClientRole> {
     match request {
+        ClientRequest::Status { .. } => None,
         ClientRequest::Append { .. } | ClientRequest::Session { .. } | ClientRequest::Ticket { .. } => {
-            ClientRole::Append
+            Some(ClientRole::Append)
         }
-        ClientRequest::Barrier { .. }
-        | ClientRequest::Status { .. }
-        | ClientRequest::Figures { .. }
-        | ClientRequest::Read { .. } => ClientRole::Read,
-        ClientRequest::Trim { .. } | ClientRequest::Transfer { .. } => ClientRole::Admin,
+        ClientRequest::Barrier { .. } | ClientRequest::Figures { .. } | ClientRequest::Read { .. } => {
+            Some(ClientRole::Read)
+        }
+        ClientRequest::Trim { .. } | ClientRequest::Transfer { .. } => Some(ClientRole::Admin),
     }
 }
 

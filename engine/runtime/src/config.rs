@@ -37,6 +37,10 @@ pub struct Config {
     /// Where other members listen for clients. Told to whoever asks this node for what only the leader can do; may be
     /// left out, then clients look for the leader among the addresses that they know. Default none.
     pub client_peers: Vec<(NodeId, SocketAddr)>,
+    /// While another node leads, pass appends on to it, over its client port ([`Config::client_peers`]), in place of
+    /// answering [`crate::AppendError::NotLeader`]. Each is tried for [`Config::unknown_after`], and appended once. Default
+    /// no.
+    pub forward_writes: bool,
     /// Certificates for TLS, which all listeners and connections to peers then use; only an admin port on a loopback
     /// address stays without. All nodes of a cluster have it or none. Default none.
     pub tls: Option<TlsFiles>,
@@ -129,6 +133,9 @@ pub enum ConfigError {
     /// A client address of somebody who is no peer, or a second one.
     #[error("client_peers names {0}, which is not among the peers, or is named twice")]
     ClientPeer(NodeId),
+    /// Nobody to forward to.
+    #[error("forward_writes needs client_peers: name where the other members listen for clients")]
+    ForwardWhere,
     /// An address beyond the loopback interface without the explicit consent.
     #[error(
         "{address} ({field}) is not a loopback address, and without TLS connections are neither encrypted nor authenticated: \
@@ -194,6 +201,7 @@ impl Config {
             client_listen: None,
             admin_listen: None,
             client_peers: Vec::new(),
+            forward_writes: false,
             tls: None,
             insecure_plaintext: false,
             settings: Settings::default(),
@@ -266,6 +274,9 @@ impl Config {
             if address.port() == 0 {
                 return Err(ConfigError::PeerPort(*peer));
             }
+        }
+        if self.forward_writes && self.client_peers.is_empty() {
+            return Err(ConfigError::ForwardWhere);
         }
         Ok(())
     }
@@ -380,6 +391,16 @@ mod tests {
         assert_eq!(whole.validate(), Err(ConfigError::TlsOrPlaintext));
         let part = Config { tls: Some(TlsFiles { key: PathBuf::new(), ..files }), ..config() };
         assert_eq!(part.validate(), Err(ConfigError::TlsPart("tls.key")));
+    }
+
+    #[test]
+    fn client_ports_belong_to_peers_and_forwarding_needs_them() {
+        let client_peers = |node| vec![(NodeId(node), "127.0.0.1:9".parse().unwrap())];
+        let stranger = Config { client_peers: client_peers(4), ..config() };
+        assert_eq!(stranger.validate(), Err(ConfigError::ClientPeer(NodeId(4))));
+        assert_eq!(Config { forward_writes: true, ..config() }.validate(), Err(ConfigError::ForwardWhere));
+        let forwarding = Config { forward_writes: true, client_peers: client_peers(3), ..config() };
+        assert_eq!(forwarding.validate(), Ok(()));
     }
 
     #[test]

@@ -181,6 +181,9 @@ pub enum AppendError {
     /// Its deadline passed before it was proposed. It is not in the log and never will be.
     #[error("the deadline passed before it was proposed")]
     DeadlinePassed,
+    /// Over the network only: the client's certificate doesn't grant the role *append*. Nothing was proposed.
+    #[error("the client's certificate doesn't grant the role append")]
+    Forbidden,
     /// It was proposed, and may or may not be chosen, now or later. Trying again may append it twice: read the log
     /// first to find out.
     #[error("the outcome is unknown: it was proposed, and may still be chosen")]

@@ -38,12 +38,13 @@ use crate::log::{Log, Shared};
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
 use crate::probe::probe;
+use crate::remote::{Remote, RemoteConfig};
 use crate::seam::buffer::Slab;
 use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
 use crate::seam::net::Listener;
 use crate::shard::{Shard, ShardSettings};
 use crate::status::{Counters, Damage, Startup, Status};
-use crate::tls::{Door, Tls, TlsError};
+use crate::tls::{ClientTls, Door, Tls, TlsError};
 use crate::watch::Board;
 
 pub(crate) use recovery::Facts;
@@ -72,6 +73,8 @@ pub struct Node {
     thread: Option<JoinHandle<Result<(), ShutdownError>>>,
     /// Resolves when the thread is about to end.
     ended: oneshot::Receiver<()>,
+    /// The way to the leader for appends.
+    forwarder: Option<Remote>,
     /// Unlocks the directory when dropped, after the thread has ended.
     _directory: OpenDirectory,
 }
@@ -110,8 +113,21 @@ impl Node {
         };
         let (ready, started) = mpsc::channel();
         let (ending, ended) = oneshot::channel::<()>();
-        let setup =
-            Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener };
+        let forwarder = config.forward_writes.then(|| start_forwarder(&config, tls.as_ref())).transpose()?;
+        let forward = forwarder.as_ref().map(Remote::log);
+        let setup = Setup {
+            config,
+            tls,
+            recovered,
+            group,
+            genesis,
+            facts,
+            startup,
+            called_at,
+            listener,
+            client_listener,
+            forward,
+        };
         let thread = std::thread::Builder::new()
             .name(format!("synod-{}", setup.config.node))
             .spawn(move || {
@@ -124,7 +140,7 @@ impl Node {
             Ok(Ok(shared)) => {
                 view.is_up(Arc::clone(&shared));
                 let thread = Some(thread);
-                Ok(Node { shared, listen, client_listen, view, admin, thread, ended, _directory: directory })
+                Ok(Node { shared, listen, client_listen, view, admin, thread, ended, forwarder, _directory: directory })
             }
             Ok(Err(error)) => Err(error),
             Err(mpsc::RecvError) => {
@@ -190,6 +206,7 @@ impl Node {
     pub fn shutdown(&mut self) -> Result<(), ShutdownError> {
         self.ask_to_stop();
         let Some(thread) = self.thread.take() else { return Ok(()) };
+        self.forwarder = None;
         match thread.join() {
             Ok(ended) => ended,
             Err(panic) => Err(ShutdownError::Panic(panic_text(panic.as_ref()))),
@@ -228,6 +245,14 @@ impl Drop for Node {
     }
 }
 
+/// The way to the other members' client ports.
+fn start_forwarder(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Remote, StartError> {
+    let servers = config.client_peers.iter().map(|(_, address)| *address).collect();
+    let tls = tls.map(|tls| ClientTls::of_node(Arc::clone(tls)));
+    let remote = RemoteConfig { tls, retry_within: config.unknown_after, ..RemoteConfig::new(servers) };
+    Remote::start(remote).map_err(|error| StartError::Shard(io::Error::other(error)))
+}
+
 /// What the shard's thread takes over.
 struct Setup {
     config: Config,
@@ -240,6 +265,7 @@ struct Setup {
     called_at: std::time::Instant,
     listener: TcpListener,
     client_listener: Option<TcpListener>,
+    forward: Option<Log>,
 }
 
 /// The members that the directory names; the configuration must name the same.
@@ -311,7 +337,8 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
 }
 
 async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
-    let Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener } = setup;
+    let Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener, forward } =
+        setup;
     let node = config.node;
     let meters = Arc::new(Meters::new());
     let link = |(peer, address): &(NodeId, SocketAddr)| {
@@ -319,7 +346,8 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
     };
     let links = config.peers.iter().map(link).collect();
     let (identity_facts, random) = (facts.identity, uuid::Uuid::new_v4().as_u64_pair());
-    let parts = Parts { facts, group, genesis: &genesis, recovered, startup, called_at, links, meters, random };
+    let parts =
+        Parts { facts, group, genesis: &genesis, recovered, startup, called_at, links, meters, random, forward };
     let shard = assemble(&config, parts, tasks).await?;
     let identity = Rc::new(Identity::new(
         node,
@@ -364,11 +392,13 @@ pub(crate) struct Parts<'a> {
     pub(crate) meters: Arc<Meters>,
     /// The boot's nonce and a seed.
     pub(crate) random: (u64, u64),
+    /// Where appends go while another node leads.
+    pub(crate) forward: Option<Log>,
 }
 
 /// Makes a shard, with its files open, on whichever runtime this is.
 pub(crate) async fn assemble(config: &Config, parts: Parts<'_>, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
-    let Parts { facts, group, genesis, recovered, startup, called_at, links, meters, random } = parts;
+    let Parts { facts, group, genesis, recovered, startup, called_at, links, meters, random, forward } = parts;
     let (clock, node) = (Clock::start(), config.node);
     let bounds = BodyBounds { commands_max: genesis.alpha.min(BODY_SLOTS_MAX), ..BodyBounds::LARGEST };
     let settings = ShardSettings {
@@ -390,6 +420,7 @@ pub(crate) async fn assemble(config: &Config, parts: Parts<'_>, tasks: &Rc<Tasks
         board: Board::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
         meters,
         bounds,
+        forward,
     });
     let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), shared, links, replica));
     shard.open_files(&facts.files).await.map_err(|(path, source)| StartError::Segment { path, source })?;

@@ -442,6 +442,7 @@ fn fields_of(error: &ConfigError) -> Vec<&'static str> {
         ConfigError::Core { .. } => vec!["pin_to_core"],
         ConfigError::TlsPart(_) => vec!["tls.authorities", "tls.certificate", "tls.key"],
         ConfigError::TlsOrPlaintext => vec!["insecure_plaintext", "tls.authorities", "tls.certificate", "tls.key"],
+        ConfigError::ForwardWhere => vec!["forward_writes", "client_peers"],
         ConfigError::ClientPeer(_) => vec!["client_peers", "peers"],
     }
 }

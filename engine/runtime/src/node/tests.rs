@@ -38,8 +38,10 @@ fn setup(root: &Path) -> (Setup, OpenDirectory) {
     let (listener, _) = bind(config.listen).expect("a free port");
     let called_at = std::time::Instant::now();
     let client_listener = None;
-    let tls = None;
-    (Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener }, directory)
+    let (tls, forward) = (None, None);
+    let setup =
+        Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener, forward };
+    (setup, directory)
 }
 
 /// Starts a node, waits until it leads, runs `test`, and ends it in order.

@@ -141,6 +141,14 @@ pub static KEYS: &[Key] = &[
         |options| Some(options.config.client_peers.show())
     ),
     key!(
+        "forward_writes",
+        Switch,
+        "BOOL",
+        "While another node leads, pass appends on to it, at its address among client_peers",
+        put!(switch, config.forward_writes),
+        |options| Some(Bare(options.config.forward_writes).show())
+    ),
+    key!(
         "tls.authorities",
         Text,
         "PATH",

@@ -10,14 +10,21 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::verify::Hosts;
-use super::{Own, TlsError, TlsFiles, provider};
+use super::{Own, Tls, TlsError, TlsFiles, provider};
 
 /// A client's certificates: what it shows to nodes, and whom it takes for one. Cheap to clone.
 ///
 /// A node is whoever has a certificate of one of the authorities that names a node, `synod://<cluster>/node/<id>`; the
 /// address that it was reached at plays no part.
 #[derive(Clone)]
-pub struct ClientTls(Arc<ClientConfig>);
+pub struct ClientTls(Source);
+
+#[derive(Clone)]
+enum Source {
+    Files(Arc<ClientConfig>),
+    /// A node's own, which may be replaced while it runs.
+    Node(Arc<Tls>),
+}
 
 impl ClientTls {
     /// Reads a client's files. The certificate says what the client may do, by names such as
@@ -29,12 +36,20 @@ impl ClientTls {
         let own = Own::load(files)?;
         let provider = provider();
         let hosts = Hosts::new(Arc::clone(&own.roots), &provider, None);
-        Ok(ClientTls(Arc::new(own.dialling(files, &provider, hosts)?)))
+        Ok(ClientTls(Source::Files(Arc::new(own.dialling(files, &provider, hosts)?))))
+    }
+
+    /// Those of a node that passes on what its clients sent.
+    pub(crate) fn of_node(tls: Arc<Tls>) -> ClientTls {
+        ClientTls(Source::Node(tls))
     }
 
     /// What rustls needs.
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.0)
+        match &self.0 {
+            Source::Files(config) => Arc::clone(config),
+            Source::Node(tls) => tls.dialling(),
+        }
     }
 }
 

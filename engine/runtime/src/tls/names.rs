@@ -1,9 +1,9 @@
 //! What a certificate says about its holder: URIs among its subject's alternative names.
 //!
 //! ```text
-//! synod://<cluster uuid>/node/<id>         a node of the cluster
+//! synod://<cluster uuid>/node/<id>         a node of the cluster; as a client it may append and read
 //! synod://<cluster uuid>/role/append       a client that may append, with sessions and tickets
-//! synod://<cluster uuid>/role/read         a client that may read, set barriers and see how a node stands
+//! synod://<cluster uuid>/role/read         a client that may read, set barriers and see a node's figures
 //! synod://<cluster uuid>/role/admin        a client that may do everything, trims and transfers included
 //! ```
 //!
@@ -71,7 +71,12 @@ impl Names {
         for (of, name) in all(certificate) {
             match name {
                 _ if of != cluster => {}
-                Name::Node(node) => names.nodes.push(node),
+                Name::Node(node) => {
+                    names.nodes.push(node);
+                    // It passes on what its own clients sent (`Config::forward_writes`).
+                    names.roles.add(Role::Append);
+                    names.roles.add(Role::Read);
+                }
                 Name::Role(role) => names.roles.add(role),
             }
         }
