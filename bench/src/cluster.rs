@@ -60,6 +60,7 @@ pub(crate) fn create(root: &Path, options: &Options, progress: &mut dyn FnMut(f6
         accept_quorum: majority,
         alpha: Configuration::ALPHA_DEFAULT,
         members,
+        ..ConfigurationBody::default()
     };
     let genesis = Genesis { group: synod::GROUP, configuration };
     for (_, path) in &directories {
