@@ -55,6 +55,7 @@ fn start(root: &Path, count: u32) -> Result<(Vec<Config>, Vec<Node>)> {
         prepare_quorum: quorums.prepare_quorum,
         accept_quorum: quorums.accept_quorum,
         alpha: ALPHA,
+        ..ConfigurationBody::default()
     };
     let genesis = Genesis { group: GROUP, configuration };
     let listeners: Vec<_> =
