@@ -203,6 +203,7 @@ fn make_stores(directories: &[PathBuf]) -> anyhow::Result<()> {
         prepare_quorum: quorums.prepare_quorum,
         accept_quorum: quorums.accept_quorum,
         alpha: quorums.alpha,
+        ..ConfigurationBody::default()
     };
     let genesis = Genesis { group: GROUP, configuration };
     for directory in directories {

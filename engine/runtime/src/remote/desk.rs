@@ -560,6 +560,7 @@ impl Desk {
                     outstanding_bytes: 0,
                     full: false,
                     behind: false,
+                    keeps_pace: false,
                 })
                 .collect();
         });

@@ -1,13 +1,15 @@
 //! Ten thousand appends at once on tokio, many of them cancelled at random: nothing is lost, and nothing is there twice.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use synod::testing::Cluster;
 use synod::{Log, Slot};
 
 use crate::beds::{Bed, Client, Follower, Nodes};
-use crate::read;
+use crate::{common, read};
 
 const APPENDS: u32 = 10_000;
 
@@ -54,8 +56,22 @@ fn check(bed: &dyn Bed, leader_changes: bool) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_time().build().expect("a runtime");
     let log = bed.log();
-    let appends: Vec<_> = (0..APPENDS).map(|number| runtime.spawn(append(log.clone(), number))).collect();
+    let chosen = Arc::new(AtomicU32::new(0));
+    let appends: Vec<_> = (0..APPENDS)
+        .map(|number| {
+            let (appending, chosen) = (append(log.clone(), number), Arc::clone(&chosen));
+            runtime.spawn(async move {
+                let known = appending.await;
+                chosen.fetch_add(u32::from(matches!(known, Known::Chosen(_))), Ordering::Relaxed);
+                known
+            })
+        })
+        .collect();
     if leader_changes {
+        // In the midst of it, not before.
+        common::wait_for("some appends", Duration::from_secs(30), || {
+            (chosen.load(Ordering::Relaxed) > 0).then_some(())
+        });
         bed.restart_leader();
     }
     let known: Vec<Known> = runtime.block_on(async { outcomes(appends).await.into_iter().collect() });
