@@ -6,7 +6,7 @@
 //! [`ClientRefusal::UnknownOutcome`].
 
 use std::collections::VecDeque;
-use std::io::{self, BufReader, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -16,15 +16,18 @@ use synod_frame::{
     Batch, BodyError, BodyHeader, BodyLayout, Channel, ENVELOPE_BYTES, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello,
     HelloError, HelloRefusal, HelloReply, RECORD_HEADER_BYTES, RecordBuffer, verify_body_in_record,
 };
+use synod_protocol::delivery::Terms;
 use synod_protocol::{Ballot, NodeId, Slot, SlotRange};
 use thiserror::Error;
 
 pub use synod_frame::client::{
-    ClientEnvelopeError, ClientMessageError, ClientRefusal, NodeReport, NodeRole, StatusReport,
+    ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientRole, Gap, NodeReport, NodeRole, StatusReport,
 };
+use synod_wal::Suppressed;
 
 use crate::node::GROUP;
 use crate::reader::SharedBody;
+use crate::tls::{ClientTls, Wire};
 
 /// How long to wait for a connection and its hello.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -84,7 +87,33 @@ pub fn refusal_sentence(refusal: &ClientRefusal) -> String {
         ClientRefusal::Unreadable { slot } => {
             format!("the body at slot {slot} can't be read from this node's disk; read at another node")
         }
+        ClientRefusal::DeadlinePassed => "its time was over before it was proposed".to_owned(),
+        ClientRefusal::NotDelivered(refusal) => format!("it doesn't count: {refusal}"),
+        ClientRefusal::NothingToTrim { held, trimmed } => format!(
+            "nothing to trim: every member durably has the log up to slot {held}, and it is trimmed up to {trimmed}"
+        ),
+        ClientRefusal::NoDeliveryState { .. } => {
+            "nothing to trim: sessions are in use, and their state is not kept for any point so low".to_owned()
+        }
+        ClientRefusal::NotTransferred(error) => format!("the leadership isn't handed over: {error}"),
+        ClientRefusal::RolledBack { target } => format!("node {target} didn't take over in time"),
+        ClientRefusal::Forbidden { role } => {
+            format!("this takes the role {role}, which the client's certificate doesn't grant")
+        }
     }
+}
+
+/// A body with what of it doesn't count, as far as that lies in it.
+pub(crate) fn with_gaps(body: SharedBody, gaps: &[Gap]) -> SharedBody {
+    let slots = body.slots();
+    let suppressed: Vec<Suppressed> = gaps
+        .iter()
+        // A node that lies must not make this overflow.
+        .map(|gap| (gap, Slot(gap.first.0.saturating_add(u64::from(gap.count)))))
+        .map(|(gap, end)| Suppressed { slots: gap.first..end, answer: gap.answer })
+        .filter(|gap| slots.start <= gap.slots.start && gap.slots.end <= slots.end)
+        .collect();
+    body.with_suppressed(&suppressed)
 }
 
 /// Bodies from a node, in order.
@@ -99,8 +128,7 @@ pub struct ReadAnswer {
 /// A connection to a node's client port.
 #[derive(Debug)]
 pub struct Client {
-    reading: BufReader<TcpStream>,
-    writing: TcpStream,
+    wire: Wire,
     group: GroupId,
     request: u64,
     /// Appends sent and not answered, in order.
@@ -121,32 +149,29 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; a deadline of zero is refused.
     pub fn connect_within(address: SocketAddr, deadline: Duration) -> Result<Client, ClientError> {
+        Client::connect_with(address, deadline, None)
+    }
+
+    /// As [`Client::connect_within`], with the client's certificates for a cluster that asks for them. What it may do there
+    /// follows from its certificate; see [`crate::tls`].
+    ///
+    /// # Errors
+    /// As [`Client::connect_within`]; a certificate that either side doesn't take is a connection that failed.
+    pub fn connect_with(
+        address: SocketAddr,
+        deadline: Duration,
+        tls: Option<&ClientTls>,
+    ) -> Result<Client, ClientError> {
         let stream = TcpStream::connect_timeout(&address, deadline)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(deadline))?;
-        let mut writing = stream.try_clone()?;
-        let mut reading = BufReader::with_capacity(64 << 10, stream);
-        let hello = Hello {
-            channel: Channel::Client,
-            format_min: FORMAT_VERSION,
-            format_max: FORMAT_VERSION,
-            features: 0,
-            cluster: [0; 16],
-            lineage: 0,
-            from: NodeId(0),
-            to: NodeId(0),
-            incarnation: [0; 16],
-            boot_counter: 0,
-            boot_nonce: 0,
-            promise: Ballot::ZERO,
-            durable: 0,
-        };
-        writing.write_all(&hello.encode())?;
+        let mut wire = Wire::new(stream, tls)?;
+        wire.write_all(&client_hello().encode())?;
         let mut reply = [0; HELLO_BYTES];
-        reading.read_exact(&mut reply)?;
+        wire.read_exact(&mut reply)?;
         HelloReply::decode(&reply)?.outcome.map_err(ClientError::Unwelcome)?;
-        reading.get_ref().set_read_timeout(None)?;
-        Ok(Client { reading, writing, group: GROUP, request: 0, sent: VecDeque::new() })
+        wire.set_read_timeout(None)?;
+        Ok(Client { wire, group: GROUP, request: 0, sent: VecDeque::new() })
     }
 
     /// Lets an answer take at most this long; the connection has failed then. Default: any time.
@@ -154,7 +179,7 @@ impl Client {
     /// # Errors
     /// If the socket doesn't take it; zero is refused.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
-        Ok(self.reading.get_ref().set_read_timeout(timeout)?)
+        Ok(self.wire.set_read_timeout(timeout)?)
     }
 
     /// Appends the commands of a batch and waits for their slots. Nothing may be outstanding.
@@ -176,9 +201,9 @@ impl Client {
     /// If the connection failed.
     pub fn send_append(&mut self, batch: &Batch) -> Result<u64, ClientError> {
         let request = self.next_request();
-        let (envelope, payload) = encode_append(request, self.group, batch);
-        self.writing.write_all(&envelope)?;
-        self.writing.write_all(&payload)?;
+        let (envelope, payload) = encode_append(request, self.group, batch, &Terms::NONE, Duration::ZERO);
+        self.wire.write_all(&envelope)?;
+        self.wire.write_all(&payload)?;
         self.sent.push_back(request);
         Ok(request)
     }
@@ -239,11 +264,15 @@ impl Client {
     /// See [`ClientError`].
     pub fn read_from(&mut self, from: Slot, bytes_max: u32) -> Result<ReadAnswer, ClientError> {
         let request = self.next_request();
-        self.send(&ClientRequest::Read { request, group: self.group, from, bytes_max })?;
+        self.send(&ClientRequest::Read { request, group: self.group, from, bytes_max, wait_ms: 0 })?;
         let mut bodies = Vec::new();
+        let mut gaps = Vec::new();
         loop {
             match self.read_reply()? {
-                (ClientReply::Body { request: found, .. }, Some(body)) if found == request => bodies.push(body),
+                (ClientReply::Gaps { request: found, gaps: told }, _) if found == request => gaps = told,
+                (ClientReply::Body { request: found, .. }, Some(body)) if found == request => {
+                    bodies.push(with_gaps(body, &std::mem::take(&mut gaps)));
+                }
                 (ClientReply::ReadEnd { request: found, next }, _) if found == request => {
                     return Ok(ReadAnswer { bodies, next });
                 }
@@ -262,13 +291,13 @@ impl Client {
 
     fn send(&mut self, request: &ClientRequest) -> Result<(), ClientError> {
         let (envelope, payload) = encode_request(request);
-        self.writing.write_all(&envelope)?;
-        Ok(self.writing.write_all(&payload)?)
+        self.wire.write_all(&envelope)?;
+        Ok(self.wire.write_all(&payload)?)
     }
 
     fn read_reply(&mut self) -> Result<(ClientReply, Option<SharedBody>), ClientError> {
         let mut head = [0; ENVELOPE_BYTES];
-        self.reading.read_exact(&mut head)?;
+        self.wire.read_exact(&mut head)?;
         let envelope = ClientEnvelope::decode(&head)?;
         // Bounded by the envelope's own check.
         let payload_bytes = envelope.payload_bytes as usize;
@@ -277,20 +306,44 @@ impl Client {
             return Ok((decode_reply(&envelope, &[], Some(&body.handle()))?, Some(body)));
         }
         let mut payload = vec![0; payload_bytes];
-        self.reading.read_exact(&mut payload)?;
+        self.wire.read_exact(&mut payload)?;
         Ok((decode_reply(&envelope, &payload, None)?, None))
     }
 
     fn read_body(&mut self, body_bytes: usize) -> Result<SharedBody, ClientError> {
         let mut record = RecordBuffer::zeroed(RECORD_HEADER_BYTES + body_bytes);
-        let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body_bytes;
-        self.reading.read_exact(&mut record.as_mut()[body.clone()])?;
-        // The length of the record follows from the body's own header, and must be the one that was received.
-        let layout = BodyLayout::peek(&record.as_ref()[body.clone()])?;
-        if layout.body_bytes as usize != body_bytes {
-            return Err(BodyError::Truncated { needed: layout.body_bytes.into(), found: body_bytes as u64 }.into());
-        }
-        let _: BodyHeader = verify_body_in_record(record.as_ref())?;
-        Ok(SharedBody::copy(&record.as_ref()[body])?)
+        self.wire.read_exact(&mut record.as_mut()[RECORD_HEADER_BYTES..][..body_bytes])?;
+        check_body(&record, body_bytes)
+    }
+}
+
+/// A body that came, behind the room for a record's header.
+pub(crate) fn check_body(record: &RecordBuffer, body_bytes: usize) -> Result<SharedBody, ClientError> {
+    let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body_bytes;
+    // The length of the record follows from the body's own header, and must be the one that was received.
+    let layout = BodyLayout::peek(&record.as_ref()[body.clone()])?;
+    if layout.body_bytes as usize != body_bytes {
+        return Err(BodyError::Truncated { needed: layout.body_bytes.into(), found: body_bytes as u64 }.into());
+    }
+    let _: BodyHeader = verify_body_in_record(record.as_ref())?;
+    Ok(SharedBody::copy(&record.as_ref()[body])?)
+}
+
+/// What every client says first.
+pub(crate) fn client_hello() -> Hello {
+    Hello {
+        channel: Channel::Client,
+        format_min: FORMAT_VERSION,
+        format_max: FORMAT_VERSION,
+        features: 0,
+        cluster: [0; 16],
+        lineage: 0,
+        from: NodeId(0),
+        to: NodeId(0),
+        incarnation: [0; 16],
+        boot_counter: 0,
+        boot_nonce: 0,
+        promise: Ballot::ZERO,
+        durable: 0,
     }
 }

@@ -4,56 +4,70 @@
 //! reading, and the client feels it through TCP. The other answers in the order of the requests: outcomes come nearly
 //! in that order anyway, since slots are given out in it. Bounds: requests under way, and bytes of appends under way.
 //!
-//! A read never waits at the tail, or it would hold up the answers behind it: it ends with what is delivered now. While a
-//! node that was just started judges its log again, a read waits for that.
+//! A read that waits at the tail holds up the answers behind it; its client says how long it may, and does well to use a
+//! connection for nothing else. So does what waits for a quorum: barriers, trims, transfers. While a node that was just
+//! started judges its log again, a read waits for that.
+
+mod budget;
+mod refusal;
+mod report;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use futures_lite::FutureExt as _;
+use futures_lite::future::poll_once;
 use synod_frame::client::{
-    ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, NodeReport,
-    NodeRole, StatusReport, decode_request, encode_reply,
+    ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, ClientRole,
+    Gap, decode_request, encode_reply,
 };
-use synod_frame::{Channel, ENVELOPE_BYTES, GroupId, Hello, HelloRefusal, HelloReply};
-use synod_protocol::{NodeId, Role, Slot};
+use synod_frame::{Channel, ENVELOPE_BYTES, Hello, HelloRefusal, HelloReply};
+use synod_protocol::delivery::{SessionCommand, TicketCommand};
+use synod_protocol::{NodeId, Slot};
 use thiserror::Error;
 
 use crate::error::{AppendError, ReadError};
 use crate::intake::Outcome;
 use crate::link::Identity;
-use crate::link::accept::{Connections, accept_all};
+use crate::link::accept::{Admission, Connections, Newcomer, accept_all};
+use crate::link::connection::{Reading, Writing};
 use crate::link::handshake::{HandshakeError, read_hello};
-use crate::log::Log;
-use crate::reader::{ReadItem, Reader};
+use crate::log::{AppendOptions, Log};
+use crate::reader::{ReadItem, Reader, SharedBody};
 use crate::seam::executor::yield_if_needed;
 use crate::seam::local::Signal;
 use crate::seam::net::{Listener, Stream};
+use crate::seam::time::within;
 use crate::shard::Shard;
-use crate::status::Status;
+use crate::tls::Roles;
+
+pub(crate) use budget::RATE_MIN;
+use budget::{Budget, Room, patience, too_slow};
+use refusal::{of_append, of_barrier, of_session, of_ticket, of_transfer, of_trim, refused};
+use report::{figures, report};
 
 /// Answers are gathered into writes of about this size.
 const GATHER_BYTES: usize = 64 << 10;
 
-/// What a refused client is told to wait.
-const RETRY_AFTER: Duration = Duration::from_millis(50);
-
-/// Longest reason for a stop among the figures, in characters.
-const STOP_REASON_MAX: usize = 4096;
+/// The longest that a read waits at the tail, whatever its client says.
+const READ_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Bounds of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClientBounds {
     pub(crate) requests_max: usize,
     pub(crate) bytes_max: u64,
+    /// Of all connections together.
+    pub(crate) all_bytes_max: u64,
 }
 
-/// Why a connection ends. All but the first are the client's fault.
+/// Why a connection ends. All but the first and the last are the client's fault.
 #[derive(Debug, Error)]
 enum ClientEnd {
     #[error(transparent)]
@@ -62,6 +76,8 @@ enum ClientEnd {
     Envelope(#[from] ClientEnvelopeError),
     #[error(transparent)]
     Message(#[from] ClientMessageError),
+    #[error("it was idle, and its place was wanted")]
+    Idle,
 }
 
 /// Serves the client port.
@@ -70,15 +86,16 @@ pub(crate) async fn serve_clients(
     identity: Rc<Identity>,
     log: Log,
     listener: Listener,
-    connections: Connections,
+    connections: Rc<Connections>,
     bounds: ClientBounds,
 ) {
     let tasks = Rc::clone(&shard.tasks);
-    accept_all(listener, connections, move |stream, address, admission| {
+    let budget = Budget::new(bounds.all_bytes_max);
+    accept_all(listener, connections, move |stream, address, newcomer| {
         let (shard, identity, log) = (Rc::clone(&shard), Rc::clone(&identity), log.clone());
+        let desk = Desk::new(bounds, Rc::clone(&budget));
         tasks.spawn(async move {
-            serve_client(&shard, &identity, &log, stream, address, bounds).await;
-            drop(admission);
+            serve_client(&shard, &identity, &log, stream, address, newcomer, desk).await;
         });
     })
     .await;
@@ -88,47 +105,73 @@ async fn serve_client(
     shard: &Shard,
     identity: &Identity,
     log: &Log,
-    mut stream: Stream,
+    stream: Stream,
     address: SocketAddr,
-    bounds: ClientBounds,
+    newcomer: Newcomer,
+    desk: Desk,
 ) {
-    if let Err(error) = welcome(shard, identity, &mut stream).await {
-        if error.is_absence() {
-            tracing::debug!(%address, %error, "a connection ended before its hello");
-        } else {
-            shard.count(|counters| counters.refusals += 1);
-            tracing::warn!(%address, %error, "a connection to the client port was closed");
+    let introduced = newcomer.introduce(welcome(shard, identity, stream, &newcomer)).await;
+    let connections = newcomer.leave();
+    let Welcomed { reading, writing, roles, admission } = match introduced {
+        Ok(welcomed) => welcomed,
+        Err(error) => {
+            shard.count(|counters| counters.refusals += u64::from(!error.is_absence()));
+            return connections.complain(address, &error);
         }
-        return;
-    }
-    let answering = match stream.second() {
-        Ok(answering) => answering,
-        Err(error) => return tracing::warn!(%address, %error, "can't serve a client"),
     };
-    let desk = Desk::new(bounds);
-    let group = shard.settings.group;
-    let end = take_requests(group, log, stream, &desk).or(answer(log, answering, &desk)).await;
+    let desk = Desk { roles, admission: Some(admission), ..desk };
+    let serving = take_requests(shard, log, reading, &desk).or(answer(log, writing, &desk));
+    let end = serving.or(desk.make_way()).await;
     match end {
-        ClientEnd::Io(error) => tracing::debug!(%address, %error, "a client's connection ended"),
+        error @ (ClientEnd::Io(_) | ClientEnd::Idle) => {
+            tracing::debug!(%address, %error, "a client's connection ended");
+        }
         error => {
             shard.count(|counters| counters.refusals += 1);
-            tracing::warn!(%address, %error, "a client's connection was closed");
+            connections.complain_of(|| tracing::warn!(%address, %error, "a client's connection was closed"));
         }
     }
 }
 
-async fn welcome(shard: &Shard, identity: &Identity, stream: &mut Stream) -> Result<(), HandshakeError> {
-    stream.set_nodelay()?;
-    let hello = read_hello(stream, Hello::decode).await?;
+/// A client that may send requests.
+struct Welcomed {
+    reading: Reading,
+    writing: Writing,
+    roles: Roles,
+    admission: Admission,
+}
+
+async fn welcome(
+    shard: &Shard,
+    identity: &Identity,
+    stream: Stream,
+    newcomer: &Newcomer,
+) -> Result<Welcomed, HandshakeError> {
+    // A client that has vanished with its machine must not keep its place.
+    stream.set_user_timeout()?;
+    stream.set_keepalive()?;
+    let (mut connection, names) = newcomer.secure(stream).await?;
+    let hello = read_hello(&mut connection, Hello::decode).await?;
     let own = identity.hello(Channel::Client, NodeId(0), shard.durable_position());
-    let outcome = if hello.from == NodeId(0) { hello.check(&own) } else { Err(HelloRefusal::Channel) };
-    stream.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
-    outcome.map(|_| ()).map_err(HandshakeError::Refused)
+    let checked = if hello.from == NodeId(0) { hello.check(&own) } else { Err(HelloRefusal::Channel) };
+    let (outcome, admission) = match checked.and_then(|format| Ok((format, newcomer.admit()?))) {
+        Ok((format, admission)) => (Ok(format), Ok(admission)),
+        Err(refusal) => (Err(refusal), Err(HandshakeError::Refused(refusal))),
+    };
+    connection.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
+    let admission = admission?;
+    let (reading, writing) = connection.split()?;
+    let roles = names.map_or(Roles::ALL, |names| names.roles);
+    Ok(Welcomed { reading, writing, roles, admission })
 }
 
 /// The requests of one connection that are under way, in their order.
 struct Desk {
     bounds: ClientBounds,
+    budget: Rc<Budget>,
+    roles: Roles,
+    /// None before it is let in.
+    admission: Option<Admission>,
     pending: RefCell<VecDeque<Pending>>,
     /// Of all appends under way, those that the answering task holds included.
     bytes: Cell<u64>,
@@ -138,14 +181,29 @@ struct Desk {
 
 enum Pending {
     Ready(ClientReply),
-    Append { request: u64, bytes: u64, outcome: oneshot::Receiver<Outcome> },
-    Read { request: u64, from: Slot, bytes_max: u32 },
+    Append {
+        request: u64,
+        bytes: u64,
+        room: Room,
+        outcome: oneshot::Receiver<Outcome>,
+    },
+    /// Begun already, and not answered yet.
+    Later(Pin<Box<dyn Future<Output = ClientReply>>>),
+    Read {
+        request: u64,
+        from: Slot,
+        bytes_max: u32,
+        wait: Duration,
+    },
 }
 
 impl Desk {
-    fn new(bounds: ClientBounds) -> Desk {
+    fn new(bounds: ClientBounds, budget: Rc<Budget>) -> Desk {
         Desk {
             bounds,
+            budget,
+            roles: Roles::default(),
+            admission: None,
             pending: RefCell::default(),
             bytes: Cell::new(0),
             arrived: Signal::default(),
@@ -167,8 +225,26 @@ impl Desk {
         self.arrived.raise();
     }
 
+    /// The oldest request; without one the connection is idle.
     fn take(&self) -> Option<Pending> {
-        self.pending.borrow_mut().pop_front()
+        let next = self.pending.borrow_mut().pop_front();
+        self.is_idle(next.is_none());
+        next
+    }
+
+    fn is_idle(&self, is_idle: bool) {
+        if let Some(admission) = &self.admission {
+            admission.is_idle(is_idle);
+        }
+    }
+
+    /// Ends when the connection has been idle, and its place is wanted.
+    async fn make_way(&self) -> ClientEnd {
+        match &self.admission {
+            Some(admission) => admission.make_way().await,
+            None => std::future::pending().await,
+        }
+        ClientEnd::Idle
     }
 
     fn done(&self, bytes: u64) {
@@ -177,50 +253,144 @@ impl Desk {
     }
 }
 
-async fn take_requests(group: GroupId, log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
+async fn take_requests(shard: &Shard, log: &Log, mut stream: Reading, desk: &Desk) -> ClientEnd {
     loop {
         desk.wait_for_room().await;
-        if let Err(end) = take_request(group, log, &mut stream, desk).await {
+        if let Err(end) = take_request(shard, log, &mut stream, desk).await {
             return end;
         }
         yield_if_needed().await;
     }
 }
 
-async fn take_request(group: GroupId, log: &Log, stream: &mut Stream, desk: &Desk) -> Result<(), ClientEnd> {
+async fn take_request(shard: &Shard, log: &Log, stream: &mut Reading, desk: &Desk) -> Result<(), ClientEnd> {
     let mut head = [0; ENVELOPE_BYTES];
-    stream.read_exact(&mut head).await?;
+    // A client may be silent for as long as it likes, but not in the middle of a request.
+    let begun = stream.read(&mut head).await?;
+    if begun == 0 {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    desk.is_idle(false);
+    let rest = within(patience(ENVELOPE_BYTES), stream.read_exact(&mut head[begun..])).await;
+    rest.unwrap_or_else(|| Err(too_slow()))?;
     let envelope = ClientEnvelope::decode(&head)?;
     // Bounded by the envelope's own check.
-    let mut payload = vec![0; envelope.payload_bytes as usize];
-    stream.read_exact(&mut payload).await?;
+    let room = desk.budget.reserve(envelope.payload_bytes.into()).await;
+    let payload = desk.budget.read(stream, envelope.payload_bytes as usize).await?;
     let request = decode_request(&envelope, &payload)?;
     let number = request.request();
-    if envelope.group != group {
+    if envelope.group != shard.settings.group {
         desk.put(Pending::Ready(refused(number, ClientRefusal::UnknownGroup)));
         return Ok(());
     }
-    desk.put(match request {
-        ClientRequest::Append { request, batch, .. } => {
-            let bytes = batch.bytes().len() as u64;
-            match log.submit(batch).await {
-                Ok(outcome) => Pending::Append { request, bytes, outcome },
-                Err(error) => Pending::Ready(refused(request, refusal(error))),
-            }
-        }
-        ClientRequest::Status { request, .. } => {
-            Pending::Ready(ClientReply::Status { request, status: report(&log.status()) })
-        }
-        ClientRequest::Figures { request, .. } => {
-            Pending::Ready(ClientReply::Figures { request, text: figures(&log.status()) })
-        }
-        ClientRequest::Read { request, from, bytes_max, .. } => Pending::Read { request, from, bytes_max },
-    });
+    if let Some(role) = role_for(&request)
+        && !desk.roles.allow(role)
+    {
+        desk.put(Pending::Ready(refused(number, ClientRefusal::Forbidden { role })));
+        return Ok(());
+    }
+    drop(payload);
+    desk.put(begin(shard, log, request, room).await);
     Ok(())
 }
 
-async fn answer(log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
-    let mut gathered = Vec::with_capacity(GATHER_BYTES + 1024);
+/// What a client must be allowed for a request; whoever is let in may ask for the leader.
+fn role_for(request: &ClientRequest) -> Option<ClientRole> {
+    match request {
+        ClientRequest::Status { .. } => None,
+        ClientRequest::Append { .. } | ClientRequest::Session { .. } | ClientRequest::Ticket { .. } => {
+            Some(ClientRole::Append)
+        }
+        ClientRequest::Barrier { .. } | ClientRequest::Figures { .. } | ClientRequest::Read { .. } => {
+            Some(ClientRole::Read)
+        }
+        ClientRequest::Trim { .. } | ClientRequest::Transfer { .. } => Some(ClientRole::Admin),
+    }
+}
+
+/// Carries a request out, or begins to.
+async fn begin(shard: &Shard, log: &Log, request: ClientRequest, room: Room) -> Pending {
+    let log = log.clone();
+    match request {
+        ClientRequest::Append { request, batch, terms, within, .. } => {
+            let deadline = (!within.is_zero()).then(|| Instant::now().checked_add(within)).flatten();
+            let options = AppendOptions {
+                session: terms.session,
+                ticket: terms.ticket,
+                expected_slot: terms.expected_slot,
+                deadline,
+                ..AppendOptions::default()
+            };
+            let bytes = batch.bytes().len() as u64;
+            match log.submit(batch, options).await {
+                Ok(outcome) => Pending::Append { request, bytes, room, outcome },
+                Err(error) => Pending::Ready(refused(request, of_append(error))),
+            }
+        }
+        ClientRequest::Session { request, command, .. } => {
+            later(request, async move {
+                match command {
+                    SessionCommand::Open => log.open_session().await.map(|session| session.0),
+                    SessionCommand::Close(session) => log.close_session(session).await.map(|()| Slot(0)),
+                }
+                .map_err(of_session)
+            })
+            .await
+        }
+        ClientRequest::Ticket { request, command, .. } => {
+            later(request, async move {
+                match command {
+                    TicketCommand::Issue { lasts_us } => {
+                        log.issue_ticket(Duration::from_micros(lasts_us)).await.map(|ticket| ticket.0)
+                    }
+                    TicketCommand::Revoke(ticket) => log.revoke_ticket(ticket).await.map(|()| Slot(0)),
+                }
+                .map_err(of_ticket)
+            })
+            .await
+        }
+        ClientRequest::Barrier { request, .. } => {
+            later(request, async move { log.barrier().await.map_err(|error| of_barrier(&error)) }).await
+        }
+        ClientRequest::Trim { request, upto, .. } => {
+            later(request, async move { log.trim(upto).await.map_err(|error| of_trim(&error)) }).await
+        }
+        ClientRequest::Transfer { request, target, .. } => {
+            let work = async move { log.transfer_leadership(target).await };
+            later(request, async move { work.await.map(|()| Slot(0)).map_err(|error| of_transfer(&error)) }).await
+        }
+        ClientRequest::Status { request, .. } => {
+            // Made when they are due, so that who asks and doesn't listen takes no memory.
+            let clients = shard.settings.client_peers.clone();
+            let status = async move { ClientReply::Status { request, status: report(&log.status(), &clients) } };
+            Pending::Later(Box::pin(status))
+        }
+        ClientRequest::Figures { request, .. } => {
+            Pending::Later(Box::pin(async move { ClientReply::Figures { request, text: figures(&log.status()) } }))
+        }
+        ClientRequest::Read { request, from, bytes_max, wait_ms, .. } => {
+            let wait = Duration::from_millis(wait_ms.into()).min(READ_WAIT_MAX);
+            Pending::Read { request, from, bytes_max, wait }
+        }
+    }
+}
+
+/// Begins something now whose answer may have to wait until those before it are given.
+async fn later(request: u64, work: impl Future<Output = Result<Slot, ClientRefusal>> + 'static) -> Pending {
+    let mut answering = Box::pin(async move {
+        match work.await {
+            Ok(slot) => ClientReply::Done { request, slot },
+            Err(reason) => refused(request, reason),
+        }
+    });
+    match poll_once(answering.as_mut()).await {
+        Some(reply) => Pending::Ready(reply),
+        None => Pending::Later(answering),
+    }
+}
+
+async fn answer(log: &Log, mut stream: Writing, desk: &Desk) -> ClientEnd {
+    let mut gathered = Vec::new();
     loop {
         if let Err(error) = answer_next(log, &mut stream, desk, &mut gathered).await {
             return error.into();
@@ -229,9 +399,11 @@ async fn answer(log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
     }
 }
 
-async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut Vec<u8>) -> io::Result<()> {
+async fn answer_next(log: &Log, stream: &mut Writing, desk: &Desk, gathered: &mut Vec<u8>) -> io::Result<()> {
     let Some(pending) = desk.take() else {
         flush(stream, gathered).await?;
+        // An idle connection costs little.
+        gathered.shrink_to(GATHER_BYTES / 16);
         desk.arrived.wait().await;
         return Ok(());
     };
@@ -240,7 +412,7 @@ async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut
             gather(gathered, &reply);
             desk.done(0);
         }
-        Pending::Append { request, bytes, mut outcome } => {
+        Pending::Append { request, bytes, room, mut outcome } => {
             let outcome = match outcome.try_recv() {
                 Ok(Some(outcome)) => outcome,
                 _ => {
@@ -255,14 +427,27 @@ async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut
                         let count = slots.end.since(slots.start) as u32;
                         ClientReply::Appended { request, first: slots.start, count }
                     }
-                    Err(error) => refused(request, refusal(error)),
+                    Err(error) => refused(request, of_append(error)),
                 },
             );
+            drop(room);
             desk.done(bytes);
         }
-        Pending::Read { request, from, bytes_max } => {
+        Pending::Later(mut answering) => {
+            let reply = match poll_once(answering.as_mut()).await {
+                Some(reply) => reply,
+                None => {
+                    flush(stream, gathered).await?;
+                    answering.await
+                }
+            };
+            gather(gathered, &reply);
+            desk.done(0);
+        }
+        Pending::Read { request, from, bytes_max, wait } => {
             flush(stream, gathered).await?;
-            send_bodies(log, stream, gathered, request, from, bytes_max).await?;
+            let wanted = Wanted { request, from, bytes_max, wait };
+            send_bodies(log, stream, gathered, wanted).await?;
             desk.done(0);
         }
     }
@@ -272,27 +457,42 @@ async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut
     Ok(())
 }
 
-async fn send_bodies(
-    log: &Log,
-    stream: &mut Stream,
-    gathered: &mut Vec<u8>,
+/// What a read asks for.
+struct Wanted {
     request: u64,
     from: Slot,
     bytes_max: u32,
-) -> io::Result<()> {
+    wait: Duration,
+}
+
+async fn send_bodies(log: &Log, stream: &mut Writing, gathered: &mut Vec<u8>, wanted: Wanted) -> io::Result<()> {
+    let Wanted { request, from, bytes_max, wait } = wanted;
     let mut reader = log.reader(from);
     let mut sent = 0;
-    while sent < u64::from(bytes_max).max(1) && reader.position() < log.status().mark.slot {
-        match next_body(&mut reader).await {
-            Ok(body) => {
+    while sent < u64::from(bytes_max).max(1) {
+        let is_tail = reader.position() >= log.status().mark.slot;
+        let next = match is_tail {
+            true if sent > 0 || wait.is_zero() => break,
+            true => within(wait, next_body(&mut reader)).await,
+            false => Some(next_body(&mut reader).await),
+        };
+        match next {
+            Some(Ok(body)) => {
+                let gaps = gaps_of(&body);
+                if !gaps.is_empty() {
+                    gather(gathered, &ClientReply::Gaps { request, gaps });
+                    flush(stream, gathered).await?;
+                }
                 let (envelope, _) = encode_reply(&ClientReply::Body { request, body: body.handle() });
-                stream.write_both(&envelope, body.bytes()).await?;
+                let sending = within(patience(body.bytes().len()), stream.write_both(&envelope, body.bytes()));
+                sending.await.unwrap_or_else(|| Err(too_slow()))?;
                 sent += body.bytes().len() as u64;
             }
-            Err(refusal) => {
-                gather(gathered, &refused(request, refusal));
+            Some(Err(reason)) => {
+                gather(gathered, &refused(request, reason));
                 return Ok(());
             }
+            None => break,
         }
         yield_if_needed().await;
     }
@@ -300,12 +500,21 @@ async fn send_bodies(
     Ok(())
 }
 
-async fn next_body(reader: &mut Reader) -> Result<crate::reader::SharedBody, ClientRefusal> {
+fn gaps_of(body: &SharedBody) -> Vec<Gap> {
+    let gap = |suppressed: &synod_wal::Suppressed| Gap {
+        first: suppressed.slots.start,
+        count: suppressed.slots.end.since(suppressed.slots.start) as u32,
+        answer: suppressed.answer,
+    };
+    body.suppressed().iter().map(gap).collect()
+}
+
+async fn next_body(reader: &mut Reader) -> Result<SharedBody, ClientRefusal> {
     match reader.next().await {
         Ok(ReadItem::Body(body)) => Ok(body),
         Ok(ReadItem::Trimmed { first }) => Err(ClientRefusal::Trimmed { available: first }),
         Err(ReadError::Disk { slot } | ReadError::Unjudged { slot, .. }) => Err(ClientRefusal::Unreadable { slot }),
-        Err(ReadError::Shutdown | ReadError::Poisoned) => Err(ClientRefusal::Shutdown),
+        Err(ReadError::Shutdown | ReadError::Poisoned | ReadError::Unreachable) => Err(ClientRefusal::Shutdown),
     }
 }
 
@@ -315,128 +524,11 @@ fn gather(gathered: &mut Vec<u8>, reply: &ClientReply) {
     gathered.extend_from_slice(&payload);
 }
 
-async fn flush(stream: &mut Stream, gathered: &mut Vec<u8>) -> io::Result<()> {
+async fn flush(stream: &mut Writing, gathered: &mut Vec<u8>) -> io::Result<()> {
     if !gathered.is_empty() {
-        stream.write_all(gathered).await?;
+        let sending = within(patience(gathered.len()), stream.write_all(gathered));
+        sending.await.unwrap_or_else(|| Err(too_slow()))?;
         gathered.clear();
     }
     Ok(())
-}
-
-fn refused(request: u64, reason: ClientRefusal) -> ClientReply {
-    ClientReply::Refused { request, reason }
-}
-
-fn refusal(error: AppendError) -> ClientRefusal {
-    match error {
-        // Peers' client ports aren't known here; the client tries the addresses that it was given.
-        AppendError::NotLeader { leader, .. } => {
-            ClientRefusal::NotLeader { leader: Some(leader), address: String::new() }
-        }
-        AppendError::NoLeader => ClientRefusal::NoLeader,
-        AppendError::Overloaded => ClientRefusal::Overloaded { retry_after: RETRY_AFTER },
-        AppendError::TooLarge { .. } | AppendError::Empty => ClientRefusal::TooLarge,
-        AppendError::DiskFull => ClientRefusal::DiskFull,
-        AppendError::Unknown => ClientRefusal::UnknownOutcome,
-        // Appends of this port have no terms. Whoever has sent this one must not take it for chosen.
-        AppendError::Refused(_) => ClientRefusal::UnknownOutcome,
-        AppendError::Shutdown | AppendError::Poisoned => ClientRefusal::Shutdown,
-    }
-}
-
-/// What an operator watches, a line each; sizes are in bytes.
-fn figures(status: &Status) -> String {
-    let Status { wal, counters, .. } = status;
-    let held_by = status.held_by.map_or(0, |node| node.0);
-    let behind = status.behind.map_or(0, |first| first.0);
-    let mut lines = vec![
-        ("boot", status.boot),
-        ("start_log_bytes", status.startup.bytes),
-        ("start_recovery_ms", status.startup.recovery.as_millis() as u64),
-        ("start_ready_ms", status.startup.ready.map_or(0, |ready| ready.as_millis() as u64)),
-        ("fenced", status.stopped.is_some().into()),
-        ("full", status.full.into()),
-        ("behind_trim_to", behind),
-        ("log_held_by", held_by.into()),
-        ("stable", status.stable.0),
-        ("judged", status.judged.0),
-        ("sessions", status.sessions as u64),
-        ("open_bodies", status.open_bodies.into()),
-        ("damage_found", status.damage.found),
-        ("damage_healed", status.damage.healed),
-        ("damage_lost", status.damage.lost),
-        ("damage_lost_first", status.damage.lost_first.map_or(0, |first| first.0)),
-        ("doubts", status.damage.doubts),
-        ("unsure", status.damage.unsure.into()),
-        ("scrub_passes", status.damage.scrub_passes),
-        ("pool_depth", wal.files_clean as u64),
-        ("pool_dirty", wal.files_dirty as u64),
-        ("segment_files", wal.files as u64),
-        ("segments_live", wal.segments_live as u64),
-        ("index_bodies", wal.bodies as u64),
-        ("index_entries", wal.index_entries as u64),
-        ("index_pages", wal.index_pages as u64),
-        ("index_pages_out", wal.pages_out),
-        ("index_pages_in", wal.pages_in),
-        ("index_page_reads_failed", wal.page_reads_failed),
-        ("live_bytes", wal.live_bytes),
-        ("unsynced_bytes", wal.unsynced_bytes),
-        ("rotations", wal.rotations),
-        ("rotation_waits", wal.rotation_waits),
-        ("segments_sealed", wal.segments_sealed),
-        ("records_appended", wal.records_appended),
-        ("bytes_appended", wal.bytes_appended),
-        ("durable_writes", wal.durable_writes),
-        ("commands", counters.commands),
-        ("bodies", counters.bodies),
-        ("delivered", counters.delivered),
-        ("unknown", counters.unknown),
-        ("trims", counters.trims),
-        ("trims_past", counters.trims_past),
-        ("sends", counters.sends),
-        ("drops", counters.drops),
-        ("refusals", counters.refusals),
-    ]
-    .into_iter()
-    .map(|(name, value)| format!("{name} {value}\n"))
-    .collect::<String>();
-    for peer in &status.peers {
-        let state = match peer {
-            _ if peer.behind => "behind-trim",
-            _ if peer.full => "full",
-            _ => "well",
-        };
-        lines.push_str(&format!("peer_{} {state} stable={}\n", peer.node.0, peer.stable));
-    }
-    if let Some(reason) = &status.stopped {
-        // One line, whatever the kernel or a path says.
-        let reason: String = reason.to_string().chars().flat_map(char::escape_default).take(STOP_REASON_MAX).collect();
-        lines.push_str(&format!("stopped {reason}\n"));
-    }
-    lines
-}
-
-fn report(status: &Status) -> StatusReport {
-    let role = match status.role {
-        _ if status.stopped.is_some() => NodeRole::Halted,
-        Role::Follower => NodeRole::Follower,
-        Role::Candidate => NodeRole::Candidate,
-        Role::Recovering | Role::Leader => NodeRole::Leader,
-    };
-    let own = NodeReport { node: status.node, address: String::new(), connected: true, prefix: status.mark.slot };
-    let peers = status.peers.iter().map(|peer| NodeReport {
-        node: peer.node,
-        address: String::new(),
-        connected: true,
-        prefix: peer.mark,
-    });
-    StatusReport {
-        node: status.node,
-        role,
-        leader: status.leader,
-        ballot: status.ballot,
-        mark: status.mark,
-        available: status.base,
-        nodes: std::iter::once(own).chain(peers).collect(),
-    }
 }
