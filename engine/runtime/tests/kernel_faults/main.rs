@@ -192,7 +192,13 @@ fn a_failed_read() -> Result<(), Unable> {
     let leader = cluster.leader();
     let follower = (leader + 1) % 3;
     let end = status(cluster.clients[leader]).expect("it serves").mark.slot;
-    // Started again, it has nothing in memory; then it is left alone until it writes no more.
+    // Started again, it has nothing in memory, unless what it knows to be chosen came to it again; then it is left alone until
+    // it writes no more.
+    wait_for("the follower to know it for good", PATIENCE, || {
+        let figures = Client::connect(cluster.clients[follower]).and_then(|mut client| client.figures()).ok()?;
+        let stable = figures.lines().find_map(|line| line.strip_prefix("stable "))?.parse().ok()?;
+        (Slot(stable) >= end).then_some(())
+    });
     assert_eq!(cluster.served(follower).terminate(), Some(0));
     cluster.serve(follower);
     wait_for("the follower to have everything", PATIENCE, || {
