@@ -1,12 +1,13 @@
 //! `synod-bench`: durable commits per second of a whole cluster on this machine, audited.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod audit;
 mod cluster;
 mod content;
-mod disk;
 mod environment;
+mod floor;
 mod ledger;
+mod line;
 mod load;
 mod options;
 mod place;
@@ -14,7 +15,7 @@ mod recovery;
 mod report;
 mod retention;
 
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,8 +31,9 @@ use synod_protocol::NodeId;
 use content::Content;
 use environment::Environment;
 use ledger::Ledger;
+use line::Line;
 use load::{Clients, Progress};
-use options::{Command, Format, Options, Sync};
+use options::{Command, Format, Options};
 use report::{Latency, Load, Report, Rotations, Settings, Single};
 use retention::Retention;
 
@@ -52,6 +54,9 @@ fn main() -> ExitCode {
         Some(Command::Recovery(sizes)) => watch_for_signals()
             .and_then(|interrupted| recovery::run(&options, sizes, &interrupted))
             .map(|report| (told(&options, &report, recovery::Report::text), report.is_sound())),
+        Some(Command::Floor(each)) => watch_for_signals()
+            .and_then(|interrupted| floor::run(&options, each, &interrupted))
+            .map(|report| (told(&options, &report, floor::Report::text), true)),
     };
     match done {
         Ok((text, is_sound)) => {
@@ -108,7 +113,7 @@ fn watch_for_signals() -> Result<Arc<AtomicBool>> {
 
 fn measure(options: &Options, root: &std::path::Path, interrupted: &AtomicBool) -> Result<Report> {
     let mut line = Line::default();
-    let floor = disk::floor(root, Duration::from_millis(500)).context("measuring the raw disk")?;
+    let floor = floor::one_block(root, Duration::from_millis(500))?;
     let directories = cluster::create(root, options, &mut |share| {
         line.show(&format!("preparing logs {:3.0} %", share * 100.0));
     })?;
@@ -189,10 +194,7 @@ fn settings(options: &Options, root: &std::path::Path) -> Settings {
         in_flight_calls: options.in_flight,
         window_bodies: options.window,
         body_bytes: options.body,
-        sync: match options.sync {
-            Sync::Fdatasync => "fdatasync",
-            Sync::Dsync => "O_DSYNC",
-        },
+        sync: options.sync.name(),
         retention_bytes: options.retention,
         seed: options.seed,
         directory: root.display().to_string(),
@@ -302,27 +304,5 @@ fn quiesce(logs: &[(NodeId, Log)]) -> Result<()> {
             bail!("the replicas don't come to hold the same within {QUIESCE:?}: {}", marks.join(", "));
         }
         thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// One line on a terminal that is overwritten; one line a message elsewhere would only be noise, so there is none.
-#[derive(Default)]
-struct Line {
-    shown: bool,
-}
-
-impl Line {
-    fn show(&mut self, text: &str) {
-        if stderr().is_terminal() {
-            let _ = write!(stderr(), "\r\x1b[K{text}");
-            let _ = stderr().flush();
-            self.shown = true;
-        }
-    }
-
-    fn clear(&mut self) {
-        if std::mem::take(&mut self.shown) {
-            let _ = write!(stderr(), "\r\x1b[K");
-        }
     }
 }

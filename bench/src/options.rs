@@ -28,7 +28,7 @@ pub(crate) struct Options {
     #[arg(long, global = true, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=4_096))]
     pub(crate) window: u32,
     /// Largest record of one body, header included, such as 128KiB; a power of two
-    #[arg(long, global = true, default_value = "128KiB", value_parser = parse_bytes)]
+    #[arg(long, global = true, default_value = "128KiB", value_parser = parse_body)]
     pub(crate) body: u64,
     /// How the log makes writes durable
     #[arg(long, global = true, value_enum, default_value_t = Sync::Dsync)]
@@ -68,6 +68,16 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// How long a node takes to start, by the size of its log; how fast it reads the log, beside what the disk gives
     Recovery(RecoveryOptions),
+    /// What this machine can do without a protocol: the raw disk, loopback, and the bare pipeline
+    Floor(FloorOptions),
+}
+
+/// See [`Command::Floor`].
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct FloorOptions {
+    /// Seconds of each row; the bare pipeline gets three times as long
+    #[arg(long, default_value = "0.5", value_parser = parse_seconds)]
+    pub(crate) each: Duration,
 }
 
 /// See [`Command::Recovery`].
@@ -91,6 +101,16 @@ pub(crate) enum Sync {
     Fdatasync,
     /// Every write durable by itself
     Dsync,
+}
+
+impl Sync {
+    /// As reports call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Sync::Fdatasync => "fdatasync",
+            Sync::Dsync => "O_DSYNC",
+        }
+    }
 }
 
 /// How to print the report.
@@ -123,6 +143,14 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         _ => return Err(format!("'{unit}' is no unit: use KiB, MiB or GiB")),
     };
     number.checked_mul(factor).ok_or_else(|| format!("{text} is too large"))
+}
+
+/// The sizes that a node takes for its bodies.
+fn parse_body(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes @ 4096..=0x10_0000 if bytes.is_power_of_two() => Ok(bytes),
+        bytes => Err(format!("{bytes} bytes are no power of two from 4KiB to 1MiB")),
+    }
 }
 
 #[cfg(test)]

@@ -24,11 +24,12 @@ use crate::cluster::{self, Cluster};
 use crate::content::Content;
 use crate::environment::Environment;
 use crate::ledger::Ledger;
+use crate::line::Line;
 use crate::load::{Clients, Progress};
 use crate::options::{Options, RecoveryOptions};
 use crate::report::{Settings, thousands};
 use crate::retention::Trimmed;
-use crate::{Line, place, settings};
+use crate::{place, settings};
 
 /// How long a node may take to open its log once it was read back: it writes one block.
 const PATIENCE: Duration = Duration::from_secs(60);

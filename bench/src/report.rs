@@ -6,8 +6,8 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::audit::Audit;
-use crate::disk::Floor;
 use crate::environment::Environment;
+use crate::floor::Floor;
 use crate::load::AT_ROTATION;
 
 /// The whole result of a run.
@@ -228,6 +228,7 @@ pub(crate) fn thousands(number: u64) -> String {
     groups.join(",")
 }
 
-fn ms(us: u64) -> String {
+/// A time in milliseconds.
+pub(crate) fn ms(us: u64) -> String {
     format!("{:.2} ms", us as f64 / 1000.0)
 }
