@@ -5,6 +5,7 @@
 //! [`synod_wal::audit`], over the records of all replicas. Equal identities mean equal bytes, so the commands themselves
 //! are compared on one replica, and the others by identity.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::thread;
 
@@ -18,6 +19,7 @@ use synod_wal::{ExpectedIdentity, RecoverOptions, RecoveredLog, SegmentStore, re
 
 use crate::content::Content;
 use crate::ledger::{Call, Outcome};
+use crate::report::thousands;
 use crate::retention::Trimmed;
 
 /// Failures told in full; a broken run would have millions.
@@ -51,6 +53,48 @@ pub(crate) struct Invariants {
 }
 
 impl Audit {
+    pub(crate) fn has_passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// For people.
+    pub(crate) fn write(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(text, "audit             {}", if self.has_passed() { "passed" } else { "FAILED" })?;
+        writeln!(
+            text,
+            "  read from the closed logs: {} commands in slots {}..{}, each replica's chain and checksums, every acknowledged command at its slot on a majority",
+            thousands(self.commands_read),
+            self.first_slot,
+            self.end_slot
+        )?;
+        writeln!(
+            text,
+            "  invariants of Paxos: {} accepts, {} marks; of {} chosen bodies {} with the quorum that accepted them",
+            thousands(self.invariants.accepts),
+            thousands(self.invariants.marks),
+            thousands(self.invariants.bodies_chosen),
+            thousands(self.invariants.quorums_found)
+        )?;
+        if self.trimmed.trims > 0 {
+            writeln!(
+                text,
+                "  before trimming: slots below {} by equal chains on all replicas ({} times), {} append calls read back byte by byte",
+                self.trimmed.upto, self.trimmed.trims, self.trimmed.calls_read_back
+            )?;
+        }
+        writeln!(
+            text,
+            "  {} append calls acknowledged, none overlapping; {} with unknown outcome, of which {} are in the log once",
+            thousands(self.calls_acknowledged),
+            self.calls_unknown,
+            self.unknown_in_log
+        )?;
+        for failure in &self.failures {
+            writeln!(text, "  FAILED: {failure}")?;
+        }
+        Ok(())
+    }
+
     fn fail(&mut self, failure: String) {
         if self.failures.len() < FAILURES_TOLD {
             self.failures.push(failure);

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::environment::Environment;
 use crate::line::Line;
-use crate::options::{FloorOptions, Options, Sync};
+use crate::options::{ClusterOptions, FloorOptions, Sync};
 use crate::place;
 use crate::report::{ms, thousands};
 
@@ -104,12 +104,12 @@ impl PipelineRow {
 }
 
 /// The bare pipeline with the bodies, the window and the commands of a run.
-pub(crate) fn shape_of(options: &Options) -> Shape {
+pub(crate) fn shape_of(options: &ClusterOptions) -> Shape {
     Shape {
         replicas: options.replicas,
         frame_bytes: options.body as usize,
         window: options.window as usize,
-        command_bytes: options.payload as usize,
+        command_bytes: options.payload.mean() as usize,
         sync: options.sync,
         file_bytes: PIPELINE_FILE_BYTES,
     }
@@ -119,7 +119,7 @@ pub(crate) fn shape_of(options: &Options) -> Shape {
 ///
 /// # Errors
 /// If the disk, loopback or io_uring can't be had.
-pub(crate) fn run(options: &Options, floor: &FloorOptions, interrupted: &AtomicBool) -> Result<Report> {
+pub(crate) fn run(options: &ClusterOptions, floor: &FloorOptions, interrupted: &AtomicBool) -> Result<Report> {
     let needed = u64::from(options.replicas) * (PIPELINE_FILE_BYTES + (64 << 20));
     let parent = place::choose(options.dir.as_deref(), needed)?;
     let root = tempfile::Builder::new()

@@ -94,6 +94,11 @@ impl Pipeline {
         Ok(pipeline)
     }
 
+    /// What goes through it.
+    pub(crate) fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
     /// Lets frames through for `duration`.
     ///
     /// # Errors

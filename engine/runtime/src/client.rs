@@ -157,6 +157,12 @@ impl Client {
         Ok(self.reading.get_ref().set_read_timeout(timeout)?)
     }
 
+    /// The connection, after both sides have said hello, for programs that speak the client protocol by themselves.
+    /// Nothing may be outstanding.
+    pub fn into_stream(self) -> TcpStream {
+        self.writing
+    }
+
     /// Appends the commands of a batch and waits for their slots. Nothing may be outstanding.
     ///
     /// # Errors
