@@ -4,6 +4,7 @@
 mod audit;
 mod clients;
 mod cluster;
+mod compare;
 mod content;
 mod environment;
 mod fault;
@@ -21,8 +22,12 @@ mod replica;
 mod report;
 mod retention;
 mod run;
+mod rung;
 mod schedule;
 mod session;
+mod sweep;
+mod wake;
+mod wal;
 
 use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
@@ -33,9 +38,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use serde::Serialize;
 
-use options::{ClusterOptions, Command, Format, Options};
+use options::{ClusterOptions, Command, Format, Options, SweepOptions};
 
-const AUDIT_FAILED: u8 = 1;
+const UNSOUND: u8 = 1;
 const UNABLE: u8 = 3;
 
 /// What is printed, and whether what it tells of held.
@@ -48,7 +53,7 @@ fn main() -> ExitCode {
         Ok((text, is_sound)) => {
             // A reader that has seen enough (`| head`) is no error.
             let _ = stdout().write_all(text.as_bytes());
-            if is_sound { ExitCode::SUCCESS } else { ExitCode::from(AUDIT_FAILED) }
+            if is_sound { ExitCode::SUCCESS } else { ExitCode::from(UNSOUND) }
         }
         Err(error) => {
             eprintln!("synod-bench: {error:#}");
@@ -73,6 +78,26 @@ fn dispatch(options: Options) -> Result<Told> {
         Command::Floor(each) => {
             let report = floor::run(&cluster, &each, &*watch_for_signals()?)?;
             Ok((told(&cluster, &report, floor::Report::text)?, true))
+        }
+        Command::Sweep(sweep) => {
+            let sweep = SweepOptions { load: sweep.load.settled(), ..sweep };
+            cluster.payload = sweep.load.size.unwrap_or(cluster.payload);
+            let report = sweep::run(&cluster, &sweep, &*watch_for_signals()?)?;
+            Ok((told(&cluster, &report, sweep::Report::text)?, report.has_passed()))
+        }
+        Command::Wal(steps) => {
+            cluster.payload = steps.size.unwrap_or(cluster.payload);
+            let report = wal::run(&cluster, &steps, &*watch_for_signals()?)?;
+            Ok((told(&cluster, &report, wal::Report::text)?, report.has_passed()))
+        }
+        Command::Wake(steps) => {
+            cluster.payload = steps.size.unwrap_or(cluster.payload);
+            let report = wake::run(&cluster, &steps, &*watch_for_signals()?)?;
+            Ok((told(&cluster, &report, wake::Report::text)?, report.has_passed()))
+        }
+        Command::Compare(files) => {
+            let report = compare::run(&files)?;
+            Ok((told(&cluster, &report, compare::Report::text)?, report.has_no_regression()))
         }
         Command::Replica => replica::serve().map(|()| (String::new(), true)),
         Command::Clients => clients::serve().map(|()| (String::new(), true)),

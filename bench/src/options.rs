@@ -135,6 +135,14 @@ pub(crate) enum Command {
     Recovery(RecoveryOptions),
     /// What this machine can do without a protocol: the raw disk, loopback, and the bare pipeline
     Floor(FloorOptions),
+    /// Throughput and latency by load: the knee, the peak, and the tail at shares of it
+    Sweep(SweepOptions),
+    /// The log of one node alone, by batch and callers
+    Wal(StepOptions),
+    /// From another thread to a node's shard and back
+    Wake(StepOptions),
+    /// What changed between runs (files written with --json), and whether it is more than noise
+    Compare(CompareOptions),
     /// One replica, for a run with --processes
     #[command(hide = true)]
     Replica,
@@ -151,6 +159,62 @@ pub(crate) struct FloorOptions {
     pub(crate) each: Duration,
 }
 
+/// See [`Command::Sweep`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SweepOptions {
+    #[command(flatten)]
+    pub(crate) load: LoadOptions,
+    /// Seconds of each load
+    #[arg(long, default_value = "2", value_parser = parse::seconds)]
+    pub(crate) step: Duration,
+    /// The ladder doubles the append calls in flight up to this
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) in_flight_max: u32,
+}
+
+/// See [`Command::Wal`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct StepOptions {
+    /// As --payload
+    #[arg(long, conflicts_with = "payload")]
+    pub(crate) size: Option<Size>,
+    /// Seconds of each row
+    #[arg(long, default_value = "2", value_parser = parse::seconds)]
+    pub(crate) step: Duration,
+    /// Log that each replica keeps; older parts are trimmed once they are audited
+    #[arg(long, default_value = "1GiB", value_parser = parse::bytes)]
+    pub(crate) retention: u64,
+}
+
+impl StepOptions {
+    /// The rest of what a load needs to know.
+    pub(crate) fn load(&self, over: Over) -> LoadOptions {
+        LoadOptions {
+            size: self.size,
+            clients: 1,
+            threads: 1,
+            over,
+            processes: false,
+            warm_up: Duration::ZERO,
+            retention: self.retention,
+        }
+    }
+}
+
+/// See [`Command::Compare`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CompareOptions {
+    /// Reports of one run, or of several with commas between them
+    #[arg(value_name = "BEFORE", value_delimiter = ',', required = true, num_args = 1)]
+    pub(crate) before: Vec<PathBuf>,
+    /// The same after the change
+    #[arg(value_name = "AFTER", value_delimiter = ',', required = true, num_args = 1)]
+    pub(crate) after: Vec<PathBuf>,
+    /// What is tolerated for the worse, in percent
+    #[arg(long, default_value_t = 5.0)]
+    pub(crate) tolerance: f64,
+}
+
 /// See [`Command::Recovery`].
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RecoveryOptions {
@@ -162,7 +226,8 @@ pub(crate) struct RecoveryOptions {
     pub(crate) times: u32,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 measured and audited; 1 the audit failed; 2 bad flags; 3 the machine lacks \
+const EXIT_CODES: &str = "Exit codes: 0 measured and audited; 1 the audit failed, or a comparison found a \
+regression; 2 bad flags; 3 the machine lacks \
 something (the message says what), or the run failed";
 
 /// How the log makes writes durable.
