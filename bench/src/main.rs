@@ -10,6 +10,7 @@ mod environment;
 mod fault;
 mod floor;
 mod hgrm;
+mod html;
 mod ledger;
 mod line;
 mod load;
@@ -99,6 +100,7 @@ fn dispatch(options: Options) -> Result<Told> {
             let report = compare::run(&files)?;
             Ok((told(&cluster, &report, compare::Report::text)?, report.has_no_regression()))
         }
+        Command::Report(files) => Ok((html::run(&files)? + "\n", true)),
         Command::Replica => replica::serve().map(|()| (String::new(), true)),
         Command::Clients => clients::serve().map(|()| (String::new(), true)),
     }

@@ -143,6 +143,8 @@ pub(crate) enum Command {
     Wake(StepOptions),
     /// What changed between runs (files written with --json), and whether it is more than noise
     Compare(CompareOptions),
+    /// One page of HTML with pictures, from files written with --json by `run` and `sweep`
+    Report(ReportOptions),
     /// One replica, for a run with --processes
     #[command(hide = true)]
     Replica,
@@ -199,6 +201,17 @@ impl StepOptions {
             retention: self.retention,
         }
     }
+}
+
+/// See [`Command::Report`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReportOptions {
+    /// What `run` and `sweep` wrote with --json; runs are shown together
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The page
+    #[arg(short, long, value_name = "FILE", default_value = "report.html")]
+    pub(crate) output: PathBuf,
 }
 
 /// See [`Command::Compare`].
