@@ -395,6 +395,9 @@ impl Index {
             page.extend(epoch, entry.location.offset as u32);
             page.end = Mark { slot: entry.body.end(), chain };
             page.bodies += 1;
+            if let BodyKind::Trim { upto } = entry.body.kind {
+                page.trims_upto = page.trims_upto.max(Some(upto));
+            }
             page.configuration = (entry.body.kind == BodyKind::Configuration).then_some(first);
             let is_full = page.bodies as usize == bodies_max || page.configuration.is_some();
             open = Some(page);
@@ -430,6 +433,16 @@ impl Index {
         let configurations = trimmed.values().filter(|entry| entry.body.kind == BodyKind::Configuration);
         let newest = configurations.map(|entry| entry.body.first).max();
         newest.max(self.pages.trim_to(base))
+    }
+
+    /// Up to where the trims of the chosen prefix go that begin below `mark`, those in pages included; none if there are
+    /// no trims.
+    pub fn trims_upto(&self, mark: Slot) -> Option<Slot> {
+        let entries = self.entries.range(..mark).filter_map(|(_, entry)| match entry.body.kind {
+            BodyKind::Trim { upto } => Some(upto),
+            _ => None,
+        });
+        entries.max().max(self.pages.trims_upto())
     }
 }
 

@@ -104,6 +104,8 @@ impl<P: Buffers> LoggedReplica<P> {
         // Time goes on from where the log left it, whatever the clock of this machine says.
         let leader_time_us = wal.log_time_us();
         let healing = Healing::of(wal.take_damaged());
+        // Chosen before a crash, and maybe not carried out.
+        let trim_wanted = wal.index().trims_upto(replica.mark().slot);
         let mut joined = LoggedReplica {
             group,
             settings,
@@ -113,7 +115,7 @@ impl<P: Buffers> LoggedReplica<P> {
             bodies: Bodies::new(settings.cache_bytes),
             blocked: VecDeque::new(),
             planned: VecDeque::new(),
-            trim_wanted: None,
+            trim_wanted,
             trim_due: None,
             reads: BTreeMap::new(),
             reads_count: 0,
@@ -484,11 +486,19 @@ impl<P: Buffers> LoggedReplica<P> {
                 self.take(now, effect);
             }
             self.bodies.drop_arrivals();
+            self.note_open(now);
             self.drain_wal();
             if !self.durable_news(now) && !self.paging.has_ended() {
                 self.judge_on(now);
                 return;
             }
+        }
+    }
+
+    fn note_open(&mut self, now: Instant) {
+        if !self.ready && self.wal.is_open() && self.wal.durable() >= self.wal.appended() {
+            self.ready = true;
+            self.place_trim(now);
         }
     }
 
@@ -498,7 +508,6 @@ impl<P: Buffers> LoggedReplica<P> {
         if self.wal.has_doubts() && !self.replica.is_unsure() && !self.replica.has_doubts() {
             self.wal.settle_doubts(self.replica.mark().slot);
         }
-        self.ready |= self.wal.is_open() && self.wal.durable() >= self.wal.appended();
         while let Some(action) = self.wal.poll_action() {
             self.outputs.push_back(match action {
                 Action::Write { write, file, offset, bytes } => Output::WriteBytes { write, file, offset, bytes },

@@ -56,8 +56,8 @@ struct Pending {
     record_bytes: u32,
     /// Set when the write completed.
     ticket: Option<u64>,
-    /// Once durable, segments of lower epochs may be written again.
-    first_needed: Option<u64>,
+    /// Of a trim: once durable, segments of lower epochs may be written again, and headers tell of its point.
+    trim: Option<(u64, Mark)>,
 }
 
 /// What a record holds behind its header.
@@ -122,6 +122,9 @@ pub struct Wal {
     /// holds a configuration at least as new.
     configuration_trimmed: Option<Slot>,
     index: Index,
+    /// The base of the last durable trim. Headers and seals tell of no other: where a delivery state is needed, the trim
+    /// that carries it must be in any log that is trimmed there.
+    base: Mark,
     /// The first slot after all bodies that were ever in the log.
     slot_end: Slot,
     /// A promise may have been lost, and no record since then says otherwise.
@@ -226,6 +229,7 @@ impl Wal {
             configuration: recovered.configuration,
             configuration_trimmed: recovered.configuration_trimmed,
             index: recovered.index,
+            base,
             slot_end: recovered.slot_end,
             unsure: recovered.unsure,
             settled: recovered.settled,
@@ -374,8 +378,8 @@ impl Wal {
         if let Some(base) = trim {
             self.forget_below(base);
         }
-        let freed = trim.map(|_| self.first_needed_now());
-        Ok(self.lay_out(meta, content, record, freed))
+        let trim = trim.map(|base| (self.first_needed_now(), base));
+        Ok(self.lay_out(meta, content, record, trim))
     }
 
     /// Finds room for a record, rotating if need be.
@@ -461,7 +465,7 @@ impl Wal {
         meta: &RecordMeta,
         content: Content<'_>,
         record: &mut [u8],
-        first_needed: Option<u64>,
+        trim: Option<(u64, Mark)>,
     ) -> Planned {
         self.promised = self.promised.max(meta.promised).max(meta.ballot);
         self.log_time_us = self.log_time_us.max(meta.log_time_us);
@@ -494,7 +498,7 @@ impl Wal {
             body_bytes: content.bytes(),
             durable: self.durable,
             base: self.index.base(),
-            first_needed: first_needed.unwrap_or(self.first_needed),
+            first_needed: trim.map_or(self.first_needed, |(first_needed, _)| first_needed),
             configuration: self.configuration.as_ref().map_or(Slot(0), |configuration| configuration.slot),
             slot_end: self.slot_end,
             settled: self.settled,
@@ -536,7 +540,7 @@ impl Wal {
 
         let write = self.new_write();
         let end = header.end();
-        self.pending.push_back(Pending { write, epoch, end, record_bytes, ticket: None, first_needed });
+        self.pending.push_back(Pending { write, epoch, end, record_bytes, ticket: None, trim });
         self.pending_bytes += u64::from(record_bytes);
         self.appended = end;
         self.last_checksum = checksum;

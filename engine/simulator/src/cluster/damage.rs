@@ -355,12 +355,22 @@ impl Cluster {
         if self.options.plant == Some(Plant::SureTooEarly) {
             recovered.unsure = false;
         }
-        self.invariants.opened_damaged(index);
+        self.invariants.opened_damaged(index, recovered.unsure);
         self.stats.coverage.note("opened a damaged log");
         let marred = std::mem::replace(&mut self.nodes[index].marred, true);
         let node = &self.nodes[index];
         let damage = node.disk.damage();
         let damaged = damage.files();
+        let is_of_header = |found: &Damage| {
+            matches!(
+                found.cause,
+                DamageCause::Header(_)
+                    | DamageCause::HeaderLost { .. }
+                    | DamageCause::FileMissing
+                    | DamageCause::SegmentMissing { .. }
+                    | DamageCause::SuccessorMissing
+            )
+        };
         for found in &recovered.damages {
             self.trace.note(now, "damage", &[index as u64, u64::from(found.file.0), found.offset], || {
                 format!("{} {found} ({:?})", node_id(index), found.class)
@@ -375,6 +385,8 @@ impl Cluster {
                     !damaged.is_empty() || node.scarred
                 }
                 DamageCause::FileMissing => !damaged.is_empty() || node.scarred,
+                // Torn by a crash, and the header of the next segment, which said that the log ends there, is lost.
+                DamageCause::Seal if recovered.damages.iter().any(is_of_header) => true,
                 DamageCause::Hole(_) | DamageCause::Seal | DamageCause::End { .. } => {
                     damaged.contains(&found.file) || node.scarred || damage.has_lost()
                 }

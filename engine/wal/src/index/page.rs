@@ -39,6 +39,8 @@ pub(crate) struct Page {
     pub(crate) bodies: u32,
     /// Where its last body begins if that is a configuration. No other one of it is.
     pub(crate) configuration: Option<Slot>,
+    /// Up to where the trims among its bodies go, if any are.
+    pub(crate) trims_upto: Option<Slot>,
     /// Where they lie, oldest segment first.
     pub(crate) extents: Vec<Extent>,
 }
@@ -46,7 +48,7 @@ pub(crate) struct Page {
 impl Page {
     /// A page without bodies behind `start`.
     pub(super) fn empty(start: Mark) -> Page {
-        Page { start, end: start, bodies: 0, configuration: None, extents: Vec::new() }
+        Page { start, end: start, bodies: 0, configuration: None, trims_upto: None, extents: Vec::new() }
     }
 
     /// Takes up a record that holds bodies of the page.
@@ -152,6 +154,11 @@ impl Pages {
         if let Some(place) = place {
             *place = entry;
         }
+    }
+
+    /// Up to where the trims go that pages hold.
+    pub(super) fn trims_upto(&self) -> Option<Slot> {
+        self.pages.values().filter_map(|page| page.trims_upto).max()
     }
 
     /// Forgets all bodies below `base`. Returns where the newest configuration among them begins.

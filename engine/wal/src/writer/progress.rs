@@ -184,7 +184,8 @@ impl Wal {
             let pending = self.pending.pop_front().expect("counted");
             self.durable = pending.end;
             self.pending_bytes -= u64::from(pending.record_bytes);
-            if let Some(first_needed) = pending.first_needed {
+            if let Some((first_needed, base)) = pending.trim {
+                self.base = base;
                 self.release(first_needed);
             }
         }
@@ -235,7 +236,7 @@ impl Wal {
             index_offset: self.geometry.index_offset(segment.records.len()),
             promised: self.promised,
             mark: self.mark,
-            base: self.index.base(),
+            base: self.base,
             first_needed: self.first_needed,
             log_time_us: self.log_time_us,
         };
@@ -282,7 +283,7 @@ impl Wal {
                 Some(_) => epoch,
                 None => self.first_incomplete(),
             };
-            let first = first_needed(&self.complete, self.index.base().slot, self.first_needed, open);
+            let first = first_needed(&self.complete, self.base.slot, self.first_needed, open);
             self.unless_pinned(first)
         };
         let active = self.active.as_ref().map_or(0, |active| active.epoch);
@@ -323,7 +324,7 @@ impl Wal {
     }
 
     fn group_state(&self) -> Option<GroupState> {
-        let state = |group| GroupState { group, promised: self.promised, mark: self.mark, base: self.index.base() };
+        let state = |group| GroupState { group, promised: self.promised, mark: self.mark, base: self.base };
         self.group.map(state)
     }
 
