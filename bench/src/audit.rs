@@ -138,16 +138,52 @@ pub(crate) fn audit(
     }
     let majority = directories.len() / 2 + 1;
     invariants(&replicas, &mut audit)?;
+    extend(&mut replicas, majority);
     // The longest log speaks for all; the others are prefixes of it, or an invariant has failed.
     let Some(longest) = replicas.iter().max_by_key(|replica| replica.mark.slot) else { return Ok(audit) };
-    let mut marks: Vec<Slot> = replicas.iter().map(|replica| replica.mark.slot).collect();
-    marks.sort_unstable_by(|a, b| b.cmp(a));
+    let mut ends: Vec<Slot> = replicas.iter().map(|replica| replica.end_within(longest)).collect();
+    ends.sort_unstable_by(|a, b| b.cmp(a));
     // Every slot below is held by a majority of replicas.
-    let held = marks.get(majority - 1).copied().unwrap_or(Slot::FIRST);
+    let held = ends.get(majority - 1).copied().unwrap_or(Slot::FIRST);
     (audit.first_slot, audit.end_slot) = (longest.base.slot.0, longest.mark.slot.0);
     let found = commands(longest, content, calls, &mut audit)?;
     ledger(longest, held, calls, &found, &mut audit);
     Ok(audit)
+}
+
+impl Replica {
+    /// The end of what it holds of another log: its own mark says less if news of the last choices came when it was idle.
+    fn end_within(&self, longest: &Replica) -> Slot {
+        let mut end = self.mark.slot;
+        for entry in self.log.index.iter_from(end) {
+            let there = longest.bodies.binary_search_by_key(&entry.body.first, |body| body.first);
+            if entry.body.first != end || !there.is_ok_and(|place| longest.bodies[place] == entry.body) {
+                break;
+            }
+            end = entry.body.end();
+        }
+        end
+    }
+}
+
+/// Goes on with the longest log where its mark ends: what a majority accepted at one ballot is chosen, although no log may
+/// say so yet.
+fn extend(replicas: &mut [Replica], majority: usize) {
+    let Some(place) = (0..replicas.len()).max_by_key(|place| replicas[*place].mark.slot) else { return };
+    loop {
+        let end = replicas[place].mark.slot;
+        let accepted: Vec<_> = replicas
+            .iter()
+            .filter_map(|replica| replica.log.index.iter_from(end).next())
+            .filter(|entry| entry.body.first == end)
+            .map(|entry| (entry.body, entry.ballot))
+            .collect();
+        let of_majority = |one: &&_| accepted.iter().filter(|other| other == one).count() >= majority;
+        let Some((body, _)) = accepted.iter().find(of_majority).copied() else { return };
+        let longest = &mut replicas[place];
+        longest.mark = longest.mark.after(&body);
+        longest.bodies.push(body);
+    }
 }
 
 /// Reads one log back, checking every byte.

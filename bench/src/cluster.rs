@@ -289,7 +289,8 @@ pub(crate) fn quiesce(members: &[Member]) -> Result<()> {
         let settled = |state: &Option<State>| {
             state.as_ref().is_some_and(|state| {
                 let mark = state.mark();
-                Some(mark) == first && state.stable == mark.slot.0 && state.unsynced_bytes == 0
+                let is_durable = state.stable == mark.slot.0 && state.unsynced_bytes == 0;
+                Some(mark) == first && is_durable
             })
         };
         if states.iter().all(settled) {
