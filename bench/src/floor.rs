@@ -6,7 +6,7 @@
 pub(crate) mod disk;
 mod loopback;
 pub(crate) mod pipeline;
-mod ring;
+pub(crate) mod ring;
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -16,6 +16,7 @@ mod line;
 mod load;
 mod meter;
 mod options;
+mod peers;
 mod place;
 mod recorder;
 mod recovery;
@@ -27,6 +28,7 @@ mod rung;
 mod schedule;
 mod session;
 mod sweep;
+mod table;
 mod wake;
 mod wal;
 
@@ -101,6 +103,15 @@ fn dispatch(options: Options) -> Result<Told> {
             Ok((told(&cluster, &report, compare::Report::text)?, report.has_no_regression()))
         }
         Command::Report(files) => Ok((html::run(&files)? + "\n", true)),
+        Command::Table(each) => {
+            let report = table::run(&cluster, &each, &*watch_for_signals()?)?;
+            Ok((told(&cluster, &report, table::Report::text)?, true))
+        }
+        #[cfg(feature = "peers")]
+        Command::Peers(peers) => {
+            let report = peers::run(&cluster, peers, &*watch_for_signals()?)?;
+            Ok((told(&cluster, &report, peers::Report::text)?, true))
+        }
         Command::Replica => replica::serve().map(|()| (String::new(), true)),
         Command::Clients => clients::serve().map(|()| (String::new(), true)),
     }

@@ -145,6 +145,11 @@ pub(crate) enum Command {
     Compare(CompareOptions),
     /// One page of HTML with pictures, from files written with --json by `run` and `sweep`
     Report(ReportOptions),
+    /// What is asked of the speed, with this machine's figures beside it, as Markdown
+    Table(TableOptions),
+    /// Other logs on this machine, with the same durability, as Markdown
+    #[cfg(feature = "peers")]
+    Peers(PeersOptions),
     /// One replica, for a run with --processes
     #[command(hide = true)]
     Replica,
@@ -212,6 +217,33 @@ pub(crate) struct ReportOptions {
     /// The page
     #[arg(short, long, value_name = "FILE", default_value = "report.html")]
     pub(crate) output: PathBuf,
+}
+
+/// See [`Command::Table`].
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TableOptions {
+    /// Only these rows, with commas between them: 16B, 64B, 128B, 4KiB, single, idle, tcp, single-tcp, wal, growth, tail,
+    /// dead-follower, paused-follower
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) rows: Vec<String>,
+    /// Seconds of each run
+    #[arg(long, default_value = "5", value_parser = parse::seconds)]
+    pub(crate) duration: Duration,
+    /// Log that each replica keeps; older parts are trimmed once they are audited
+    #[arg(long, default_value = "512MiB", value_parser = parse::bytes)]
+    pub(crate) retention: u64,
+}
+
+/// See [`Command::Peers`].
+#[cfg(feature = "peers")]
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct PeersOptions {
+    /// Seconds of each row in each round
+    #[arg(long, default_value = "3", value_parser = parse::seconds)]
+    pub(crate) duration: Duration,
+    /// Rounds; the table has the median of each row
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
 }
 
 /// See [`Command::Compare`].

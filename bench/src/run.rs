@@ -57,7 +57,10 @@ fn measure(options: &ClusterOptions, run: &RunOptions, root: &Path, interrupted:
     let mut line = Line::default();
     let floor = floor::one_block(root, Duration::from_millis(500).min(run.duration))?;
     let demand = demand(options, run);
-    let pipeline = run.floor.then(|| prepare(root, floor::shape_of(options))).transpose()?;
+    // As much as the logs, at most: small disks have room for small runs.
+    let file_bytes = PIPELINE_FILE_BYTES.min(run.load.retention).max(8 * options.body);
+    let shape = Shape { file_bytes, ..floor::shape_of(options) };
+    let pipeline = run.floor.then(|| prepare(root, shape)).transpose()?;
     let session = Session::open(options, &run.load, demand.in_flight, root, &mut line)?;
     let measured = under_load(&session, run, demand, pipeline.as_ref(), interrupted, &mut line)?;
     drop(pipeline);
@@ -65,7 +68,7 @@ fn measure(options: &ClusterOptions, run: &RunOptions, root: &Path, interrupted:
         None
     } else {
         line.show("single commands, one at a time");
-        let frame = Shape { frame_bytes: SINGLE_FRAME_BYTES, window: 1, ..floor::shape_of(options) };
+        let frame = Shape { frame_bytes: SINGLE_FRAME_BYTES, window: 1, ..shape };
         let pipeline = run.floor.then(|| prepare(root, frame)).transpose()?;
         Some(single_commands(&session, run, pipeline.as_ref(), interrupted, &mut line)?)
     };

@@ -176,7 +176,7 @@ impl Disk {
     /// `sync_tag` is what the syncs are called.
     pub(crate) fn new(ring: &mut Ring, file: File, shape: (Sync, u64), sync_tag: u32) -> Disk {
         let (sync, file_bytes) = shape;
-        let file = ring.adopt_file(file);
+        let file = ring.adopt(file);
         Disk { file, sync, file_bytes, offset: 0, written: Vec::new(), syncing: Vec::new(), sync_tag }
     }
 
@@ -266,7 +266,7 @@ impl Leader {
             .into_iter()
             .enumerate()
             .map(|(place, stream)| Peer {
-                stream: ring.adopt_stream(stream),
+                stream: ring.adopt(stream),
                 queue: std::collections::VecDeque::new(),
                 slot: slots + place,
                 rest: 0,
@@ -461,7 +461,7 @@ impl Follower {
         Ok(Follower {
             shape,
             disk,
-            leader: ring.adopt_stream(stream),
+            leader: ring.adopt(stream),
             ring,
             free: (0..slots).collect(),
             names: vec![0; slots],

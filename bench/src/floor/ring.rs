@@ -5,9 +5,7 @@
 //! completed. That is the whole reason for this module: everything that is unsafe in `synod-bench` is here.
 #![expect(unsafe_code, reason = "operations are submitted to the kernel with pointers; see the module")]
 
-use std::fs::File;
 use std::io;
-use std::net::TcpStream;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -64,15 +62,9 @@ impl Ring {
         Ok(Ring { ring, memory, slot_bytes, busy: vec![0; slots], under_way: 0, handles: Vec::new() })
     }
 
-    /// Takes a file over.
-    pub(crate) fn adopt_file(&mut self, file: File) -> Handle {
-        self.handles.push(file.into());
-        Handle(self.handles.len() - 1)
-    }
-
-    /// Takes a connection over.
-    pub(crate) fn adopt_stream(&mut self, stream: TcpStream) -> Handle {
-        self.handles.push(stream.into());
+    /// Takes a file or a connection over.
+    pub(crate) fn adopt(&mut self, owned: impl Into<OwnedFd>) -> Handle {
+        self.handles.push(owned.into());
         Handle(self.handles.len() - 1)
     }
 
@@ -224,7 +216,7 @@ impl Drop for Ring {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -234,7 +226,7 @@ mod tests {
         let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
         let (far, _) = listener.accept().expect("a connection");
         let mut ring = Ring::new(2, 1 << 20).expect("a ring");
-        let (near, far) = (ring.adopt_stream(near), ring.adopt_stream(far));
+        let (near, far) = (ring.adopt(near), ring.adopt(far));
         ring.slot_mut(0).iter_mut().enumerate().for_each(|(place, byte)| *byte = (place % 251) as u8);
         ring.receive(far, 1, 0..1 << 20, true, 7).expect("pushed");
         ring.send(near, 0, 0..1 << 20, 8).expect("pushed");
@@ -257,7 +249,7 @@ mod tests {
         let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
         let _far = listener.accept().expect("a connection");
         let mut ring = Ring::new(1, 4096).expect("a ring");
-        let near = ring.adopt_stream(near);
+        let near = ring.adopt(near);
         ring.receive(near, 0, 0..64, true, 1).expect("pushed");
         ring.slot_mut(0);
     }
