@@ -154,6 +154,7 @@ pub(crate) fn create(
         accept_quorum: majority,
         alpha: Configuration::ALPHA_DEFAULT,
         members,
+        ..ConfigurationBody::default()
     };
     let genesis = Genesis { group: synod::GROUP, configuration };
     for (_, path) in &directories {

@@ -149,7 +149,7 @@ impl Lines<'_> {
                 };
                 self.write(&Line::Ticket { slot, place, lasts_us, revokes })?;
             }
-            BodyKind::Configuration => {
+            BodyKind::Configuration { .. } => {
                 self.write(&Line::Configuration { slot, place, content: Content::new(stored.body(), false) })?;
             }
         }

@@ -263,7 +263,7 @@ impl Record<'_> {
         self.zeros("checksums", table_end..archive.start);
         match header.kind {
             BodyKind::Commands => archive::show_commands(self, header, archive.clone(), slot),
-            BodyKind::Configuration => archive::show_configuration(self, archive.clone()),
+            BodyKind::Configuration { .. } => archive::show_configuration(self, archive.clone()),
             BodyKind::Session => archive::show_command(self, archive.clone(), &[("session", 8)]),
             BodyKind::Ticket => archive::show_command(self, archive.clone(), &[("ticket", 8), ("lasts us", 8)]),
             BodyKind::Trim { .. } if !archive.is_empty() => self.hex_lines("state", archive.clone(), ""),

@@ -185,6 +185,7 @@ fn genesis(options: &Options, group: GroupId) -> Result<Genesis> {
         prepare_quorum: quorums.prepare_quorum,
         accept_quorum: quorums.accept_quorum,
         alpha: options.alpha,
+        ..ConfigurationBody::default()
     };
     Ok(Genesis { group, configuration })
 }

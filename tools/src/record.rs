@@ -33,7 +33,7 @@ pub(crate) fn body_kind(kind: BodyKind) -> &'static str {
     match kind {
         BodyKind::Commands => "commands",
         BodyKind::NoOp => "no-op",
-        BodyKind::Configuration => "configuration",
+        BodyKind::Configuration { .. } => "configuration",
         BodyKind::Trim { .. } => "trim",
         BodyKind::Session => "session",
         BodyKind::Ticket => "ticket",

@@ -445,7 +445,9 @@ impl BodyHeader {
             return Err(BodyError::Slots { kind, first: self.first, count: self.count });
         }
         let fits = match self.kind {
-            BodyKind::Commands | BodyKind::Configuration | BodyKind::Session | BodyKind::Ticket => archive_bytes > 0,
+            BodyKind::Commands | BodyKind::Configuration { .. } | BodyKind::Session | BodyKind::Ticket => {
+                archive_bytes > 0
+            }
             BodyKind::NoOp => archive_bytes == 0,
             // The delivery state at its point, unless that is empty.
             BodyKind::Trim { .. } => true,
@@ -514,7 +516,8 @@ pub(crate) fn seal(record: &mut [u8], layout: &BodyLayout, fields: &HeaderFields
 
     let argument = match fields.kind {
         BodyKind::Trim { upto } => upto.0,
-        BodyKind::Commands | BodyKind::NoOp | BodyKind::Configuration | BodyKind::Session | BodyKind::Ticket => 0,
+        BodyKind::Configuration { after } => after.0,
+        BodyKind::Commands | BodyKind::NoOp | BodyKind::Session | BodyKind::Ticket => 0,
     };
     field::MAGIC.put(head, &MAGIC.to_le_bytes());
     field::VERSION.put(head, &FORMAT_VERSION.to_le_bytes());
@@ -545,7 +548,7 @@ pub(crate) fn seal(record: &mut [u8], layout: &BodyLayout, fields: &HeaderFields
 
 /// Whether a body of this kind may fill these slots.
 pub(crate) fn slots_are_valid(kind: BodyKind, first: Slot, count: u32) -> bool {
-    let genesis = kind == BodyKind::Configuration && first == Slot(0);
+    let genesis = kind == BodyKind::Configuration { after: Slot(0) } && first == Slot(0);
     let one_slot = !matches!(kind, BodyKind::Commands | BodyKind::NoOp);
     (1..=BODY_SLOTS_MAX).contains(&count)
         && (count == 1 || !one_slot)
@@ -558,7 +561,7 @@ pub(crate) fn kind_number(kind: BodyKind) -> u8 {
     match kind {
         BodyKind::Commands => 1,
         BodyKind::NoOp => 2,
-        BodyKind::Configuration => 3,
+        BodyKind::Configuration { .. } => 3,
         BodyKind::Trim { .. } => 4,
         BodyKind::Session => 5,
         BodyKind::Ticket => 6,
@@ -570,7 +573,7 @@ pub(crate) fn kind_from_number(kind: u8, argument: u64) -> Result<BodyKind, Body
     match (kind, argument) {
         (1, 0) => Ok(BodyKind::Commands),
         (2, 0) => Ok(BodyKind::NoOp),
-        (3, 0) => Ok(BodyKind::Configuration),
+        (3, after) => Ok(BodyKind::Configuration { after: Slot(after) }),
         (4, 1..) => Ok(BodyKind::Trim { upto: Slot(argument) }),
         (5, 0) => Ok(BodyKind::Session),
         (6, 0) => Ok(BodyKind::Ticket),

@@ -10,14 +10,20 @@ use crate::body::BodyHeader;
 use crate::encode::EncodeError;
 
 /// A configuration as it stands in the log.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ConfigurationBody {
+    /// Where the configuration was chosen that it succeeds; zero for genesis and its successor. Part of the body's header.
+    pub after: Slot,
     /// The cluster's uuid.
     pub cluster: [u8; 16],
     /// Raised when a cluster is restored from a copy, so that the copy and the original never mix.
     pub lineage: u64,
     /// The voting members; ascending by node in any configuration that may rule.
     pub members: Vec<Member>,
+    /// Nodes that get the log and don't vote yet; ascending, none a member.
+    pub learners: Vec<Member>,
+    /// The members that go when the learners become members; ascending.
+    pub leaving: Vec<NodeId>,
     /// How many promises phase 1 needs.
     pub prepare_quorum: u32,
     /// How many accepts choose a body.
@@ -42,7 +48,12 @@ struct ConfigurationArchive {
     prepare_quorum: u32,
     accept_quorum: u32,
     alpha: u32,
+    /// The members, and behind them the learners.
     members: Vec<MemberRow>,
+    /// How many of the rows are learners.
+    learners: u16,
+    /// Bit i: the member in row i leaves.
+    leaving: u16,
 }
 
 #[derive(Archive, Serialize)]
@@ -82,13 +93,12 @@ impl ConfigurationBody {
     /// # Errors
     /// If the body holds something else, or nothing that may rule.
     pub fn decode(header: &BodyHeader, body: &[u8]) -> Result<ConfigurationBody, ConfigurationBodyError> {
-        if header.kind != BodyKind::Configuration {
-            return Err(ConfigurationBodyError::Kind);
-        }
+        let BodyKind::Configuration { after } = header.kind else { return Err(ConfigurationBodyError::Kind) };
         let range = header.archive_range();
         let truncated = ConfigurationBodyError::Truncated { needed: range.end, found: body.len() };
         let archive = body.get(range).ok_or(truncated)?;
         let configuration = archive::with_aligned(archive, ConfigurationBody::from_archive)?;
+        let configuration = ConfigurationBody { after, ..configuration };
         configuration.to_configuration(header.first)?;
         Ok(configuration)
     }
@@ -104,21 +114,51 @@ impl ConfigurationBody {
             prepare_quorum: self.prepare_quorum,
             accept_quorum: self.accept_quorum,
             alpha: self.alpha,
+            learners: self.learners.iter().map(|learner| learner.node).collect(),
+            leaving: self.leaving.clone(),
         };
         configuration.check()?;
         Ok(configuration)
     }
 
+    /// The members and the learners.
+    pub fn nodes(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().chain(&self.learners)
+    }
+
+    /// The body of `configuration`, in the same cluster. `known` tells the incarnations of its nodes, besides this
+    /// configuration; whoever neither tells gets one of zeros, which is nobody's.
+    #[must_use]
+    pub fn succeeded_by(&self, after: Slot, configuration: &Configuration, known: &[Member]) -> ConfigurationBody {
+        let member = |node: &NodeId| {
+            let told = known.iter().chain(self.nodes()).find(|member| member.node == *node);
+            Member { node: *node, incarnation: told.map_or([0; 16], |member| member.incarnation) }
+        };
+        ConfigurationBody {
+            after,
+            cluster: self.cluster,
+            lineage: self.lineage,
+            members: configuration.members.iter().map(member).collect(),
+            learners: configuration.learners.iter().map(member).collect(),
+            leaving: configuration.leaving.clone(),
+            prepare_quorum: configuration.prepare_quorum,
+            accept_quorum: configuration.accept_quorum,
+            alpha: configuration.alpha,
+        }
+    }
+
     /// The incarnation that this configuration names for a node.
     pub fn incarnation_of(&self, node: NodeId) -> Option<[u8; 16]> {
-        self.members.iter().find(|member| member.node == node).map(|member| member.incarnation)
+        self.nodes().find(|member| member.node == node).map(|member| member.incarnation)
     }
 
     pub(crate) fn to_archive(&self) -> Result<Vec<u8>, EncodeError> {
-        let members = self.members.len();
-        if members > MEMBERS_MAX {
-            return Err(EncodeError::Members { members });
+        for members in [self.members.len(), self.learners.len()] {
+            if members > MEMBERS_MAX {
+                return Err(EncodeError::Members { members });
+            }
         }
+        let leaves = |(row, member): (usize, &Member)| u16::from(self.leaving.contains(&member.node)) << row;
         Ok(archive::to_vec(&ConfigurationArchive {
             cluster: self.cluster,
             lineage: self.lineage,
@@ -126,26 +166,39 @@ impl ConfigurationBody {
             accept_quorum: self.accept_quorum,
             alpha: self.alpha,
             members: self
-                .members
-                .iter()
+                .nodes()
                 .map(|member| MemberRow { node: member.node.0, incarnation: member.incarnation })
                 .collect(),
+            learners: self.learners.len() as u16,
+            leaving: self.members.iter().enumerate().map(leaves).fold(0, |mask, bit| mask | bit),
         }))
     }
 
     fn from_archive(bytes: &[u8]) -> Result<ConfigurationBody, ConfigurationBodyError> {
         let archive = archive::access::<ArchivedConfigurationArchive>(bytes).ok_or(ConfigurationBodyError::Archive)?;
-        let members = archive.members.as_slice();
-        if members.len() > MEMBERS_MAX {
-            return Err(ConfigurationError::MemberCount(members.len()).into());
+        let rows = archive.members.as_slice();
+        let learners = usize::from(archive.learners.to_native());
+        let members = rows.len().checked_sub(learners).ok_or(ConfigurationBodyError::Archive)?;
+        if members > MEMBERS_MAX || learners > MEMBERS_MAX {
+            return Err(ConfigurationError::MemberCount(rows.len()).into());
         }
+        let leaving = archive.leaving.to_native();
+        if u32::from(leaving) >> members != 0 {
+            return Err(ConfigurationBodyError::Archive);
+        }
+        let member =
+            |row: &ArchivedMemberRow| Member { node: NodeId(row.node.to_native()), incarnation: row.incarnation };
+        let (members, learners) = rows.split_at(members);
+        let leaves = |(row, member): (usize, &ArchivedMemberRow)| {
+            (leaving >> row & 1 == 1).then(|| NodeId(member.node.to_native()))
+        };
         Ok(ConfigurationBody {
+            after: Slot(0),
             cluster: archive.cluster,
             lineage: archive.lineage.to_native(),
-            members: members
-                .iter()
-                .map(|row| Member { node: NodeId(row.node.to_native()), incarnation: row.incarnation })
-                .collect(),
+            members: members.iter().map(member).collect(),
+            learners: learners.iter().map(member).collect(),
+            leaving: members.iter().enumerate().filter_map(leaves).collect(),
             prepare_quorum: archive.prepare_quorum.to_native(),
             accept_quorum: archive.accept_quorum.to_native(),
             alpha: archive.alpha.to_native(),

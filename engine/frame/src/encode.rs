@@ -147,7 +147,7 @@ pub fn encode_configuration(
     configuration: &ConfigurationBody,
 ) -> Result<BodyHandle, EncodeError> {
     let archive = configuration.to_archive()?;
-    encode_small(record, origin, BodyKind::Configuration, 1, &archive)
+    encode_small(record, origin, BodyKind::Configuration { after: configuration.after }, 1, &archive)
 }
 
 fn encode_small(

@@ -2,9 +2,9 @@
 //!
 //! | message | fields used besides kind, group, from, to, configuration | payload |
 //! |---|---|---|
-//! | PreVote, PreVoteGranted | ballot | |
-//! | Prepare | ballot, first = from | |
-//! | Promise | ballot, mark, part, parts | accepted bodies, none if there are none |
+//! | PreVote, Prepare | ballot, first = from | |
+//! | PreVoteGranted | ballot | |
+//! | Promise | ballot, first = from, mark, part, parts | accepted bodies, none if there are none |
 //! | Accept | ballot, mark, first and identity of the body | the body |
 //! | Accepted | ballot, first, identity | |
 //! | Reject | ballot, reason, and by reason: identity + argument (higher ballot), mark, first, argument | |
@@ -300,12 +300,12 @@ fn blank(kind: EnvelopeKind) -> Envelope {
 /// Puts the message's fields into the envelope; the inverse of [`parse`] and [`parse_with_body`].
 fn fill(base: Envelope, message: &Message) -> Envelope {
     match *message {
-        Message::PreVote { ballot } | Message::PreVoteGranted { ballot } | Message::Resigned { ballot } => {
-            Envelope { ballot, ..base }
+        Message::PreVoteGranted { ballot } | Message::Resigned { ballot } => Envelope { ballot, ..base },
+        Message::PreVote { ballot, from } | Message::Prepare { ballot, from } => {
+            Envelope { ballot, first: from, ..base }
         }
-        Message::Prepare { ballot, from } => Envelope { ballot, first: from, ..base },
-        Message::Promise { ballot, mark, part, parts, accepted: _, doubts: _ } => {
-            with_mark(Envelope { ballot, part, parts, ..base }, mark)
+        Message::Promise { ballot, from, mark, part, parts, accepted: _, doubts: _ } => {
+            with_mark(Envelope { ballot, first: from, part, parts, ..base }, mark)
         }
         Message::Accept { ballot, body, mark } => with_mark(with_body(Envelope { ballot, ..base }, &body), mark),
         Message::Accepted { ballot, first, id } => Envelope { ballot, first, identity: id, ..base },
@@ -368,8 +368,8 @@ fn with_reason(base: Envelope, why: RejectReason) -> Envelope {
         }
         RejectReason::BallotConflict { first } => Envelope { reason: reason::BALLOT_CONFLICT, first, ..base },
         RejectReason::DiskFull => Envelope { reason: reason::DISK_FULL, ..base },
-        RejectReason::WrongConfiguration { slot } => {
-            Envelope { reason: reason::WRONG_CONFIGURATION, first: slot, ..base }
+        RejectReason::WrongConfiguration { slot, chosen_at } => {
+            Envelope { reason: reason::WRONG_CONFIGURATION, first: slot, argument: chosen_at.0, ..base }
         }
         RejectReason::UnknownIdentity => Envelope { reason: reason::UNKNOWN_IDENTITY, ..base },
         RejectReason::NotLeader => Envelope { reason: reason::NOT_LEADER, ..base },
@@ -384,7 +384,7 @@ fn with_reason(base: Envelope, why: RejectReason) -> Envelope {
 fn parse(envelope: &Envelope, payload: &[u8]) -> Result<Message, MessageError> {
     let ballot = envelope.ballot;
     Ok(match envelope.kind {
-        EnvelopeKind::PreVote => Message::PreVote { ballot },
+        EnvelopeKind::PreVote => Message::PreVote { ballot, from: envelope.first },
         EnvelopeKind::PreVoteGranted => Message::PreVoteGranted { ballot },
         EnvelopeKind::Prepare => Message::Prepare { ballot, from: first_slot(envelope)? },
         EnvelopeKind::Promise => parse_promise(envelope, payload)?,
@@ -459,7 +459,9 @@ fn parse_reason(envelope: &Envelope) -> Result<RejectReason, MessageError> {
         reason::LEADER_ALIVE => RejectReason::LeaderAlive { leader: NodeId(argument_u32(envelope)?) },
         reason::BALLOT_CONFLICT => RejectReason::BallotConflict { first: first_slot(envelope)? },
         reason::DISK_FULL => RejectReason::DiskFull,
-        reason::WRONG_CONFIGURATION => RejectReason::WrongConfiguration { slot: first_slot(envelope)? },
+        reason::WRONG_CONFIGURATION => {
+            RejectReason::WrongConfiguration { slot: first_slot(envelope)?, chosen_at: Slot(envelope.argument) }
+        }
         reason::UNKNOWN_IDENTITY => RejectReason::UnknownIdentity,
         reason::NOT_LEADER => RejectReason::NotLeader,
         reason::DOUBTFUL => RejectReason::Doubtful,
@@ -477,7 +479,8 @@ fn parse_promise(envelope: &Envelope, payload: &[u8]) -> Result<Message, Message
         true => (Vec::new(), Vec::new()),
         false => archive::with_aligned(payload, parse_promise_payload)?,
     };
-    Ok(Message::Promise { ballot: envelope.ballot, mark: mark(envelope)?, part, parts, accepted, doubts })
+    let (ballot, from, mark) = (envelope.ballot, envelope.first, mark(envelope)?);
+    Ok(Message::Promise { ballot, from, mark, part, parts, accepted, doubts })
 }
 
 fn promise_payload(accepted: &[AcceptedBody], doubts: &[Doubt]) -> Vec<u8> {
@@ -500,7 +503,8 @@ fn promise_payload(accepted: &[AcceptedBody], doubts: &[Doubt]) -> Vec<u8> {
         first: entry.body.first.0,
         argument: match entry.body.kind {
             BodyKind::Trim { upto } => upto.0,
-            BodyKind::Commands | BodyKind::NoOp | BodyKind::Configuration | BodyKind::Session | BodyKind::Ticket => 0,
+            BodyKind::Configuration { after } => after.0,
+            BodyKind::Commands | BodyKind::NoOp | BodyKind::Session | BodyKind::Ticket => 0,
         },
         id_low: entry.body.id.0 as u64,
         id_high: (entry.body.id.0 >> 64) as u64,

@@ -58,6 +58,7 @@ struct Spent {
     ticks: u8,
     lost_accepts: u8,
     lost_lasts: u8,
+    changes: u8,
 }
 
 impl Hash for State {
@@ -86,6 +87,8 @@ pub enum Action {
     Tick(NodeId),
     /// A leader proposes a body of so many slots.
     Propose(NodeId, u32),
+    /// A leader proposes the configuration in which it is alone.
+    Change(NodeId),
     /// A leader has the bytes of a body that phase 1 revealed.
     Obtain(NodeId, BodyHandle),
     /// A leader has made no-ops.
@@ -150,9 +153,9 @@ impl Cluster {
     }
 
     fn take(&self, state: &mut State, id: NodeId, outcome: Outcome) {
-        let slots = self.setup().slots();
+        let setup = self.setup();
         if !outcome.events.is_empty() {
-            state.history = state.history.changed(|history| note(history, id, outcome.events, slots)).0;
+            state.history = state.history.changed(|history| note(history, id, outcome.events, setup)).0;
         }
         for (to, message) in outcome.sent {
             if self.is_sent(&message) {
@@ -183,18 +186,18 @@ impl Cluster {
     }
 }
 
-fn note(history: &mut History, node: NodeId, events: Vec<Event>, slots: u64) {
+fn note(history: &mut History, node: NodeId, events: Vec<Event>, setup: &Setup) {
     for event in events {
         match event {
             Event::Proposed(ballot, body) => history.proposed(ballot, body),
-            Event::Voted(ballot, body) => history.voted(node, ballot, body),
+            Event::Voted(ballot, body) => history.voted(node, ballot, body, setup),
             Event::Claimed(ballot, first) => {
                 if !history.has_voted(node, ballot, first) {
                     let breach = format!("{node} claims an accept of slot {first} that isn't durable");
                     history.break_law(Law::PersistBeforeSpeak, breach);
                 }
             }
-            Event::Delivered(body) => history.delivered(node, body, slots),
+            Event::Delivered(body) => history.delivered(node, body, setup.slots()),
             Event::Filled(filler, open) => history.filled(&filler, open.into_iter()),
             Event::Seen(sight) => history.see(sight),
             Event::Broken(law, breach) => history.break_law(law, breach),
@@ -250,6 +253,9 @@ impl Model for Cluster {
                 let lengths = setup.lengths(id, first.0).filter(|count| *count <= count_max);
                 actions.extend(lengths.map(|count| Action::Propose(id, count)));
             }
+            if id == NODES[0] && spent.changes < setup.changes && node.opening().is_some() {
+                actions.push(Action::Change(id));
+            }
             actions.extend(node.obtaining().iter().map(|body| Action::Obtain(id, *body)));
             actions.extend(node.composing().iter().map(|body| Action::Compose(id, *body)));
             if spent.crashes < setup.crashes && setup.crashing[index] {
@@ -293,6 +299,10 @@ impl Model for Cluster {
                 self.call(&mut state, id, Node::tick);
             }
             Action::Propose(id, count) => self.call(&mut state, id, |node, rules| node.propose(rules, count)),
+            Action::Change(id) => {
+                state.spent.changes += 1;
+                self.call(&mut state, id, Node::change);
+            }
             Action::Obtain(id, body) => self.call(&mut state, id, |node, rules| node.obtain(rules, &body)),
             Action::Compose(id, body) => self.call(&mut state, id, |node, rules| node.compose(rules, &body)),
             Action::Crash(id) => {
@@ -330,7 +340,7 @@ impl Model for Cluster {
             properties.retain(|property| property.name == only.name());
         }
         properties.extend(sometimes![
-            Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend Copied InDoubt SureAgain
+            Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend Copied InDoubt SureAgain Changed
         ]);
         properties
     }
@@ -356,6 +366,7 @@ impl Checked for Cluster {
             Action::Campaign(id) => format!("{id} runs for leader"),
             Action::Tick(id) => format!("{id}: timers go off"),
             Action::Propose(id, count) => format!("{id} proposes a body of {count}"),
+            Action::Change(id) => format!("{id} proposes to go on alone"),
             Action::Obtain(id, body) => format!("{id} has the bytes of {}", show_body(body)),
             Action::Compose(id, body) => format!("{id} has made {}", show_body(body)),
             Action::Crash(id) => format!("{id} crashes and starts again"),

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use synod_protocol::{Ballot, BodyHandle, BodyKind, NodeId, Slot};
 
+use crate::setup::Setup;
 use crate::story::{show_ballot, show_body};
 
 macro_rules! laws {
@@ -102,6 +103,8 @@ sights! {
     InDoubt "a promise in doubt",
     /// An acceptor that may have lost a promise has heard that of everybody else.
     SureAgain "an unsure acceptor is sure again",
+    /// A body is chosen by those whom another configuration than the first names.
+    Changed "a body is chosen under a changed configuration",
 }
 
 /// Everything proposed, voted for and delivered so far.
@@ -111,6 +114,8 @@ pub struct History {
     votes: BTreeMap<(Ballot, BodyHandle), u8>,
     /// What was delivered, in slot order.
     decided: Vec<BodyHandle>,
+    /// From where on another configuration rules, once it is chosen.
+    changed_from: Option<Slot>,
     seen: u16,
     broken: BTreeMap<Law, String>,
 }
@@ -154,7 +159,7 @@ impl History {
                 let clash = format!("{} and {}", show(*other_ballot, other), show(ballot, &body));
                 if *other_ballot == ballot {
                     breaches.push((Law::OneValuePerBallot, clash));
-                } else if *other_ballot < ballot && is_quorum(*votes) {
+                } else if *other_ballot < ballot && self.is_quorum(*votes, other.first) {
                     breaches.push((Law::ChosenStaysChosen, format!("the first of {clash} is chosen")));
                 }
             }
@@ -169,13 +174,19 @@ impl History {
     }
 
     /// An accept became durable.
-    pub(crate) fn voted(&mut self, node: NodeId, ballot: Ballot, body: BodyHandle) {
+    pub(crate) fn voted(&mut self, node: NodeId, ballot: Ballot, body: BodyHandle, setup: &Setup) {
         let votes = self.votes.entry((ballot, body)).or_default();
         *votes |= 1 << node.0;
-        if !is_quorum(*votes) {
+        let votes = *votes;
+        if !self.is_quorum(votes, body.first) {
             return;
         }
         self.see(Sight::Chosen);
+        if body.kind.is_configuration() {
+            self.changed_from = Some(body.first.plus(u64::from(setup.alpha())));
+        } else if self.changed_from.is_some_and(|from| body.first >= from) {
+            self.see(Sight::Changed);
+        }
         let later = self
             .votes
             .keys()
@@ -186,6 +197,14 @@ impl History {
         }
     }
 
+    /// Two of three, or whoever the configuration names that rules the slot.
+    fn is_quorum(&self, votes: u8, slot: Slot) -> bool {
+        match self.changed_from.filter(|from| slot >= *from) {
+            Some(_) => votes & Setup::CHANGED == Setup::CHANGED,
+            None => votes.count_ones() >= 2,
+        }
+    }
+
     /// Whether the node has ever durably accepted the body that begins at `first` in `ballot`.
     pub(crate) fn has_voted(&self, node: NodeId, ballot: Ballot, first: Slot) -> bool {
         self.votes.iter().any(|((at, body), votes)| *at == ballot && body.first == first && votes & (1 << node.0) != 0)
@@ -193,7 +212,9 @@ impl History {
 
     /// A node delivers a body.
     pub(crate) fn delivered(&mut self, node: NodeId, body: BodyHandle, slots: u64) {
-        if !self.votes.iter().any(|((_, voted), votes)| *voted == body && is_quorum(*votes)) {
+        let is_chosen =
+            |(voted, votes): (&(Ballot, BodyHandle), &u8)| voted.1 == body && self.is_quorum(*votes, body.first);
+        if !self.votes.iter().any(is_chosen) {
             self.break_law(Law::ChosenByQuorum, format!("{node} delivers {}", show_body(&body)));
         }
         let end = self.decided.last().map_or(Slot::FIRST, BodyHandle::end);
@@ -217,11 +238,6 @@ impl History {
             self.see(Sight::DeadFilled);
         }
     }
-}
-
-/// Two of three.
-fn is_quorum(votes: u8) -> bool {
-    votes.count_ones() >= 2
 }
 
 fn show(ballot: Ballot, body: &BodyHandle) -> String {

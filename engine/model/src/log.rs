@@ -173,6 +173,7 @@ impl Log {
             mark: self.mark,
             trimmed: Slot(0),
             accepted: self.accepted.values().copied().collect(),
+            configurations: Vec::new(),
             doubts: self.doubts.clone(),
             unsure: self.unsure,
         }

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use synod_protocol::{
-    AcceptedBody, Append, Ballot, BodyHandle, BodyId, BodyKind, Configuration, Configurations, Effect, Instant,
+    AcceptedBody, Append, Ballot, BodyHandle, BodyId, BodyKind, Change, Configuration, Configurations, Effect, Instant,
     LogEntry, Message, NodeId, Recovered, Replica, Role, Settings, Slot,
 };
 
@@ -85,12 +85,29 @@ impl Rules {
         self.plant == Some(plant)
     }
 
-    fn replica(&self, node: NodeId, boot: u64, recovered: Recovered) -> Replica {
-        let alpha = self.setup.slots().max(2) as u32;
-        let mut genesis = Configuration::genesis(NODES.to_vec(), alpha).expect("a sound genesis");
+    fn genesis(&self) -> Configuration {
+        let mut genesis = Configuration::genesis(NODES.to_vec(), self.setup.alpha()).expect("a sound genesis");
         if self.has(Plant::LoneQuorum) {
             genesis.accept_quorum = 1;
         }
+        genesis
+    }
+
+    /// What the configuration bodies of this model hold.
+    fn changed(&self, slot: Slot) -> Configuration {
+        let alone = Configuration { chosen_at: slot, ..self.genesis().with_members(vec![NODES[0]]) };
+        Configuration { alpha: if self.has(Plant::RulesAtOnce) { 1 } else { alone.alpha }, ..alone }
+    }
+
+    fn replica(&self, node: NodeId, boot: u64, mut recovered: Recovered, chosen: &[BodyHandle]) -> Replica {
+        let mut configurations = Configurations::new(self.genesis());
+        for body in chosen {
+            if let BodyKind::Configuration { after } = body.kind {
+                configurations.choose(after, self.changed(body.first));
+            }
+        }
+        let open = recovered.accepted.iter().map(|report| report.body).filter(|body| body.kind.is_configuration());
+        recovered.configurations = open.map(|body| (body.id, self.changed(body.first))).collect();
         let settings = Settings {
             heartbeat_interval: Duration::ZERO,
             election_timeout: ELECTION_TIMEOUT,
@@ -99,7 +116,7 @@ impl Rules {
             ..Settings::default()
         };
         // A fresh replica hardly waits, but it too shall run for leader only when told.
-        Replica::new(node, boot, 0, settings, Configurations::new(genesis), recovered, SOON)
+        Replica::new(node, boot, 0, settings, configurations, recovered, SOON)
     }
 }
 
@@ -109,7 +126,7 @@ impl Node {
         Node {
             id,
             boot,
-            replica: rules.replica(id, boot, Recovered::default()),
+            replica: rules.replica(id, boot, Recovered::default(), &[]),
             log: if rules.setup.losing[id.0 as usize - 1] { Log::perishable() } else { Log::default() },
             pending: VecDeque::new(),
             obtaining: BTreeSet::new(),
@@ -134,6 +151,9 @@ impl Node {
             }
         }
         let was_unsure = self.replica.is_unsure();
+        if let Some(body) = message.body() {
+            tell(&mut self.replica, rules, body);
+        }
         self.replica.handle_message(NOW, from, message);
         let mut outcome = self.carry_out(rules);
         if was_unsure && !self.replica.is_unsure() {
@@ -207,9 +227,18 @@ impl Node {
         self.carry_out(rules)
     }
 
+    /// The membership is changed.
+    pub(crate) fn change(&mut self, rules: &Rules) -> Outcome {
+        let remove = NODES[1..].to_vec();
+        // Refused while something else is open.
+        let _ = self.replica.reconfigure(NOW, Change::Replace { add: Vec::new(), remove });
+        self.carry_out(rules)
+    }
+
     /// The bytes of a revealed body come to hand.
     pub(crate) fn obtain(&mut self, rules: &Rules, body: &BodyHandle) -> Outcome {
         self.obtaining.remove(body);
+        tell(&mut self.replica, rules, body);
         self.replica.handle_obtained(NOW, body.id);
         self.carry_out(rules)
     }
@@ -256,7 +285,7 @@ impl Node {
     fn begin_life(&mut self, rules: &Rules, outcome: &mut Outcome) {
         self.delivered = self.log.chosen().to_vec();
         outcome.events.extend(self.delivered.iter().copied().map(Event::Delivered));
-        self.replica = rules.replica(self.id, self.boot, self.log.recovered());
+        self.replica = rules.replica(self.id, self.boot, self.log.recovered(), self.log.chosen());
         if self.replica.is_unsure() {
             // It asks the others for their promises at once: until then it does nothing.
             self.replica.handle_timeout(NOW);
@@ -335,7 +364,16 @@ impl Node {
             Effect::Obtain { body, .. } if rules.setup.slow_bodies => {
                 self.obtaining.insert(body);
             }
-            Effect::Obtain { body, .. } => self.replica.handle_obtained(NOW, body.id),
+            Effect::Obtain { body, .. } => {
+                tell(&mut self.replica, rules, &body);
+                self.replica.handle_obtained(NOW, body.id);
+            }
+            Effect::ComposeConfiguration { configuration, after, ballot } => {
+                let body = make_body(ballot, configuration.chosen_at, 1, BodyKind::Configuration { after });
+                self.replica.handle_composed(NOW, body);
+                // What it proposed itself, unless a bug tells it otherwise.
+                tell(&mut self.replica, rules, &body);
+            }
             Effect::Compose { first, count, ballot, kind } => {
                 let body = make_body(ballot, first, count, kind);
                 if rules.setup.slow_bodies {
@@ -397,7 +435,10 @@ impl Node {
     pub(crate) fn ignores(&self, rules: &Rules, message: &Message) -> bool {
         let promised = self.replica.promised();
         match message {
-            Message::Promise { ballot, .. } => *ballot != promised || self.role() != Role::Candidate,
+            Message::Promise { ballot, .. } => {
+                let may_extend = rules.setup.changes > 0 && self.role() != Role::Follower;
+                *ballot != promised || self.role() != Role::Candidate && !may_extend
+            }
             Message::Accepted { ballot, .. } => {
                 *ballot != promised || !matches!(self.role(), Role::Leader | Role::Recovering)
             }
@@ -406,6 +447,8 @@ impl Node {
                 let may_forget = rules.setup.losing[self.id.0 as usize - 1];
                 !rules.setup.chatter && !may_forget && *ballot < promised
             }
+            // Who changes the membership learns from refusals who lags, and whether it is removed.
+            Message::Reject { .. } if rules.setup.changes > 0 => false,
             Message::PreVoteGranted { ballot } | Message::Reject { ballot, .. } if ballot.round == 0 => {
                 !self.replica.is_unsure() || ballot.boot != self.boot
             }
@@ -478,6 +521,13 @@ impl Outcome {
     fn extend(&mut self, other: Outcome) {
         self.sent.extend(other.sent);
         self.events.extend(other.events);
+    }
+}
+
+/// Tells a replica what a body holds, if that is a configuration.
+fn tell(replica: &mut Replica, rules: &Rules, body: &BodyHandle) {
+    if body.kind.is_configuration() {
+        replica.handle_configuration(body.id, rules.changed(body.first));
     }
 }
 

@@ -22,6 +22,10 @@ pub struct Setup {
     pub bodies: [&'static [(u64, u64)]; 3],
     /// How often each node may run for leader.
     pub campaigns: [u8; 3],
+    /// How many changes of the membership there may be, proposed by node 1, which alone is left then.
+    pub changes: u8,
+    /// How far proposals may run ahead, if less than the slots of the model.
+    pub alpha: Option<u32>,
     /// How many crashes there may be.
     pub crashes: u8,
     /// Which nodes may crash.
@@ -51,6 +55,14 @@ impl Setup {
     /// The last slot that anybody proposes.
     pub fn slots(&self) -> u64 {
         self.bodies.iter().flat_map(|bodies| bodies.iter()).map(|(_, end)| end - 1).max().unwrap_or(0)
+    }
+
+    /// The members from alpha slots behind a change on, as bits.
+    pub const CHANGED: u8 = 1 << 1;
+
+    /// How far proposals may run ahead.
+    pub fn alpha(&self) -> u32 {
+        self.alpha.unwrap_or(self.slots().max(2) as u32)
     }
 
     /// The lengths of the bodies that `node` may propose at `first`.
@@ -139,6 +151,15 @@ impl Setup {
             ..QUIET
         },
         Setup {
+            name: "change",
+            about: "two ballots at alpha 2, and a configuration of node 1 alone, which rules two slots after its own",
+            bodies: [&[(2, 3), (3, 4)], &[], &[(1, 2), (2, 3), (3, 4)]],
+            campaigns: [1, 0, 1],
+            changes: 1,
+            alpha: Some(2),
+            ..QUIET
+        },
+        Setup {
             name: "overlap-crash",
             about: "two ballots, bodies 1..2 and 2..4 against 1..3, a slow disk, and a crash of any node",
             bodies: [&[(1, 2), (2, 4)], &[(1, 3)], &[]],
@@ -162,6 +183,8 @@ impl Setup {
             about: "four ballots, three slots of overlapping bodies, slow disks, a crash, loss, duplication, timers",
             bodies: [&[(1, 2), (2, 4)], &[(1, 3), (3, 4)], &[]],
             campaigns: [2, 2, 0],
+            changes: 0,
+            alpha: None,
             crashes: 1,
             crashing: [true; 3],
             lost_accepts: 0,
@@ -183,6 +206,8 @@ const QUIET: Setup = Setup {
     about: "",
     bodies: [&[], &[], &[]],
     campaigns: [0; 3],
+    changes: 0,
+    alpha: None,
     crashes: 0,
     crashing: [false; 3],
     lost_accepts: 0,

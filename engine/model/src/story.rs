@@ -12,7 +12,7 @@ pub(crate) fn show_body(body: &BodyHandle) -> String {
     let kind = match body.kind {
         BodyKind::Commands => "body",
         BodyKind::NoOp => "no-op",
-        BodyKind::Configuration => "configuration",
+        BodyKind::Configuration { .. } => "configuration",
         BodyKind::Trim { .. } => "trim",
         BodyKind::Session => "session command",
         BodyKind::Ticket => "ticket command",

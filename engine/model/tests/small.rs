@@ -46,7 +46,7 @@ fn a_follower_that_missed_a_body_fetches_it() {
 
 #[test]
 fn bodies_that_overlap_die_whole() {
-    let bounds = Bounds { search: Search::Depth, states: Some(200_000), ..Bounds::default() };
+    let bounds = Bounds { search: Search::Depth, states: Some(500_000), ..Bounds::default() };
     expect_clean(&explore("overlap", &bounds), &["a dead body is filled by no-ops"]);
 }
 
@@ -72,6 +72,12 @@ fn acceptors_that_lose_more_agree_as_far_as_it_goes() {
 fn everything_at_once_agrees_as_far_as_it_goes() {
     let bounds = Bounds { search: Search::Depth, states: Some(100_000), ..Bounds::default() };
     expect_clean(&explore("full", &bounds), &["a body is chosen"]);
+}
+
+#[test]
+fn a_configuration_rules_from_alpha_slots_after_its_own() {
+    let report = explore("change", &Bounds { states: Some(300_000), ..Bounds::default() });
+    expect_clean(&report, &["two leaders in one history", "a body is chosen under a changed configuration"]);
 }
 
 #[test]

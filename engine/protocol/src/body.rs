@@ -31,8 +31,12 @@ pub enum BodyKind {
     Commands,
     /// A range of no-ops that closes a gap (*Paxos Made Simple* §3).
     NoOp,
-    /// A configuration, one slot long; it rules from its slot + alpha on.
-    Configuration,
+    /// A configuration, one slot long; it rules from its slot + alpha on, unless it is void.
+    Configuration {
+        /// Where the configuration was chosen that it succeeds; zero for genesis. If another one was chosen in between,
+        /// it is void: whoever proposed it didn't know of that one.
+        after: Slot,
+    },
     /// An agreed trim, one slot long: everything below `upto` may be dropped once this is delivered.
     Trim {
         /// The first slot that is kept.
@@ -48,6 +52,13 @@ impl BodyKind {
     /// Whether clients asked for it, so that it waits while disks are full.
     pub fn is_from_clients(self) -> bool {
         matches!(self, BodyKind::Commands | BodyKind::Session | BodyKind::Ticket)
+    }
+}
+
+impl BodyKind {
+    /// Whether it is a configuration.
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, BodyKind::Configuration { .. })
     }
 }
 

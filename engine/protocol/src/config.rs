@@ -26,6 +26,10 @@ pub struct Configuration {
     pub accept_quorum: u32,
     /// How far proposals may run ahead of the proposer's chosen prefix, in slots; the same in every configuration.
     pub alpha: u32,
+    /// Nodes that get the log and have no vote, ascending: members to be, once they have caught up.
+    pub learners: Vec<NodeId>,
+    /// The members, ascending, that go when the learners become members.
+    pub leaving: Vec<NodeId>,
 }
 
 /// Why a configuration can't rule.
@@ -47,6 +51,9 @@ pub enum ConfigurationError {
         /// Number of members.
         members: usize,
     },
+    /// Learners aren't ascending, or are members, or too many; or somebody leaves who is no member, or for nobody.
+    #[error("learners must be ascending, at most {MEMBERS_MAX} and no members, and only members can leave for them")]
+    Learners,
     /// Alpha outside [`ALPHA_RANGE`].
     #[error("alpha must be {min} to {max}, not {0}", min = ALPHA_RANGE.start(), max = ALPHA_RANGE.end())]
     Alpha(u32),
@@ -63,8 +70,15 @@ impl Configuration {
     pub fn genesis(mut members: Vec<NodeId>, alpha: u32) -> Result<Configuration, ConfigurationError> {
         members.sort_unstable();
         let majority = members.len() as u32 / 2 + 1;
-        let configuration =
-            Configuration { chosen_at: Slot(0), members, prepare_quorum: majority, accept_quorum: majority, alpha };
+        let configuration = Configuration {
+            chosen_at: Slot(0),
+            members,
+            prepare_quorum: majority,
+            accept_quorum: majority,
+            alpha,
+            learners: Vec::new(),
+            leaving: Vec::new(),
+        };
         configuration.check()?;
         Ok(configuration)
     }
@@ -89,7 +103,67 @@ impl Configuration {
         if !ALPHA_RANGE.contains(&self.alpha) {
             return Err(ConfigurationError::Alpha(self.alpha));
         }
+        let ascending =
+            |nodes: &[NodeId]| nodes.windows(2).all(|pair| pair[0] < pair[1]) && !nodes.contains(&NodeId(0));
+        let learners = self.learners.len() <= MEMBERS_MAX && !self.learners.iter().any(|node| self.is_member(*node));
+        let leaving = self.leaving.iter().all(|node| self.is_member(*node))
+            && (self.leaving.is_empty() || !self.learners.is_empty());
+        if !ascending(&self.learners) || !ascending(&self.leaving) || !learners || !leaving {
+            return Err(ConfigurationError::Learners);
+        }
         Ok(())
+    }
+
+    /// The first slot that it rules.
+    pub fn rules_from(&self) -> Slot {
+        match self.chosen_at {
+            Slot(0) => Slot::FIRST,
+            slot => slot.plus(u64::from(self.alpha)),
+        }
+    }
+
+    /// The same cluster with these members, ascending, and no learners. Majorities stay majorities; other quorums keep
+    /// the size of the accept quorum, and the prepare quorum follows.
+    #[must_use]
+    pub fn with_members(&self, members: Vec<NodeId>) -> Configuration {
+        let majority = |count: usize| count as u32 / 2 + 1;
+        let (before, count) = (self.members.len(), members.len());
+        let had_majorities = (self.prepare_quorum, self.accept_quorum) == (majority(before), majority(before));
+        let accept_quorum = if had_majorities { majority(count) } else { self.accept_quorum.min(count as u32) };
+        let prepare_quorum = if had_majorities { majority(count) } else { count as u32 + 1 - accept_quorum };
+        Configuration {
+            members,
+            prepare_quorum,
+            accept_quorum,
+            learners: Vec::new(),
+            leaving: Vec::new(),
+            ..self.clone()
+        }
+    }
+
+    /// What becomes of it when its learners become members.
+    #[must_use]
+    pub fn promoted(&self) -> Configuration {
+        let staying = self.members.iter().filter(|node| !self.leaving.contains(node));
+        let mut members: Vec<NodeId> = staying.chain(&self.learners).copied().collect();
+        members.sort_unstable();
+        self.with_members(members)
+    }
+
+    /// The members and the learners.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.members.iter().chain(&self.learners).copied()
+    }
+
+    /// Whether its quorums are those of `other`.
+    pub fn has_voters_of(&self, other: &Configuration) -> bool {
+        let voters = |of: &Configuration| (of.prepare_quorum, of.accept_quorum);
+        self.members == other.members && voters(self) == voters(other)
+    }
+
+    /// How many members may be down while the others still elect and choose.
+    pub fn tolerance(&self) -> usize {
+        self.members.len().saturating_sub(self.prepare_quorum.max(self.accept_quorum) as usize)
     }
 
     /// Whether `node` may vote.
@@ -113,22 +187,80 @@ impl Configuration {
 }
 
 /// Which configuration rules which slot: the one chosen at slot i rules from i + alpha on (*Paxos Made Simple* §3).
+///
+/// Only those are kept that may still matter: the one before the last that rules, until it is known to have retired,
+/// and what comes behind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Configurations {
-    /// (first slot ruled, configuration), ascending; the first rules from [`Slot::FIRST`].
+    /// (first slot ruled, configuration), ascending, never empty. What lies before the first is ruled by it, too: either
+    /// it is genesis, or everything before is chosen and held by a quorum of it.
     ruling: Vec<(Slot, Configuration)>,
 }
 
 impl Configurations {
-    /// Only genesis, which rules every slot.
-    pub fn new(genesis: Configuration) -> Configurations {
-        Configurations { ruling: vec![(Slot::FIRST, genesis)] }
+    /// Only this one: genesis, or the oldest that a log still needs.
+    pub fn new(oldest: Configuration) -> Configurations {
+        Configurations { ruling: vec![(oldest.rules_from(), oldest)] }
     }
 
     /// The configuration that rules `slot`.
     pub fn configuration_at(&self, slot: Slot) -> &Configuration {
-        let after = self.ruling.partition_point(|(first, _)| *first <= slot);
-        &self.ruling[after.saturating_sub(1)].1
+        &self.ruling[self.index_at(slot)].1
+    }
+
+    fn index_at(&self, slot: Slot) -> usize {
+        self.ruling.partition_point(|(first, _)| *first <= slot).saturating_sub(1)
+    }
+
+    /// The oldest that is kept.
+    pub fn oldest(&self) -> &Configuration {
+        &self.ruling[0].1
+    }
+
+    /// The last one that was chosen.
+    pub fn newest(&self) -> &Configuration {
+        &self.ruling[self.ruling.len() - 1].1
+    }
+
+    /// Everything that is kept, ascending, the one that rules first in front.
+    pub fn iter(&self) -> impl Iterator<Item = &Configuration> {
+        self.ruling.iter().map(|(_, configuration)| configuration)
+    }
+
+    /// Those that rule `slot` or later ones.
+    pub fn active_from(&self, slot: Slot) -> impl Iterator<Item = &Configuration> {
+        self.ruling[self.index_at(slot)..].iter().map(|(_, configuration)| configuration)
+    }
+
+    /// Where the next configuration behind `slot` begins to rule: no body reaches over that.
+    pub fn boundary_after(&self, slot: Slot) -> Option<Slot> {
+        self.ruling.get(self.index_at(slot) + 1).map(|(first, _)| *first).filter(|first| *first > slot)
+    }
+
+    /// The one that ruled before the one that rules `slot`, if it hasn't retired yet.
+    pub fn retiring_at(&self, slot: Slot) -> Option<&Configuration> {
+        self.index_at(slot).checked_sub(1).map(|before| &self.ruling[before].1)
+    }
+
+    /// Takes a configuration that was chosen at its slot, to succeed the one chosen at `after`; whether it will rule. If
+    /// another one was chosen meanwhile, it is void.
+    ///
+    /// Nobody proposes it before the one before it rules, and what ruled earlier has retired.
+    pub fn choose(&mut self, after: Slot, configuration: Configuration) -> bool {
+        let newest = self.newest().chosen_at;
+        if after != newest || configuration.chosen_at <= newest {
+            return false;
+        }
+        self.retire_before(configuration.chosen_at);
+        self.ruling.push((configuration.rules_from(), configuration));
+        true
+    }
+
+    /// Forgets what rules nothing from `slot` on. Whether something was forgotten.
+    pub fn retire_before(&mut self, slot: Slot) -> bool {
+        let retired = self.index_at(slot);
+        self.ruling.drain(..retired);
+        retired > 0
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::ballot::{Ballot, NodeId};
 use crate::body::{BodyHandle, BodyKind, Mark};
+use crate::config::Configuration;
 use crate::message::Message;
 use crate::slot::Slot;
 
@@ -106,6 +107,16 @@ pub enum Effect {
         ballot: Ballot,
         /// A no-op range or a trim.
         kind: BodyKind,
+    },
+    /// Make a body that holds this configuration, in the slot at which it is to be chosen; then call
+    /// [`crate::Replica::handle_composed`].
+    ComposeConfiguration {
+        /// The configuration; its slot is the body's.
+        configuration: Box<Configuration>,
+        /// Where the configuration was chosen that it succeeds: a part of the body's kind.
+        after: Slot,
+        /// Origin ballot.
+        ballot: Ballot,
     },
     /// Send chosen bodies from the log as `Chosen` messages, from `from` on, at most `bytes` (but at least one body);
     /// or `Unavailable` if they are trimmed.

@@ -29,7 +29,8 @@ pub use config::{
 pub use effect::{Append, AppendId, BarrierId, BarrierOutcome, Effect, HaltReason, LogEntry, TransferOutcome};
 pub use message::{AcceptedBody, Doubt, Message, RejectReason};
 pub use replica::{
-    BarrierError, Opening, PeerStatus, ProposeError, Recovered, Replica, Role, Status, TransferError, TrimError,
+    BarrierError, Change, Opening, PeerStatus, ProposeError, ReconfigureError, Recovered, Replica, Role, Status,
+    TransferError, TrimError,
 };
 pub use slot::{Slot, SlotRange};
 pub use time::Instant;

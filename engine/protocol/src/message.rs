@@ -53,6 +53,8 @@ pub enum Message {
     PreVote {
         /// The ballot that would be prepared.
         ballot: Ballot,
+        /// The end of the sender's chosen prefix.
+        from: Slot,
     },
     /// The receiver has no leader either and has promised nothing as high.
     PreVoteGranted {
@@ -63,7 +65,8 @@ pub enum Message {
     Prepare {
         /// The candidate's ballot; its own promise is durable.
         ballot: Ballot,
-        /// The first slot that the candidate didn't know to be chosen when it began; the same for all of a ballot.
+        /// Only what reaches beyond matters: the first slot that the candidate didn't know to be chosen when it began, or
+        /// where a configuration begins to rule that a leader has to win as well.
         from: Slot,
     },
     /// Phase 1b, in parts of bounded size: everything the acceptor has accepted at or above its `mark`, as far as it
@@ -71,6 +74,8 @@ pub enum Message {
     Promise {
         /// As asked.
         ballot: Ballot,
+        /// As asked: parts of answers to different questions don't fit together.
+        from: Slot,
         /// The acceptor's chosen prefix; the candidate fetches what it lacks below it.
         mark: Mark,
         /// Number of this part, from zero.
@@ -216,16 +221,16 @@ impl Message {
         let round = |ballot: Ballot| ballot.round <= limits::ROUND_MAX;
         let handle = |body: &BodyHandle| body.count > 0 && body.first >= Slot::FIRST && slot(body.first);
         match self {
-            Message::PreVote { ballot } | Message::PreVoteGranted { ballot } => round(*ballot),
-            Message::Prepare { ballot, from } => round(*ballot) && slot(*from),
-            Message::Promise { ballot, mark: prefix, part, parts, accepted, doubts } => {
+            Message::PreVoteGranted { ballot } => round(*ballot),
+            Message::PreVote { ballot, from } | Message::Prepare { ballot, from } => round(*ballot) && slot(*from),
+            Message::Promise { ballot, from, mark: prefix, part, parts, accepted, doubts } => {
                 let report = |report: &AcceptedBody| round(report.ballot) && handle(&report.body);
                 let doubt = |doubt: &Doubt| doubt.first < doubt.end && slot(doubt.first) && round(doubt.bound);
                 let sized = *parts <= limits::PROMISE_PARTS_MAX
                     && accepted.len() <= limits::PROMISE_PART_MAX
                     && doubts.len() <= limits::DOUBTS_MAX;
                 let sound = accepted.iter().all(report) && doubts.iter().all(doubt);
-                round(*ballot) && mark(*prefix) && part < parts && sized && sound
+                round(*ballot) && slot(*from) && mark(*prefix) && part < parts && sized && sound
             }
             Message::Accept { ballot, body, mark: prefix } => round(*ballot) && handle(body) && mark(*prefix),
             Message::Accepted { ballot, first, id: _ } => round(*ballot) && slot(*first),
@@ -234,6 +239,7 @@ impl Message {
                     && match reason {
                         RejectReason::HigherBallot { promised } => round(*promised),
                         RejectReason::AlreadyChosen { mark: prefix } => mark(*prefix),
+                        RejectReason::WrongConfiguration { slot: first, chosen_at } => slot(*first) && slot(*chosen_at),
                         _ => true,
                     }
             }
@@ -286,10 +292,12 @@ pub enum RejectReason {
     },
     /// No room for client commands; no-ops, re-proposals, trims and what holds up the prefix are still taken.
     DiskFull,
-    /// The sender isn't a member of the configuration that rules the slot.
+    /// The sender isn't a member of any configuration that rules from `slot` on: it never was one, or was removed.
     WrongConfiguration {
-        /// The slot in question.
+        /// The first slot that the newest of them rules.
         slot: Slot,
+        /// Where that one was chosen; zero for genesis.
+        chosen_at: Slot,
     },
     /// The sender's store isn't the one that the configuration names.
     UnknownIdentity,

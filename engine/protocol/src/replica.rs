@@ -13,6 +13,9 @@ mod disk_watch;
 mod doubt;
 mod election;
 mod learner;
+mod membership;
+mod peer;
+mod phase_one;
 mod plan;
 mod proposer;
 mod room;
@@ -28,7 +31,7 @@ use thiserror::Error;
 
 use crate::ballot::{Ballot, NodeId};
 use crate::body::{BodyHandle, BodyId, Mark};
-use crate::config::{Configurations, Settings};
+use crate::config::{Configuration, Configurations, Settings};
 use crate::effect::{Append, AppendId, Effect, HaltReason, LogEntry};
 use crate::limits;
 use crate::message::{AcceptedBody, Doubt, Message, RejectReason};
@@ -41,6 +44,7 @@ use catch_up::CatchUp;
 use disk_watch::DiskWatch;
 use doubt::Inquiry;
 use election::{Candidacy, Canvass};
+pub use membership::{Change, ReconfigureError};
 use proposer::Leadership;
 pub use transfer::TransferError;
 pub use trim::TrimError;
@@ -56,6 +60,8 @@ pub struct Recovered {
     pub trimmed: Slot,
     /// Bodies accepted from the mark on, ascending: the highest ballot per slot, none overlapping.
     pub accepted: Vec<AcceptedBody>,
+    /// What those of them hold that are configurations.
+    pub configurations: Vec<(BodyId, Configuration)>,
     /// Slots at which damage to the log may hide an accept. While the replica is unsure, their bounds mean nothing.
     pub doubts: Vec<Doubt>,
     /// Damage may hide a promise higher than `promised`.
@@ -74,6 +80,12 @@ pub struct Replica {
     boot: u64,
     settings: Settings,
     configurations: Configurations,
+    /// What the configuration bodies hold that are accepted above the mark, or on their way into the log.
+    contents: BTreeMap<BodyId, Configuration>,
+    /// Where the newest configuration was chosen that a peer says this node isn't part of.
+    removed_at: Slot,
+    /// Whether this node has had a part in the log, as far as this life knows.
+    had_part: bool,
     jitter: Jitter,
 
     /// Highest ballot promised or accepted; what a candidate may rely on is durable before it is told.
@@ -208,6 +220,8 @@ pub struct PeerStatus {
     /// Whether it is behind the trim: what it lacks is gone everywhere, and it can't catch up without a snapshot. It
     /// holds no trims any more.
     pub behind: bool,
+    /// Whether it had, at its last answer, everything that it had been told of.
+    pub keeps_pace: bool,
 }
 
 /// A view of the replica for operators and tests.
@@ -238,6 +252,15 @@ pub struct Status {
     pub unsure: bool,
     /// To whom the leadership is being transferred.
     pub transfer: Option<NodeId>,
+    /// The configuration that rules the first slot of the open range.
+    pub configuration: Configuration,
+    /// The one that was chosen and doesn't rule yet, if there is one.
+    pub pending: Option<Configuration>,
+    /// Members of the configuration before, which must not be switched off yet: the new one doesn't hold everything that
+    /// came before it. Ascending; nobody else forgets them before a leader has found out that they have retired.
+    pub retiring: Vec<NodeId>,
+    /// Whether this node was a member or a learner, and is neither any more, as far as it knows.
+    pub removed: bool,
     /// What the leader knows of its peers; empty elsewhere.
     pub peers: Vec<PeerStatus>,
     /// Whether the replica has stopped for good.
@@ -273,11 +296,15 @@ impl Replica {
             assert!(body.first >= before, "recovered bodies are ascending and disjoint, {body:?} is not");
             accepted.insert(body.first, Accepted { ballot, body, append: AppendId(0) });
         }
+        let had_part = configurations.iter().any(|configuration| configuration.nodes().any(|other| other == node));
         Replica {
             node,
             boot,
             settings,
             configurations,
+            contents: recovered.configurations.into_iter().collect(),
+            removed_at: Slot(0),
+            had_part,
             jitter,
             promised: recovered.promised,
             promise_append: AppendId(0),
@@ -317,20 +344,18 @@ impl Replica {
             return;
         }
         self.disk.look(now, self.appended, self.durable);
-        if !self.configurations.configuration_at(self.mark.slot).is_member(from) {
-            if matches!(message, Message::Reject { .. }) {
-                // Two nodes that are strangers to each other would refuse each other's refusals for ever.
-                return;
-            }
-            let reason = RejectReason::WrongConfiguration { slot: self.mark.slot };
-            return self.send(from, Message::Reject { ballot: Ballot::ZERO, reason });
+        if message.body().is_some_and(|body| self.is_unknown_configuration(body)) {
+            return;
+        }
+        if !self.heeds(from, &message) {
+            return self.refuse_stranger(from);
         }
         match message {
-            Message::PreVote { ballot } => self.on_pre_vote(now, from, ballot),
+            Message::PreVote { ballot, from: slot } => self.on_pre_vote(now, from, ballot, slot),
             Message::PreVoteGranted { ballot } => self.on_pre_vote_granted(now, from, ballot),
             Message::Prepare { ballot, from: slot } => self.on_prepare(now, from, ballot, slot),
-            Message::Promise { ballot, mark, part, parts, accepted, doubts } => {
-                self.on_promise(now, from, ballot, mark, (part, parts), (accepted, doubts));
+            Message::Promise { ballot, from: slot, mark, part, parts, accepted, doubts } => {
+                self.on_promise(now, from, (ballot, slot), mark, (part, parts), (accepted, doubts));
             }
             Message::Accept { ballot, body, mark } => self.on_accept(now, from, ballot, body, mark),
             Message::Accepted { ballot, first, id } => self.on_accepted(now, from, ballot, first, id),
@@ -398,6 +423,13 @@ impl Replica {
         self.barriers_timeout(now);
     }
 
+    /// Takes what a configuration body holds. Whoever brings such a body, by a message or by
+    /// [`Replica::handle_obtained`], says this right before; other bodies stay opaque.
+    pub fn handle_configuration(&mut self, id: BodyId, configuration: Configuration) {
+        self.contents.retain(|known, _| self.accepted.values().any(|entry| entry.body.id == *known));
+        self.contents.insert(id, configuration);
+    }
+
     /// Takes the news that the bytes of a body asked for by [`Effect::Obtain`] are at hand.
     pub fn handle_obtained(&mut self, now: Instant, id: BodyId) {
         self.adopt_obtained(now, id);
@@ -460,6 +492,10 @@ impl Replica {
             doubts: self.doubts.clone(),
             unsure: self.unsure.is_some(),
             transfer,
+            configuration: self.configurations.configuration_at(self.mark.slot).clone(),
+            pending: self.configurations.boundary_after(self.mark.slot).map(|_| self.configurations.newest().clone()),
+            retiring: self.retiring(),
+            removed: self.is_removed(),
             peers,
             halted: self.halted,
         }
@@ -509,22 +545,14 @@ impl Replica {
         u64::from(self.configurations.configuration_at(self.mark.slot).alpha)
     }
 
-    /// The other members that have a say in the open slots.
-    fn peers(&self) -> Vec<NodeId> {
-        let configuration = self.configurations.configuration_at(self.mark.slot);
-        configuration.members.iter().copied().filter(|node| *node != self.node).collect()
-    }
-
     /// Whether `votes` is a prepare quorum of every configuration that may rule an open slot.
     fn is_prepare_quorum(&self, votes: &[NodeId]) -> bool {
-        let last = self.mark.slot.plus(self.alpha());
-        [self.mark.slot, last].iter().all(|slot| self.configurations.configuration_at(*slot).is_prepare_quorum(votes))
+        self.configurations.active_from(self.mark.slot).all(|configuration| configuration.is_prepare_quorum(votes))
     }
 
     /// Whether `votes` is an accept quorum of every configuration that may rule an open slot.
     fn is_accept_quorum(&self, votes: &[NodeId]) -> bool {
-        let last = self.mark.slot.plus(self.alpha());
-        [self.mark.slot, last].iter().all(|slot| self.configurations.configuration_at(*slot).is_accept_quorum(votes))
+        self.configurations.active_from(self.mark.slot).all(|configuration| configuration.is_accept_quorum(votes))
     }
 
     /// Whether an append has been waiting for the disk for an election timeout: whoever writes so slowly mustn't lead.
@@ -542,6 +570,13 @@ impl Replica {
 
     fn broadcast(&mut self, message: &Message) {
         for peer in self.peers() {
+            self.send(peer, message.clone());
+        }
+    }
+
+    /// Sends to all others that have a say in the open slots.
+    fn ask_voters(&mut self, message: &Message) {
+        for peer in self.voters() {
             self.send(peer, message.clone());
         }
     }

@@ -506,7 +506,7 @@ fn every_instance_is_ruled_by_a_known_configuration() {
     }
     assert_eq!(cluster.delivered(n(1)), []);
     let refused = refusals(&cluster.take(is("Reject")));
-    assert_eq!(refused, [RejectReason::WrongConfiguration { slot: s(1) }; 5]);
+    assert_eq!(refused, [RejectReason::WrongConfiguration { slot: s(1), chosen_at: s(0) }; 5]);
 }
 
 // --- Flexible Paxos --------------------------------------------------------------------------------------------------

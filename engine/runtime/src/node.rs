@@ -20,7 +20,7 @@ use std::time::Duration;
 use synod_frame::{BodyBounds, BodyHeader, Channel, ConfigurationBody, GroupId};
 use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::limits::BODY_SLOTS_MAX;
-use synod_protocol::{Ballot, Configurations, Instant, NodeId, Replica, Slot};
+use synod_protocol::{Ballot, Instant, NodeId, Replica, Slot};
 use synod_wal::directory::{self, Expected, OpenDirectory};
 use synod_wal::{LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, SyncMode, Wal};
 
@@ -295,13 +295,14 @@ fn open_replica(
     (boot_nonce, seed): (u64, u64),
     now: Instant,
 ) -> LoggedReplica<Slab> {
-    let configuration = genesis.to_configuration(Slot(0)).expect("the members were checked at the start");
+    let genesis = genesis.to_configuration(Slot(0)).expect("the members were checked at the start");
+    let configurations = recovered.configurations(&genesis).expect("headers were checked at the start");
     let core = Replica::new(
         config.node,
         boot_nonce,
         seed,
         config.settings.clone(),
-        Configurations::new(configuration),
+        configurations,
         recovered.protocol_state(),
         now,
     );

@@ -8,6 +8,7 @@ mod clients;
 mod convergence;
 mod damage;
 mod faults;
+mod membership;
 mod operators;
 mod outputs;
 mod reads;
@@ -90,6 +91,8 @@ pub(crate) enum Event {
     Restart { node: usize, life: u32 },
     /// A node asks again for the file that it couldn't have.
     RetryFile { node: usize, life: u32 },
+    /// Somebody wants other members.
+    Change,
     /// Somebody makes a mistake with directories.
     Mistake,
     /// Somebody puts right what can be put right.
@@ -150,6 +153,7 @@ pub struct Cluster {
     damage_random: Random,
     operator_random: Random,
     core_random: Random,
+    member_random: Random,
 }
 
 impl Cluster {
@@ -181,7 +185,7 @@ impl Cluster {
             network: Network::new(nodes.len(), plan.faults.messages.clone(), stream("network")),
             disks: plan.faults.disks.clone(),
             oracle: Oracle::new(seed),
-            invariants: Invariants::new(plan.configuration.clone(), options.only),
+            invariants: Invariants::new(plan.configuration.clone(), nodes.len(), options.only),
             trace: Trace::new(options.trace),
             stats: Stats { runs: 1, ..Stats::default() },
             convergence: None,
@@ -206,6 +210,7 @@ impl Cluster {
             damage_random: stream("damage"),
             operator_random: stream("mistakes"),
             core_random: stream("core"),
+            member_random: stream("changes"),
             nodes,
             plan,
         }
@@ -223,6 +228,7 @@ impl Cluster {
         self.schedule_pause();
         self.schedule_rot();
         self.schedule_mistake();
+        self.schedule_change();
         self.note_plan();
     }
 
@@ -274,6 +280,7 @@ impl Cluster {
             Event::Rot => self.rot(),
             Event::Restart { node, life } => self.restart(node, life),
             Event::RetryFile { node, life } => self.retry_file(node, life),
+            Event::Change => self.change_membership(),
             Event::Mistake => self.make_mistake(),
             Event::PutRight => self.put_right(),
             Event::Heal => self.heal(),

@@ -8,6 +8,7 @@ pub mod atlas;
 pub mod clocks;
 pub mod crashes;
 pub mod disk_damage;
+pub mod membership;
 pub mod messages;
 pub mod operators;
 pub mod partitions;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use clocks::ClockFaults;
 use crashes::CrashFaults;
 use disk_damage::DiskDamage;
+use membership::MembershipChanges;
 use messages::MessageFaults;
 use operators::OperatorFaults;
 use partitions::PartitionFaults;
@@ -46,6 +48,8 @@ pub struct Faults {
     pub damage: DiskDamage,
     /// People who do.
     pub operators: OperatorFaults,
+    /// Members that come and go.
+    pub membership: MembershipChanges,
 }
 
 impl Faults {
@@ -60,6 +64,7 @@ impl Faults {
             clocks: ClockFaults::EQUAL,
             damage: DiskDamage::none(),
             operators: OperatorFaults::none(),
+            membership: MembershipChanges::none(),
         }
     }
 
@@ -76,6 +81,7 @@ impl Faults {
             clocks: ClockFaults::draw(random, pace),
             damage: DiskDamage::none(),
             operators: OperatorFaults::none(),
+            membership: MembershipChanges::none(),
         }
     }
 

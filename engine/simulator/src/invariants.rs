@@ -35,6 +35,7 @@ use synod_wal::{RecordKind, RecoveredLog};
 
 use crate::durability::{Durability, Record};
 use crate::oracle::{CommandId, Oracle};
+use crate::rulings::Rulings;
 
 use accepted_is_reported::AcceptedIsReported;
 use chain_equal::ChainEqual;
@@ -178,24 +179,25 @@ pub struct Invariants {
     log_time: LogTime,
     deliveries: Deliveries,
     alpha: u32,
+    rulings: Rulings,
     /// The highest slot that each node has called stable.
     stable: Vec<Slot>,
 }
 
 impl Invariants {
-    /// Checkers for a run under one configuration.
-    pub fn new(configuration: Configuration, only: Option<Property>) -> Invariants {
-        let nodes = configuration.members.len();
+    /// Checkers for a run that begins under this configuration.
+    pub fn new(genesis: Configuration, nodes: usize, only: Option<Property>) -> Invariants {
         Invariants {
-            quorum_intersection: QuorumIntersection::new(&configuration),
+            quorum_intersection: QuorumIntersection::default(),
             no_amnesic_vote: NoAmnesicVote::new(nodes),
             fencing: Fencing::new(nodes),
             log_time: LogTime::new(nodes),
             deliveries: Deliveries::default(),
-            alpha: configuration.alpha,
+            alpha: genesis.alpha,
+            rulings: Rulings::new(genesis),
             only,
             violation: None,
-            chosen_by_quorum: ChosenByQuorum::new(configuration),
+            chosen_by_quorum: ChosenByQuorum::default(),
             one_value_per_ballot: OneValuePerBallot::default(),
             one_leader_per_ballot: OneLeaderPerBallot::default(),
             promise_monotonic: PromiseMonotonic::new(nodes),
@@ -205,6 +207,16 @@ impl Invariants {
             trim_safety: TrimSafety::new(nodes),
             stable: vec![Slot::FIRST; nodes],
         }
+    }
+
+    /// Which configuration rules which slot.
+    pub fn rulings(&self) -> &Rulings {
+        &self.rulings
+    }
+
+    /// The same, to tell them what is written and chosen.
+    pub fn rulings_mut(&mut self) -> &mut Rulings {
+        &mut self.rulings
     }
 
     /// The first violation, if there was one.
@@ -260,8 +272,8 @@ impl Invariants {
             self.promise_monotonic.check_sent(node, message),
             self.accepted_is_reported.check_sent(node, message, oracle),
             self.chain_equal.check_sent(node, message),
-            alpha_window::check_sent(node, message, self.alpha),
-            self.quorum_intersection.check_sent(node, message),
+            alpha_window::check_sent(node, message, self.alpha, &self.rulings),
+            self.quorum_intersection.check_sent(node, message, &self.rulings),
             self.no_amnesic_vote.check_sent(node, message),
             self.fencing.check_sent(node, life, message),
         ] {
@@ -340,8 +352,9 @@ impl Invariants {
         for entry in recovered.index.iter_from(recovered.index.base().slot) {
             let (body, Some(chain)) = (entry.body, entry.chosen) else { break };
             self.judge(agreement::check_delivery(oracle, node, &body));
-            let verdict = self.chosen_by_quorum.check_delivery(node, &body);
+            let verdict = self.chosen_by_quorum.check_delivery(node, &body, &self.rulings);
             self.judge(verdict);
+            self.rulings.note_chosen(&body);
             self.note_chosen(node, &body, Mark { slot: body.end(), chain }, oracle);
         }
         self.prefix_without_gaps.start(node, recovered.mark);
@@ -360,14 +373,15 @@ impl Invariants {
     pub fn delivered(&mut self, node: usize, body: &BodyHandle, mark: Mark, oracle: &mut Oracle) {
         for verdict in [
             agreement::check_delivery(oracle, node, body),
-            self.chosen_by_quorum.check_delivery(node, body),
+            self.chosen_by_quorum.check_delivery(node, body, &self.rulings),
             self.prefix_without_gaps.check_delivery(node, body, mark),
             self.chain_equal.check_delivery(node, body, mark),
         ] {
             self.judge(verdict);
         }
-        if let Some(nodes) = self.chosen_by_quorum.quorum_of(body.id) {
-            let verdict = self.quorum_intersection.note_chosen(nodes);
+        let ruling = self.rulings.at(body.first);
+        if let Some(nodes) = self.chosen_by_quorum.quorum_of(body.id, ruling) {
+            let verdict = self.quorum_intersection.note_chosen(nodes, ruling);
             self.judge(verdict);
         }
         self.note_chosen(node, body, mark, oracle);

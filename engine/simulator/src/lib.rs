@@ -19,6 +19,7 @@ pub mod oracle;
 pub mod plan;
 pub mod plant;
 pub mod random;
+pub mod rulings;
 mod run;
 pub mod scenario;
 pub mod schedule;

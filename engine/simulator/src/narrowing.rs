@@ -134,7 +134,7 @@ impl FaultKind {
             }
             FaultKind::Mistakes => faults.operators.every = None,
             FaultKind::Quorums => {
-                let majority = plan.nodes() as u32 / 2 + 1;
+                let majority = plan.configuration.members.len() as u32 / 2 + 1;
                 (plan.configuration.prepare_quorum, plan.configuration.accept_quorum) = (majority, majority);
             }
             FaultKind::Trims => plan.workload.trim = Chance::NEVER,

@@ -183,6 +183,11 @@ impl Node {
         assert!(wal.is_open(), "a log without records opens by itself");
     }
 
+    /// It, as a configuration names it.
+    pub fn as_member(&self) -> Member {
+        Member { node: node_id(self.index), incarnation: incarnation(self.index) }
+    }
+
     fn expected(&self) -> ExpectedIdentity {
         self.identity.expected()
     }
@@ -262,7 +267,10 @@ impl Node {
             plant.alter_recovered(&mut state);
         }
         let delivered = state.mark;
-        let configurations = Configurations::new(plan.configuration.clone());
+        let configurations = match plant {
+            Some(Plant::ForgetsConfiguration) => Configurations::new(plan.configuration.clone()),
+            _ => recovered.configurations(&plan.configuration).expect("headers hold what was chosen"),
+        };
         let protocol = plan.protocol.clone();
         let (node, seed) = (node_id(self.index), self.random.number());
         let replica = Replica::new(node, boot, seed, protocol, configurations, state, now);
@@ -344,12 +352,13 @@ fn genesis(plan: &Plan) -> StoredConfiguration {
     let configuration = ConfigurationBody {
         cluster: *b"simulated-synod.",
         lineage: 1,
-        members: (0..plan.nodes())
+        members: (0..plan.configuration.members.len())
             .map(|index| Member { node: node_id(index), incarnation: incarnation(index) })
             .collect(),
         prepare_quorum: plan.configuration.prepare_quorum,
         accept_quorum: plan.configuration.accept_quorum,
         alpha: plan.configuration.alpha,
+        ..ConfigurationBody::default()
     };
     let mut record = RecordBuffer::zeroed(BLOCK_BYTES);
     let origin = Origin { group: GROUP, first: Slot(0), ballot: Ballot::ZERO, leader_time_us: 0 };

@@ -7,6 +7,9 @@ use synod_protocol::{Configuration, Settings};
 use synod_wal::{Geometry, LogSettings, LoggedSettings, SyncMode};
 
 use crate::faults::Faults;
+use crate::faults::disk_damage::DiskDamage;
+use crate::faults::membership::MembershipChanges;
+use crate::faults::operators::OperatorFaults;
 use crate::network::node_id;
 use crate::random::{Chance, Random};
 use crate::workload::WorkloadPlan;
@@ -91,8 +94,12 @@ impl Plan {
         // Mostly so few that what is old is read back from the disk again and again.
         plan.log.index_bodies_max = Random::stream(seed, "paging").pick(&[4, 4, 8, 16, 64, 64 << 10]);
         plan.draw_quorums(&mut Random::stream(seed, "quorums"));
+        if nodes.is_none() {
+            plan.faults.membership = MembershipChanges::draw(&mut Random::stream(seed, "membership"), election_timeout);
+        }
         let (nodes, needed) = (plan.nodes(), plan.needed());
         plan.faults.draw_hard(seed, election_timeout, nodes, needed);
+        plan.spare_changes();
         if let Some(files_max) = plan.faults.damage.files_max {
             plan.log.pool_files_max = files_max;
         }
@@ -103,16 +110,24 @@ impl Plan {
     #[must_use]
     pub fn mild(seed: u64, nodes: Option<usize>) -> Plan {
         let mut plan = Plan::draw(seed, nodes);
-        let majority = plan.nodes() as u32 / 2 + 1;
+        let majority = plan.configuration.members.len() as u32 / 2 + 1;
         (plan.configuration.prepare_quorum, plan.configuration.accept_quorum) = (majority, majority);
         plan.faults.make_mild();
         plan.log.pool_files_max = POOL_FILES_MAX;
         plan
     }
 
+    /// Which nodes may be damaged follows from who is a member: where the membership changes, disks and operators do right.
+    pub fn spare_changes(&mut self) {
+        if self.faults.membership.every.is_some() {
+            self.faults.damage = DiskDamage::none();
+            self.faults.operators = OperatorFaults::none();
+        }
+    }
+
     /// Draws quorums of different sizes.
     fn draw_quorums(&mut self, random: &mut Random) {
-        let nodes = self.nodes() as u64;
+        let nodes = self.configuration.members.len() as u64;
         if nodes == 1 || !random.chance(Chance::of(1, 4)) {
             return;
         }
@@ -130,9 +145,9 @@ impl Plan {
         self.configuration.prepare_quorum.max(self.configuration.accept_quorum) as usize
     }
 
-    /// How many nodes there are.
+    /// How many nodes there are, members or not.
     pub fn nodes(&self) -> usize {
-        self.configuration.members.len()
+        self.configuration.members.len() + self.faults.membership.spare
     }
 
     /// How long a cluster may take to deliver a new command everywhere once nothing goes wrong any more.

@@ -8,6 +8,7 @@ use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::{Ballot, BodyId, Mark, Message, Recovered, Slot};
 
 use crate::faults::atlas::Atlas;
+use crate::faults::membership::MembershipChanges;
 use crate::faults::operators::{Mistake, OperatorFaults};
 use crate::invariants::Property;
 use crate::plan::Plan;
@@ -101,6 +102,8 @@ plants! {
     LosesWrite "loses-write" => Recovers,
     /// A leader that lost its office tells clients that it refused what it had proposed.
     RefusesProposed "refuses-proposed" => OutcomeHonesty,
+    /// A node that restarts knows only the first configuration.
+    ForgetsConfiguration "forgets-configuration" => ChosenByQuorum | QuorumIntersection,
     /// A proposer goes on as if alpha were no bound to it.
     OverrunsAlpha "overruns-alpha" => AlphaWindow,
     /// A candidate takes it that everybody has promised whom it asks.
@@ -167,6 +170,10 @@ impl Plant {
                     lasts: pace / 2..=pace * 2,
                     always: Some(if self == Plant::RollsBack { Mistake::RollBack } else { Mistake::Swap }),
                 };
+            }
+            Plant::ForgetsConfiguration => {
+                plan.faults.membership = MembershipChanges::often(3, pace);
+                plan.spare_changes();
             }
             Plant::CutsDoubtful => {
                 plan.faults.damage.atlas = Atlas::EVERYBODY;

@@ -34,10 +34,10 @@ pub fn kind(message: &Message) -> &'static str {
 /// A message in words.
 pub fn message(message: &Message) -> String {
     match message {
-        Message::PreVote { ballot } => format!("pre-vote: would {} be welcome?", short(*ballot)),
+        Message::PreVote { ballot, .. } => format!("pre-vote: would {} be welcome?", short(*ballot)),
         Message::PreVoteGranted { ballot } => format!("pre-vote granted: {} would be welcome", short(*ballot)),
         Message::Prepare { ballot, from } => format!("prepare {} for slots from {from} on", short(*ballot)),
-        Message::Promise { ballot, mark, part, parts, accepted, doubts } => {
+        Message::Promise { ballot, from: _, mark, part, parts, accepted, doubts } => {
             let reports: Vec<String> = accepted.iter().map(accepted_body).collect();
             let reports = if reports.is_empty() { "nothing".into() } else { reports.join(", ") };
             let part = if *parts > 1 { format!(", part {} of {parts}", part + 1) } else { String::new() };
@@ -86,7 +86,9 @@ fn refusal(reason: &RejectReason) -> String {
         RejectReason::LeaderAlive { leader } => format!("{leader} leads and is alive"),
         RejectReason::BallotConflict { first } => format!("another body was accepted at slot {first} in this ballot"),
         RejectReason::DiskFull => "the disk is full".into(),
-        RejectReason::WrongConfiguration { slot } => format!("the sender isn't a member at slot {slot}"),
+        RejectReason::WrongConfiguration { slot, chosen_at } => {
+            format!("by the configuration of slot {chosen_at}, the sender isn't a member from {slot} on")
+        }
         RejectReason::UnknownIdentity => "the sender's store is unknown".into(),
         RejectReason::NotLeader => "doesn't lead".into(),
         RejectReason::Doubtful => "may have lost a promise".into(),
@@ -113,7 +115,7 @@ pub fn body(handle: &BodyHandle) -> String {
         BodyKind::Commands => "commands".to_string(),
         BodyKind::NoOp => "no-op".into(),
         BodyKind::Trim { upto } => format!("trim below {upto}"),
-        BodyKind::Configuration => "configuration".into(),
+        BodyKind::Configuration { .. } => "configuration".into(),
         BodyKind::Session => "session command".into(),
         BodyKind::Ticket => "ticket command".into(),
     };

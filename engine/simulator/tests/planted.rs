@@ -68,6 +68,7 @@ planted! {
     ambient_chance AmbientChance,
     a_lost_write LosesWrite,
     a_refusal_that_is_none RefusesProposed,
+    a_node_that_forgets_configurations ForgetsConfiguration,
     a_proposer_beyond_alpha OverrunsAlpha,
     a_leader_without_a_quorum SkimpsPhaseOne,
     another_nodes_directory IgnoresIdentity,

@@ -152,10 +152,11 @@ fn a_trim_that_a_crash_interrupted_is_carried_out() {
     check_hard(64_015_803);
 }
 
-/// A seal was torn by a crash, and then the header that named the end of the log there was lost.
+/// A seal or a record was torn by a crash, and the header that named the end of the log there, or would have, was lost.
 #[test]
-fn a_torn_seal_is_damage_without_the_header_that_cut_it() {
+fn what_is_torn_is_damage_without_the_header_that_cuts_it() {
     check_hard(64_017_048);
+    check_hard(66_011_740);
 }
 
 /// A header told of a trim whose record, and the delivery state with it, went down in a power failure: judging began with

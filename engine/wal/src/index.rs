@@ -373,6 +373,11 @@ impl Index {
             if gone + again.len() >= excess {
                 break;
             }
+            if entry.body.kind.is_configuration() && entry.chosen.is_some() {
+                // They are few, and who rules must be known without reading anything back.
+                close(&mut open, &mut made, &mut gone);
+                continue;
+            }
             let first = entry.body.first;
             let inside = self.pages.containing(first).map(|page| page.end.slot);
             let segment = segment_of(&entry.location);
@@ -398,8 +403,7 @@ impl Index {
             if let BodyKind::Trim { upto } = entry.body.kind {
                 page.trims_upto = page.trims_upto.max(Some(upto));
             }
-            page.configuration = (entry.body.kind == BodyKind::Configuration).then_some(first);
-            let is_full = page.bodies as usize == bodies_max || page.configuration.is_some();
+            let is_full = page.bodies as usize == bodies_max;
             open = Some(page);
             if is_full {
                 close(&mut open, &mut made, &mut gone);
@@ -430,9 +434,10 @@ impl Index {
         self.base = base;
         let kept = self.entries.split_off(&base.slot);
         let trimmed = std::mem::replace(&mut self.entries, kept);
-        let configurations = trimmed.values().filter(|entry| entry.body.kind == BodyKind::Configuration);
+        let configurations = trimmed.values().filter(|entry| entry.body.kind.is_configuration());
         let newest = configurations.map(|entry| entry.body.first).max();
-        newest.max(self.pages.trim_to(base))
+        self.pages.trim_to(base);
+        newest
     }
 
     /// Up to where the trims of the chosen prefix go that begin below `mark`, those in pages included; none if there are
@@ -455,7 +460,7 @@ fn close(open: &mut Option<Page>, made: &mut Vec<Page>, gone: &mut usize) {
 
 #[cfg(test)]
 mod tests {
-    use synod_protocol::{BodyId, BodyKind, NodeId};
+    use synod_protocol::{BodyId, NodeId};
 
     use super::*;
 

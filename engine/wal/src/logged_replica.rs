@@ -12,6 +12,7 @@ mod effects;
 mod face;
 mod healing;
 mod judging;
+mod membership;
 mod paging;
 mod serve;
 
@@ -37,6 +38,7 @@ pub use healing::HEAL_PAUSE;
 use healing::Healing;
 use judging::Judging;
 pub use judging::{Judgement, Suppressed};
+use membership::Membership;
 use paging::{Errand, Paging};
 use serve::Serving;
 
@@ -57,8 +59,11 @@ pub struct LoggedReplica<P: Buffers> {
     planned: VecDeque<(Lsn, AppendId)>,
     /// A trim that is delivered and whose exact place isn't known yet.
     trim_wanted: Option<Slot>,
+    /// A trim that went less far than it wanted, and the configuration in the header that held it up.
+    trim_held: Option<(Slot, Option<Slot>)>,
     /// A trim that is delivered and not yet in the log.
     trim_due: Option<Mark>,
+    membership: Membership,
     reads: BTreeMap<ReadId, (IndexEntry, Purpose)>,
     reads_count: u64,
     serving: BTreeMap<NodeId, Serving<P::Buffer>>,
@@ -104,6 +109,7 @@ impl<P: Buffers> LoggedReplica<P> {
         // Time goes on from where the log left it, whatever the clock of this machine says.
         let leader_time_us = wal.log_time_us();
         let healing = Healing::of(wal.take_damaged());
+        let membership = Membership::new(replica.configurations().clone(), replica.mark().slot, &mut wal);
         // Chosen before a crash, and maybe not carried out.
         let trim_wanted = wal.index().trims_upto(replica.mark().slot);
         let mut joined = LoggedReplica {
@@ -116,7 +122,9 @@ impl<P: Buffers> LoggedReplica<P> {
             blocked: VecDeque::new(),
             planned: VecDeque::new(),
             trim_wanted,
+            trim_held: None,
             trim_due: None,
+            membership,
             reads: BTreeMap::new(),
             reads_count: 0,
             serving: BTreeMap::new(),
@@ -148,6 +156,10 @@ impl<P: Buffers> LoggedReplica<P> {
                     _ => Some(buffer),
                 };
                 let Some(buffer) = buffer else { return self.drain(now) };
+                if handle.kind.is_configuration() && !self.tell_configuration(handle, buffer.as_ref()) {
+                    // Nobody who may lead proposes what can't rule.
+                    return self.drain(now);
+                }
                 self.bodies.arrive(*handle, buffer);
             }
             // About a body that is being healed, which is no news for the core.
@@ -242,6 +254,9 @@ impl<P: Buffers> LoggedReplica<P> {
         }
         match (purpose, record) {
             (Purpose::Adopt, Some(record)) => {
+                if entry.body.kind.is_configuration() {
+                    self.tell_configuration(&entry.body, record.as_ref());
+                }
                 self.bodies.arrive(entry.body, record);
                 self.replica.handle_obtained(now, entry.body.id);
             }
@@ -535,6 +550,7 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     fn unblock(&mut self, now: Instant) {
+        self.place_rest_of_trim(now);
         self.append_trim_due(now);
         while let Some(effect) = self.blocked.pop_front() {
             if let Some(effect) = self.carry_out(now, effect) {

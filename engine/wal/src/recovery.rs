@@ -13,6 +13,7 @@
 //! [`crate::Wal`] syncs it before anything rests on it, then opens a new segment that names where the old ones end.
 
 mod chain;
+mod configurations;
 mod join;
 mod losses;
 mod pager;
@@ -28,7 +29,7 @@ use thiserror::Error;
 
 use crate::format::{SegmentHeaderError, Settled, StoredConfiguration};
 use crate::identity::ExpectedIdentity;
-use crate::index::Index;
+use crate::index::{Index, IndexEntry};
 use crate::lsn::{FileId, Lsn};
 use crate::pool::CleanFile;
 use crate::scan::{Depth, HoleCause, ReadError};
@@ -36,6 +37,7 @@ use crate::segment::Geometry;
 use crate::store::SegmentStore;
 use crate::writer::SealIndex;
 
+pub(crate) use configurations::decode as decode_configuration;
 pub(crate) use join::prove_marks;
 use pager::{Disk, JoinError};
 
@@ -107,6 +109,11 @@ pub struct RecoveredLog {
     pub index: Index,
     /// The ruling configuration.
     pub configuration: Option<StoredConfiguration>,
+    /// The configurations whose bodies are in the log, chosen or accepted, ascending by slot.
+    pub configurations: Vec<StoredConfiguration>,
+    /// The slot of the first chosen configuration that can't be read: nothing from there on counts as chosen, for nobody
+    /// could tell who rules.
+    pub configuration_lost: Option<Slot>,
     /// The slot of the newest configuration whose body is trimmed, if [`RecoveredLog::configuration`] is older.
     pub configuration_trimmed: Option<Slot>,
     /// The log's own time at its end, in microseconds.
@@ -173,20 +180,35 @@ impl RecoveredLog {
 
     /// What the acceptor knows: what it must never have forgotten when it speaks again.
     pub fn protocol_state(&self) -> Recovered {
+        let mut doubts = self.doubts.clone();
+        if let Some(entry) = self.configuration_lost.and_then(|slot| self.index.get(slot)) {
+            // It may have been voted for here, and can't be vouched for.
+            let bound = if entry.ballot.is_zero() { self.promised } else { entry.ballot };
+            doubts.push(Doubt { first: entry.body.first, end: entry.body.end(), bound });
+        }
         Recovered {
             promised: self.promised,
-            mark: self.mark,
+            mark: self.protocol_mark(),
             trimmed: self.index.base().slot,
             accepted: self.open_bodies(),
-            doubts: self.doubts.clone(),
+            configurations: self.open_configurations(),
+            doubts,
             unsure: self.unsure,
         }
+    }
+
+    /// The chosen prefix that counts: it ends where nobody could tell any more who rules.
+    pub fn protocol_mark(&self) -> Mark {
+        let before_lost = self.configuration_lost.and_then(|slot| self.index.mark_at(slot));
+        before_lost.filter(|mark| mark.slot < self.mark.slot).unwrap_or(self.mark)
     }
 
     /// The bodies accepted above the mark, ascending. What was copied from others was never voted for here: behind a gap
     /// it must be copied again.
     pub fn open_bodies(&self) -> Vec<AcceptedBody> {
-        let entries = self.index.iter_from(self.mark.slot).filter(|entry| !entry.ballot.is_zero());
+        let can_be_read = |entry: &&IndexEntry| Some(entry.body.first) != self.configuration_lost;
+        let entries = self.index.iter_from(self.protocol_mark().slot).filter(|entry| !entry.ballot.is_zero());
+        let entries = entries.filter(can_be_read);
         entries.map(|entry| AcceptedBody { ballot: entry.ballot, body: entry.body }).collect()
     }
 
@@ -457,7 +479,11 @@ fn attempt(
         let verdict = verdict::decide(&chain, &scans, options)?;
         let losses = losses::assess(&files, &scans, &verdict);
         match join::join(&files, &scans, &verdict, &disk) {
-            Ok(joined) => return chain::assemble(store, geometry, files, &scans, (&verdict, losses), joined),
+            Ok(joined) => {
+                let mut log = chain::assemble(store, geometry, files, &scans, (&verdict, losses), joined)?;
+                configurations::read_all(store, &mut log);
+                return Ok(log);
+            }
             Err(JoinError::Recover(error)) => return Err(error),
             Err(JoinError::Changed(epoch)) => {
                 if !keep.insert(epoch) {

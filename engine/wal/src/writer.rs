@@ -118,6 +118,7 @@ pub struct Wal {
     mark: Mark,
     log_time_us: u64,
     configuration: Option<StoredConfiguration>,
+    configurations: Vec<StoredConfiguration>,
     /// The slot of the newest configuration whose body is trimmed: no segment is given up before a durable header
     /// holds a configuration at least as new.
     configuration_trimmed: Option<Slot>,
@@ -227,6 +228,7 @@ impl Wal {
             mark: recovered.mark,
             log_time_us: recovered.log_time_us,
             configuration: recovered.configuration,
+            configurations: recovered.configurations,
             configuration_trimmed: recovered.configuration_trimmed,
             index: recovered.index,
             base,

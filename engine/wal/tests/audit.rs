@@ -30,6 +30,7 @@ fn genesis() -> StoredConfiguration {
         prepare_quorum: 2,
         accept_quorum: 2,
         alpha: 64,
+        ..ConfigurationBody::default()
     };
     let mut record = RecordBuffer::zeroed(BLOCK as usize);
     let origin = Origin { group: GROUP, first: Slot(0), ballot: Ballot::ZERO, leader_time_us: 0 };
@@ -459,6 +460,7 @@ fn two_configurations_at_one_slot() {
         prepare_quorum: 1,
         accept_quorum: 1,
         alpha: 64,
+        ..ConfigurationBody::default()
     };
     let body = encode_configuration(record.as_mut(), &origin, &configuration).unwrap();
     genesis.body = record.as_ref()[RECORD_HEADER_BYTES..][..body.bytes as usize].to_vec();

@@ -49,6 +49,7 @@ impl Store {
             prepare_quorum: 1,
             accept_quorum: 1,
             alpha: 1024,
+            ..ConfigurationBody::default()
         };
         directory::bootstrap(&path, &Genesis { group: support::GROUP, configuration }).unwrap();
         Store { _root: root, path }

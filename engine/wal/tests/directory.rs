@@ -44,6 +44,7 @@ fn genesis(identity: &NodeIdentity) -> Genesis {
             prepare_quorum: 2,
             accept_quorum: 2,
             alpha: 4096,
+            ..ConfigurationBody::default()
         },
     }
 }

@@ -29,6 +29,7 @@ fn genesis() -> Body {
         prepare_quorum: 2,
         accept_quorum: 2,
         alpha: 1024,
+        ..ConfigurationBody::default()
     };
     let origin = Origin { group: GROUP, first: Slot(0), ballot: Ballot::ZERO, leader_time_us: 0 };
     let handle = encode_configuration(record.as_mut(), &origin, &configuration).unwrap();

@@ -55,7 +55,7 @@ fn describe(scanner: &mut Scanner<'_>, found: &ScannedRecord) -> String {
                 }
             }
             BodyKind::NoOp => writeln!(text, "  {first} {count} no-ops").unwrap(),
-            BodyKind::Configuration => writeln!(text, "  {first} {count} configuration").unwrap(),
+            BodyKind::Configuration { .. } => writeln!(text, "  {first} {count} configuration").unwrap(),
             BodyKind::Trim { .. } => writeln!(text, "  {first} {count} trim").unwrap(),
             BodyKind::Session => writeln!(text, "  {first} {count} session").unwrap(),
             BodyKind::Ticket => writeln!(text, "  {first} {count} ticket").unwrap(),

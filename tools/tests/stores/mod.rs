@@ -71,6 +71,7 @@ impl Stores {
             prepare_quorum: nodes / 2 + 1,
             accept_quorum: nodes / 2 + 1,
             alpha: 1024,
+            ..ConfigurationBody::default()
         };
         let genesis = Genesis { group: GROUP, configuration };
         for path in &stores.paths {

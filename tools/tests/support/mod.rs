@@ -51,6 +51,7 @@ pub fn cluster(root: &Path, nodes: u32) -> Vec<PathBuf> {
         prepare_quorum: quorum,
         accept_quorum: quorum,
         alpha: 64,
+        ..ConfigurationBody::default()
     };
     for path in &paths {
         directory::bootstrap(path, &Genesis { group: GROUP, configuration: configuration.clone() }).expect("bootstrap");

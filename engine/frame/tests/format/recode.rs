@@ -92,7 +92,7 @@ fn recode_body(record: &RecordBuffer) -> Result<Vec<u8>, Refusal> {
         },
         BodyKind::Session => encode_session(again.as_mut(), &origin, decode_session(&header, body)?)?,
         BodyKind::Ticket => encode_ticket(again.as_mut(), &origin, decode_ticket(&header, body)?)?,
-        BodyKind::Configuration => {
+        BodyKind::Configuration { .. } => {
             encode_configuration(again.as_mut(), &origin, &ConfigurationBody::decode(&header, body)?)?
         }
     };

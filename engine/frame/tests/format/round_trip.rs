@@ -40,7 +40,7 @@ fn body() -> impl Strategy<Value = BodyHandle> {
     let kind = prop_oneof![
         (Just(BodyKind::Commands), 1..=BODY_SLOTS_MAX),
         (Just(BodyKind::NoOp), 1..=BODY_SLOTS_MAX),
-        (Just(BodyKind::Configuration), Just(1)),
+        (slot().prop_map(|after| BodyKind::Configuration { after }), Just(1)),
         (slot().prop_map(|upto| BodyKind::Trim { upto }), Just(1)),
     ];
     (kind, slot(), 192..=BODY_BYTES_MAX, id()).prop_map(|((kind, count), first, bytes, id)| BodyHandle {
@@ -72,7 +72,7 @@ fn reason() -> impl Strategy<Value = RejectReason> {
         node().prop_map(|leader| RejectReason::LeaderAlive { leader }),
         slot().prop_map(|first| RejectReason::BallotConflict { first }),
         Just(RejectReason::DiskFull),
-        slot().prop_map(|slot| RejectReason::WrongConfiguration { slot }),
+        (slot(), slot()).prop_map(|(slot, chosen_at)| RejectReason::WrongConfiguration { slot, chosen_at }),
         Just(RejectReason::UnknownIdentity),
         Just(RejectReason::NotLeader),
         Just(RejectReason::Doubtful),
@@ -90,9 +90,10 @@ fn doubts() -> impl Strategy<Value = Vec<Doubt>> {
 }
 
 fn message() -> impl Strategy<Value = Message> {
-    let promise = (ballot(), mark(), 0..100u32, 1..100u32, accepted(), doubts()).prop_map(
-        |(ballot, mark, part, more, accepted, doubts)| Message::Promise {
+    let promise = (ballot(), slot(), mark(), 0..100u32, 1..100u32, accepted(), doubts()).prop_map(
+        |(ballot, from, mark, part, more, accepted, doubts)| Message::Promise {
             ballot,
+            from,
             mark,
             part,
             parts: part + more,
@@ -101,7 +102,7 @@ fn message() -> impl Strategy<Value = Message> {
         },
     );
     prop_oneof![
-        ballot().prop_map(|ballot| Message::PreVote { ballot }),
+        (ballot(), slot()).prop_map(|(ballot, from)| Message::PreVote { ballot, from }),
         ballot().prop_map(|ballot| Message::PreVoteGranted { ballot }),
         (ballot(), slot()).prop_map(|(ballot, from)| Message::Prepare { ballot, from }),
         promise,
@@ -167,7 +168,15 @@ fn a_full_promise_fits_and_no_more() {
     let accepted: Vec<_> = (1..=PROMISE_PART_MAX as u64).map(entry).collect();
     let doubt = |slot| Doubt { first: Slot(slot), end: Doubt::OPEN, bound: Ballot::ZERO };
     let doubts: Vec<_> = (1..=DOUBTS_MAX as u64).map(doubt).collect();
-    let message = Message::Promise { ballot: Ballot::ZERO, mark: Mark::START, part: 0, parts: 1, accepted, doubts };
+    let message = Message::Promise {
+        ballot: Ballot::ZERO,
+        from: Slot(1),
+        mark: Mark::START,
+        part: 0,
+        parts: 1,
+        accepted,
+        doubts,
+    };
     let (bytes, payload) = encode_message(GroupId(0), NodeId(1), NodeId(2), Slot(0), &message);
     let envelope = Envelope::decode(&bytes).unwrap();
     let (_, maximum) = Envelope::payload_limit(envelope.kind);
@@ -185,7 +194,15 @@ fn promises_in_disorder_are_refused() {
     };
     for (accepted, index) in [(vec![entry(2, 1), entry(1, 1)], 1), (vec![entry(1, 0)], 0), (vec![entry(0, 1)], 0)] {
         let doubts = Vec::new();
-        let message = Message::Promise { ballot: Ballot::ZERO, mark: Mark::START, part: 0, parts: 1, accepted, doubts };
+        let message = Message::Promise {
+            ballot: Ballot::ZERO,
+            from: Slot(1),
+            mark: Mark::START,
+            part: 0,
+            parts: 1,
+            accepted,
+            doubts,
+        };
         let (bytes, payload) = encode_message(GroupId(0), NodeId(1), NodeId(2), Slot(0), &message);
         let envelope = Envelope::decode(&bytes).unwrap();
         assert_eq!(decode_message(&envelope, &payload, None), Err(MessageError::Accepted { index }));

@@ -79,6 +79,16 @@ pub(crate) fn configuration() -> ConfigurationBody {
         prepare_quorum: 2,
         accept_quorum: 2,
         alpha: 65_536,
+        ..ConfigurationBody::default()
+    }
+}
+
+pub(crate) fn learners() -> ConfigurationBody {
+    ConfigurationBody {
+        after: Slot(77),
+        learners: (4..=5).map(|node| Member { node: NodeId(node), incarnation: [node as u8; 16] }).collect(),
+        leaving: vec![NodeId(1), NodeId(3)],
+        ..configuration()
     }
 }
 
@@ -125,6 +135,7 @@ pub(crate) fn bodies() -> Vec<(&'static str, Body)> {
         ("noop", body(&|record| encode_noop(record, &origin(108), 1000).unwrap())),
         ("genesis", body(&|record| encode_configuration(record, &origin(0), &configuration()).unwrap())),
         ("configuration", body(&|record| encode_configuration(record, &origin(1108), &configuration()).unwrap())),
+        ("learners", body(&|record| encode_configuration(record, &origin(1108), &learners()).unwrap())),
         ("trim", body(&|record| encode_trim(record, &origin(1109), Slot(50)).unwrap())),
         (
             "commands-condition",
@@ -180,24 +191,38 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
     };
     let reject = |reason| Message::Reject { ballot, reason };
     vec![
-        ("pre-vote", Message::PreVote { ballot }),
+        ("pre-vote", Message::PreVote { ballot, from: Slot(0) }),
+        ("pre-vote-from", Message::PreVote { ballot, from: first }),
         ("pre-vote-granted", Message::PreVoteGranted { ballot }),
         ("prepare", Message::Prepare { ballot, from: first }),
         (
             "promise-empty",
-            Message::Promise { ballot, mark, part: 0, parts: 1, accepted: Vec::new(), doubts: Vec::new() },
+            Message::Promise {
+                ballot,
+                from: Slot(0),
+                mark,
+                part: 0,
+                parts: 1,
+                accepted: Vec::new(),
+                doubts: Vec::new(),
+            },
+        ),
+        (
+            "promise-from",
+            Message::Promise { ballot, from: first, mark, part: 0, parts: 1, accepted: Vec::new(), doubts: Vec::new() },
         ),
         (
             "promise",
             Message::Promise {
                 ballot,
+                from: Slot(0),
                 mark,
                 part: 1,
                 parts: 2,
                 accepted: vec![
                     accepted(BodyKind::Commands, 100, 3),
                     accepted(BodyKind::NoOp, 103, 1 << 20),
-                    accepted(BodyKind::Configuration, 2_000_000, 1),
+                    accepted(BodyKind::Configuration { after: Slot(0) }, 2_000_000, 1),
                     accepted(BodyKind::Trim { upto: Slot(90) }, 2_000_001, 1),
                 ],
                 doubts: vec![
@@ -214,7 +239,8 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
         ("reject-leader-alive", reject(RejectReason::LeaderAlive { leader: NodeId(3) })),
         ("reject-ballot-conflict", reject(RejectReason::BallotConflict { first })),
         ("reject-disk-full", reject(RejectReason::DiskFull)),
-        ("reject-wrong-configuration", reject(RejectReason::WrongConfiguration { slot: first })),
+        ("reject-wrong-configuration", reject(RejectReason::WrongConfiguration { slot: first, chosen_at: Slot(0) })),
+        ("reject-removed", reject(RejectReason::WrongConfiguration { slot: first, chosen_at: Slot(7) })),
         ("reject-unknown-identity", reject(RejectReason::UnknownIdentity)),
         ("reject-overloaded", reject(RejectReason::Overloaded { retry_after: Duration::from_millis(20) })),
         ("reject-not-leader", reject(RejectReason::NotLeader)),

@@ -4,7 +4,8 @@ use super::*;
 
 fn configuration(members: &[u32], prepare_quorum: u32, accept_quorum: u32) -> Configuration {
     let members = members.iter().copied().map(NodeId).collect();
-    Configuration { chosen_at: Slot(0), members, prepare_quorum, accept_quorum, alpha: 100 }
+    let (learners, leaving) = (Vec::new(), Vec::new());
+    Configuration { chosen_at: Slot(0), members, prepare_quorum, accept_quorum, alpha: 100, learners, leaving }
 }
 
 /// All sets of `size` out of `count` members, as bits.
@@ -115,5 +116,81 @@ fn huge_times_are_only_very_long() {
     let mut replica = Replica::new(NodeId(1), 1, 1, settings, configurations, Recovered::default(), Instant(5));
     for now in [5, u64::MAX] {
         replica.handle_timeout(Instant(now));
+    }
+}
+
+#[test]
+fn learners_are_no_members_and_only_members_leave_for_them() {
+    let nodes = |numbers: &[u32]| numbers.iter().copied().map(NodeId).collect::<Vec<_>>();
+    let with = |learners: &[u32], leaving: &[u32]| {
+        let three = configuration(&[1, 2, 3], 2, 2);
+        Configuration { learners: nodes(learners), leaving: nodes(leaving), ..three }.check()
+    };
+    assert_eq!((with(&[], &[]), with(&[4, 5], &[]), with(&[4], &[1, 3])), (Ok(()), Ok(()), Ok(())));
+    for (learners, leaving) in
+        [(&[3][..], &[][..]), (&[5, 4], &[]), (&[4, 4], &[]), (&[0], &[]), (&[], &[1]), (&[4], &[5]), (&[4], &[2, 1])]
+    {
+        assert_eq!(with(learners, leaving), Err(ConfigurationError::Learners), "{learners:?} {leaving:?}");
+    }
+}
+
+#[test]
+fn quorums_of_a_changed_configuration_intersect() {
+    for count in 1..=MEMBERS_MAX as u32 {
+        let before: Vec<u32> = (1..=count).collect();
+        for accept in 1..=count {
+            let majority = count / 2 + 1;
+            for prepare in [count + 1 - accept, majority] {
+                let before = configuration(&before, prepare, accept);
+                if before.check().is_err() {
+                    continue;
+                }
+                for size in 1..=MEMBERS_MAX as u32 {
+                    let after = before.with_members((1..=size).map(NodeId).collect());
+                    assert_eq!(after.check(), Ok(()), "{before:?} {after:?}");
+                    let majorities = (prepare, accept) == (majority, majority);
+                    assert!(!majorities || after.accept_quorum == size / 2 + 1, "majorities stay majorities");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_promotion_brings_the_learners_in_and_lets_go_who_leaves() {
+    let nodes = |numbers: &[u32]| numbers.iter().copied().map(NodeId).collect::<Vec<_>>();
+    let three = configuration(&[1, 2, 3], 2, 2);
+    let swap = Configuration { learners: nodes(&[4, 5]), leaving: nodes(&[1, 2]), ..three.clone() };
+    let after = swap.promoted();
+    assert_eq!((after.members, after.learners, after.leaving), (nodes(&[3, 4, 5]), vec![], vec![]));
+    assert!(swap.has_voters_of(&three) && !swap.promoted().has_voters_of(&three));
+    assert_eq!((three.tolerance(), configuration(&[1, 2, 3, 4], 4, 1).tolerance()), (1, 0));
+}
+
+/// The slow twin: of all that were chosen up to alpha slots before, the last.
+#[test]
+fn a_configuration_rules_from_alpha_slots_after_its_own() {
+    let chosen_at = |slot: u64| Configuration { chosen_at: Slot(slot), ..configuration(&[1, 2, 3], 2, 2) };
+    for gaps in [[100, 100], [101, 300], [250, 100], [1000, 101]] {
+        let slots = [5, 5 + gaps[0], 5 + gaps[0] + gaps[1]];
+        let mut configurations = Configurations::new(configuration(&[1, 2, 3], 2, 2));
+        for (known, slot) in slots.into_iter().enumerate() {
+            let after = Slot(if known == 0 { 0 } else { slots[known - 1] });
+            assert!(!configurations.choose(Slot(slot - 1), chosen_at(slot)), "it knew of another one before it");
+            assert!(configurations.choose(after, chosen_at(slot)));
+            assert!(!configurations.choose(after, chosen_at(slot)), "once is enough");
+            assert!(!configurations.choose(after, chosen_at(slot + 1)), "that is void");
+            // Nobody asks for what lies before the last one that ruled when this one was chosen.
+            for asked in slot..slot + 500 {
+                let rules = slots[..=known].iter().rev().find(|slot| **slot + 100 <= asked).copied().unwrap_or(0);
+                assert_eq!(configurations.configuration_at(Slot(asked)).chosen_at, Slot(rules), "{slots:?} {asked}");
+                let next = slots[..=known].iter().map(|slot| slot + 100).find(|from| *from > asked);
+                assert_eq!(configurations.boundary_after(Slot(asked)), next.map(Slot));
+            }
+        }
+        let last = slots[2] + 100;
+        assert!(configurations.retiring_at(Slot(last)).is_some() && configurations.retire_before(Slot(last)));
+        assert!(!configurations.retire_before(Slot(last)) && configurations.retiring_at(Slot(last)).is_none());
+        assert_eq!(configurations.configuration_at(Slot(1)), configurations.newest(), "what retired held everything");
     }
 }

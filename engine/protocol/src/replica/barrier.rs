@@ -127,7 +127,7 @@ impl Replica {
         let Some(leadership) = self.leadership() else { return };
         // Until everything that earlier ballots may have chosen is delivered, something acknowledged may lie beyond the
         // mark. A read point beyond the mark is no answer: what the plan adopts may yet be chosen nowhere.
-        if leadership.recovered().is_some_and(|recovered| recovered <= slot) {
+        if leadership.settled().is_some_and(|recovered| recovered <= slot) {
             let (answered, open) = leadership.questions.drain(..).partition(|question| question.beat <= confirmed);
             leadership.questions = open;
             let answered: Vec<Question> = answered;

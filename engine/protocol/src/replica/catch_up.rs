@@ -78,7 +78,11 @@ impl Replica {
             self.catch_up.fetch_at = Some(now.plus(self.settings.election_timeout));
             return;
         }
-        let peers = self.peers();
+        let mut peers = self.peers();
+        if !peers.contains(&news.from) {
+            // It leads by a configuration that isn't known here yet.
+            peers.push(news.from);
+        }
         let start = peers.iter().position(|peer| *peer == self.catch_up.source.unwrap_or(news.from)).unwrap_or(0);
         let Some(peer) = peers.get((start + self.catch_up.attempts as usize) % peers.len().max(1)) else { return };
         self.catch_up.attempts += 1;

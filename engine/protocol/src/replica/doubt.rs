@@ -8,8 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::election::Promised;
-use super::{Accepted, AcceptedBody, Ballot, BodyHandle, LogEntry, Message, NodeId, Replica, Slot};
+use super::phase_one::Promised;
+use super::{Accepted, AcceptedBody, Ballot, BodyHandle, Configuration, LogEntry, Message, NodeId, Replica, Slot};
 use crate::limits::{DOUBTS_MAX, ROUND_MAX};
 use crate::message::Doubt;
 use crate::time::Instant;
@@ -44,9 +44,9 @@ impl Replica {
             return;
         }
         inquiry.ask_at = ask_at;
-        let answered = inquiry.answered.clone();
-        for peer in self.peers().into_iter().filter(|peer| !answered.contains(peer)) {
-            self.send(peer, Message::PreVote { ballot });
+        let (answered, from) = (inquiry.answered.clone(), self.mark.slot);
+        for peer in self.voters().into_iter().filter(|peer| !answered.contains(peer)) {
+            self.send(peer, Message::PreVote { ballot, from });
         }
     }
 
@@ -55,8 +55,8 @@ impl Replica {
         if ballot != self.inquiring() {
             return false;
         }
-        let peers = self.peers();
-        let quorum = self.configurations.configuration_at(self.mark.slot).prepare_quorum;
+        let peers = self.voters();
+        let quorum = self.configurations.active_from(self.mark.slot).map(|c| c.prepare_quorum).min().unwrap_or(1);
         let Some(inquiry) = &mut self.unsure else { return true };
         inquiry.answered.insert(from);
         inquiry.highest = inquiry.highest.max(promised);
@@ -116,12 +116,17 @@ impl Replica {
         open.map(|doubt| Doubt { first: doubt.first.max(from), ..*doubt }).collect()
     }
 
-    /// Whether a prepare quorum is free of doubt at every open slot.
-    pub(super) fn is_prepare_quorum_everywhere(&self, promises: &BTreeMap<NodeId, Promised>, votes: &[NodeId]) -> bool {
+    /// Whether a prepare quorum of the configuration that rules it is free of doubt at every open slot from `from` on.
+    pub(super) fn is_prepare_quorum_everywhere(
+        &self,
+        promises: &BTreeMap<NodeId, Promised>,
+        votes: &[NodeId],
+        from: Slot,
+    ) -> bool {
         let complete = |node: &NodeId| promises.get(node).filter(|promised| promised.is_complete());
         let own = self.doubts_from(self.mark.slot);
         let mut doubts: Vec<(NodeId, Doubt)> = own.into_iter().map(|doubt| (self.node, doubt)).collect();
-        let mut chosen = self.mark.slot;
+        let mut chosen = self.mark.slot.max(from);
         for (node, promised) in votes.iter().filter_map(|node| Some((node, complete(node)?))) {
             doubts.extend(promised.doubts().iter().map(|doubt| (*node, *doubt)));
             chosen = chosen.max(promised.mark.slot);
@@ -136,6 +141,7 @@ impl Replica {
         reports.extend(votes.iter().filter_map(complete).map(|promised| by_slot(promised.accepted().copied())));
         let mut edges: BTreeSet<Slot> = BTreeSet::from([chosen]);
         edges.extend(doubts.iter().flat_map(|(_, doubt)| [doubt.first, doubt.end]));
+        edges.extend(self.configurations.active_from(chosen).map(Configuration::rules_from));
         edges.extend(reports.iter().flatten().flat_map(|(_, report)| [report.body.first, report.body.end()]));
         edges.into_iter().filter(|slot| *slot >= chosen).all(|slot| {
             let in_doubt: Vec<&(NodeId, Doubt)> = doubts.iter().filter(|(_, doubt)| doubt.covers(slot)).collect();
@@ -147,7 +153,7 @@ impl Replica {
             let known = here.map(|report| report.ballot).max().unwrap_or(Ballot::ZERO);
             let silent = |node: &NodeId| in_doubt.iter().any(|(other, doubt)| other == node && doubt.bound > known);
             let free: Vec<NodeId> = votes.iter().copied().filter(|node| !silent(node)).collect();
-            self.is_prepare_quorum(&free)
+            self.configurations.configuration_at(slot).is_prepare_quorum(&free)
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::phase_one::{Promised, take_promise};
 use super::{AcceptedBody, Ballot, Doubt, LogEntry, Mark, Message, NodeId, RejectReason, Replica, RoleState, Slot};
 use crate::effect::{AppendId, Effect, TransferOutcome};
 use crate::limits;
@@ -22,34 +23,11 @@ pub(super) struct Candidacy {
     pub(super) ballot: Ballot,
     /// The own chosen prefix at the beginning: what every acceptor is asked for, so that the parts of its answers to
     /// a repeated question fit together.
-    from: Slot,
+    pub(super) from: Slot,
     pub(super) promises: BTreeMap<NodeId, Promised>,
     pub(super) own_append: AppendId,
     pub(super) deadline: Instant,
     pub(super) resend_at: Instant,
-}
-
-/// The parts of one acceptor's promise that have arrived.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Promised {
-    pub(super) mark: Mark,
-    parts: BTreeMap<u32, Vec<AcceptedBody>>,
-    parts_count: u32,
-    doubts: Vec<Doubt>,
-}
-
-impl Promised {
-    pub(super) fn is_complete(&self) -> bool {
-        self.parts.len() == self.parts_count as usize
-    }
-
-    pub(super) fn accepted(&self) -> impl Iterator<Item = &AcceptedBody> {
-        self.parts.values().flatten()
-    }
-
-    pub(super) fn doubts(&self) -> &[Doubt] {
-        &self.doubts
-    }
 }
 
 impl Replica {
@@ -66,16 +44,19 @@ impl Replica {
 
     /// Asks around before raising a ballot, so that a node that comes back from isolation disturbs nobody.
     fn canvass(&mut self, now: Instant) {
-        let is_member = self.configurations.configuration_at(self.mark.slot).is_member(self.node);
         // Whoever is behind the trim could never learn what it would have to lead on from.
-        if !is_member || self.disk_stalls(now) || self.behind().is_some() {
+        if !self.is_voter(self.node) {
+            self.tell_voters();
+        }
+        if !self.is_voter(self.node) || self.is_removed() || self.disk_stalls(now) || self.behind().is_some() {
             return self.become_follower(now);
         }
         let ballot = self.next_ballot();
         let deadline = now.plus(self.settings.election_timeout);
         let resend_at = now.plus(self.settings.retransmit_interval);
         self.role = RoleState::Canvassing(Canvass { ballot, granted: vec![self.node], deadline, resend_at });
-        self.broadcast(&Message::PreVote { ballot });
+        let from = self.mark.slot;
+        self.ask_voters(&Message::PreVote { ballot, from });
         self.candidate_if_welcome(now);
     }
 
@@ -85,8 +66,9 @@ impl Replica {
         let RoleState::Canvassing(canvass) = &mut self.role else { return };
         canvass.resend_at = resend_at;
         let (ballot, granted) = (canvass.ballot, canvass.granted.clone());
-        for peer in self.peers().into_iter().filter(|peer| !granted.contains(peer)) {
-            self.send(peer, Message::PreVote { ballot });
+        let from = self.mark.slot;
+        for peer in self.voters().into_iter().filter(|peer| !granted.contains(peer)) {
+            self.send(peer, Message::PreVote { ballot, from });
         }
     }
 
@@ -96,9 +78,12 @@ impl Replica {
         Ballot { round, node: self.node, boot: self.boot }
     }
 
-    pub(super) fn on_pre_vote(&mut self, now: Instant, from: NodeId, ballot: Ballot) {
+    pub(super) fn on_pre_vote(&mut self, now: Instant, from: NodeId, ballot: Ballot, lacks_from: Slot) {
         let reason = if self.unsure.is_some() {
             RejectReason::Doubtful
+        } else if ballot.round == 0 && self.may_rule_beyond(lacks_from) {
+            // Whoever is unsure must ask the members of that configuration as well: it has to learn of it first.
+            RejectReason::AlreadyChosen { mark: self.mark }
         } else if ballot <= self.promised {
             RejectReason::HigherBallot { promised: self.promised }
         } else if let Some(leader) = self.live_leader(now).filter(|leader| *leader != from) {
@@ -165,7 +150,7 @@ impl Replica {
         });
         // The own promise is durable before anybody hears of the ballot: were it lost, the next life of this node
         // could promise less than it already asked others to honour.
-        for peer in self.peers() {
+        for peer in self.voters() {
             self.send_after(own_append, peer, Message::Prepare { ballot, from });
         }
     }
@@ -180,27 +165,27 @@ impl Replica {
         let (ballot, from) = (candidacy.ballot, candidacy.from);
         let complete: Vec<NodeId> =
             candidacy.promises.iter().filter(|(_, promised)| promised.is_complete()).map(|(node, _)| *node).collect();
-        for peer in self.peers() {
+        for peer in self.voters() {
             if !complete.contains(&peer) {
                 self.send(peer, Message::Prepare { ballot, from });
             }
         }
     }
 
-    pub(super) fn on_prepare(&mut self, now: Instant, from: NodeId, ballot: Ballot, lacks_from: Slot) {
+    pub(super) fn on_prepare(&mut self, now: Instant, candidate: NodeId, ballot: Ballot, lacks_from: Slot) {
         self.note_round(ballot);
-        if ballot.node != from {
+        if ballot.node != candidate {
             return;
         }
         if self.unsure.is_some() {
-            return self.send(from, Message::Reject { ballot, reason: RejectReason::Doubtful });
+            return self.send(candidate, Message::Reject { ballot, reason: RejectReason::Doubtful });
         }
         // Parts of a promise of this life don't fit to those of an earlier one that knew more, and nobody could tell.
         let was_told_otherwise =
             ballot == self.promised && self.promise_append == AppendId(0) && !self.doubts.is_empty();
         if ballot < self.promised || was_told_otherwise {
             let reason = RejectReason::HigherBallot { promised: self.promised };
-            return self.send(from, Message::Reject { ballot, reason });
+            return self.send(candidate, Message::Reject { ballot, reason });
         }
         if ballot > self.promised {
             self.promised = ballot;
@@ -216,9 +201,10 @@ impl Replica {
         let doubts = self.doubts_from(lacks_from);
         for (part, accepted) in parts.into_iter().enumerate() {
             let (mark, part, doubts) = (self.mark, part as u32, doubts.clone());
-            let message = Message::Promise { ballot, mark, part, parts: parts_count, accepted, doubts };
+            let from = lacks_from;
+            let message = Message::Promise { ballot, from, mark, part, parts: parts_count, accepted, doubts };
             // The newest append covers the promise and every accept reported above it.
-            self.send_after(self.appended.max(self.promise_append), from, message);
+            self.send_after(self.appended.max(self.promise_append), candidate, message);
         }
     }
 
@@ -226,26 +212,22 @@ impl Replica {
         &mut self,
         now: Instant,
         from: NodeId,
-        ballot: Ballot,
+        (ballot, asked_from): (Ballot, Slot),
         mark: Mark,
-        (part, parts_count): (u32, u32),
-        (accepted, doubts): (Vec<AcceptedBody>, Vec<Doubt>),
+        parts: (u32, u32),
+        told: (Vec<AcceptedBody>, Vec<Doubt>),
     ) {
-        let RoleState::Candidate(candidacy) = &mut self.role else { return };
-        if candidacy.ballot != ballot {
-            return;
+        match &mut self.role {
+            RoleState::Candidate(candidacy) if (candidacy.ballot, candidacy.from) == (ballot, asked_from) => {
+                take_promise(&mut candidacy.promises, from, mark, parts, told);
+                self.lead_if_promised(now);
+            }
+            RoleState::Leader(leadership) if leadership.ballot == ballot => {
+                leadership.take_extension(from, asked_from, mark, parts, told);
+                self.extend_phase_one(now);
+            }
+            _ => {}
         }
-        let fresh = || Promised { mark, parts: BTreeMap::new(), parts_count, doubts: doubts.clone() };
-        let promised = candidacy.promises.entry(from).or_insert_with(fresh);
-        if promised.is_complete() {
-            return;
-        }
-        if (promised.mark, promised.parts_count) != (mark, parts_count) || promised.doubts != doubts {
-            // The acceptor learned more between two answers, so that its parts don't fit together: begin anew.
-            *promised = fresh();
-        }
-        promised.parts.insert(part, accepted);
-        self.lead_if_promised(now);
     }
 
     pub(super) fn candidate_durable(&mut self, now: Instant) {
@@ -262,7 +244,8 @@ impl Replica {
         let mut votes: Vec<NodeId> =
             candidacy.promises.iter().filter(|(_, promised)| promised.is_complete()).map(|(node, _)| *node).collect();
         votes.push(self.node);
-        if !self.is_prepare_quorum(&votes) || !self.is_prepare_quorum_everywhere(&candidacy.promises, &votes) {
+        let from = self.mark.slot;
+        if !self.is_prepare_quorum(&votes) || !self.is_prepare_quorum_everywhere(&candidacy.promises, &votes, from) {
             return;
         }
         let ballot = candidacy.ballot;
@@ -363,6 +346,7 @@ impl Replica {
             RejectReason::DiskFull if concerns_us => self.note_full(from, true),
             RejectReason::NotLeader => self.on_not_leader(now, from, ballot),
             RejectReason::AlreadyChosen { mark } => self.note_ahead(now, from, mark),
+            RejectReason::WrongConfiguration { chosen_at, .. } => self.note_removed(chosen_at),
             RejectReason::BallotConflict { first } if concerns_us => {
                 self.halt(crate::effect::HaltReason::BallotConflict { slot: first, ballot });
             }

@@ -104,6 +104,7 @@ impl Replica {
 
     /// Hands out the next chosen body. `append` covers its record in this log.
     pub(super) fn deliver(&mut self, body: BodyHandle, append: AppendId) {
+        let before = self.mark.slot;
         self.mark = self.mark.after(&body);
         // Whatever is left below the mark is dead: the chosen body of its slots is another one.
         self.accepted = self.accepted.split_off(&self.mark.slot);
@@ -122,6 +123,7 @@ impl Replica {
         if let BodyKind::Trim { upto } = body.kind {
             self.trimmed = self.trimmed.max(upto.min(self.mark.slot));
         }
+        self.learn_configuration(before, &body);
         if let RoleState::Leader(leadership) = &mut self.role {
             leadership.passed(self.mark.slot);
         }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::barrier::Question;
-use super::election::Promised;
+use super::peer::Peer;
+use super::phase_one::{END, Extension, Promised};
 use super::plan::{Planned, recovery_plan};
 use super::transfer::Transfer;
 use super::{
-    AcceptedBody, Ballot, BodyHandle, BodyId, Mark, Message, NodeId, Opening, PeerStatus, ProposeError, Replica,
-    RoleState, Slot,
+    AcceptedBody, Ballot, BodyHandle, BodyId, Configuration, Mark, Message, NodeId, Opening, PeerStatus, ProposeError,
+    Replica, RoleState, Slot,
 };
 use crate::body::BodyKind;
 use crate::effect::{AppendId, Effect, HaltReason};
@@ -21,7 +22,7 @@ pub(super) struct Leadership {
     pub(super) ballot: Ballot,
     stage: Stage,
     /// What phase 1 left to do, in slot order.
-    plan: VecDeque<Planned>,
+    pub(super) plan: VecDeque<Planned>,
     /// Revealed bodies whose bytes were asked for.
     obtaining: BTreeMap<Slot, Obtaining>,
     /// Compositions asked for and not yet proposed, by first slot. What wasn't asked for in this very leadership is
@@ -35,7 +36,19 @@ pub(super) struct Leadership {
     /// The own appends that aren't durable yet, in order.
     own_pending: VecDeque<(AppendId, Slot)>,
     pub(super) next_slot: Slot,
+    /// Below it, phase 1 is won for the configuration that rules; [`END`] if it is for all that are known.
+    pub(super) prepared_to: Slot,
+    /// Phase 1 for the configuration that rules behind.
+    pub(super) extension: Option<Extension>,
+    /// The configuration that is proposed and not yet chosen.
+    pub(super) proposed: Option<Configuration>,
+    /// Nothing was or will be chosen below this ballot from `recovered` on.
+    pub(super) is_settled: bool,
     pub(super) peers: BTreeMap<NodeId, Peer>,
+    /// Whether the peers must be compared with the configurations.
+    pub(super) has_new_peers: bool,
+    /// How often it tried to hand over, for it has no vote any more.
+    pub(super) aside: u32,
     heartbeat_at: Instant,
     resend_at: Instant,
     /// Number of the last heartbeat.
@@ -76,41 +89,6 @@ struct Proposal {
     sent_at: Instant,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Peer {
-    pub(super) heard: Instant,
-    pub(super) mark: Slot,
-    pub(super) stable: Slot,
-    /// The last heartbeat that it answered.
-    pub(super) beat: u64,
-    /// Whether it had, at its last answer, everything that it had been told of.
-    pub(super) keeps_pace: bool,
-    /// Bodies sent and not acknowledged, by first slot.
-    outstanding: BTreeMap<Slot, u32>,
-    outstanding_bytes: u64,
-    /// Whether it has no room for new commands, as last told.
-    pub(super) full: bool,
-    /// Something open wasn't sent, for want of room among what is outstanding.
-    held_back: bool,
-}
-
-impl Peer {
-    fn acknowledged(&mut self, first: Slot) {
-        if let Some(bytes) = self.outstanding.remove(&first) {
-            self.outstanding_bytes -= u64::from(bytes);
-        }
-    }
-
-    /// The peer has everything below `mark`, acknowledged or not.
-    fn reached(&mut self, mark: Slot) {
-        while let Some(entry) = self.outstanding.first_entry()
-            && *entry.key() < mark
-        {
-            self.outstanding_bytes -= u64::from(entry.remove());
-        }
-    }
-}
-
 impl Leadership {
     pub(super) fn is_recovering(&self) -> bool {
         self.is_catching_up() || !self.plan.is_empty() || !self.obtaining.is_empty()
@@ -126,6 +104,31 @@ impl Leadership {
             Stage::CatchingUp { .. } => None,
             Stage::Proposing { recovered } => Some(*recovered),
         }
+    }
+
+    /// The same, once that is certain for all time.
+    pub(super) fn settled(&self) -> Option<Slot> {
+        self.recovered().filter(|_| self.is_settled)
+    }
+
+    pub(super) fn confine_recovered(&mut self, end: Slot) {
+        if let Stage::Proposing { recovered } = &mut self.stage {
+            *recovered = end.min(*recovered);
+        }
+    }
+
+    pub(super) fn extend_recovered(&mut self, end: Slot) {
+        if let Stage::Proposing { recovered } = &mut self.stage {
+            *recovered = end.max(*recovered);
+        }
+    }
+
+    /// Whether the plan, or what came of it, may choose a configuration.
+    pub(super) fn may_adopt_configuration(&self) -> bool {
+        let planned =
+            self.plan.iter().any(|step| matches!(step, Planned::Adopt { body, .. } if body.kind.is_configuration()));
+        let open = self.open.values().map(|proposal| proposal.body).chain(self.obtaining.values().map(|o| o.body));
+        planned || open.chain(self.chosen_ahead.values().copied()).any(|body| body.kind.is_configuration())
     }
 
     /// Whether nothing is under way.
@@ -165,6 +168,7 @@ impl Leadership {
             outstanding_bytes: peer.outstanding_bytes,
             full: peer.full,
             behind: peer.is_behind(trimmed),
+            keeps_pace: peer.keeps_pace,
         };
         self.peers.iter().map(status).collect()
     }
@@ -195,6 +199,9 @@ impl Leadership {
         }
         self.obtaining.retain(|first, _| *first >= mark);
         self.composing.retain(|first, _| *first >= mark);
+        if self.proposed.as_ref().is_some_and(|proposed| proposed.chosen_at < mark) {
+            self.proposed = None;
+        }
         // A peer's chain may prove more than this leader has proposed. Were it to propose below its mark, followers
         // would take that body, accepted at the ballot of the leader that speaks, for the chosen one.
         self.next_slot = self.next_slot.max(mark);
@@ -224,18 +231,6 @@ impl Replica {
             }
         }
         let target = ahead.map_or(self.mark.slot, |(_, mark)| mark.slot);
-        let peer = |_| Peer {
-            heard: now,
-            mark: Slot::FIRST,
-            stable: Slot::FIRST,
-            beat: 0,
-            keeps_pace: false,
-            outstanding: BTreeMap::new(),
-            outstanding_bytes: 0,
-            full: false,
-            held_back: false,
-        };
-        let peers = self.peers().into_iter().map(|node| (node, peer(node))).collect();
         self.leader = Some(ballot);
         self.role = RoleState::Leader(Box::new(Leadership {
             ballot,
@@ -248,7 +243,13 @@ impl Replica {
             chosen_ahead: BTreeMap::new(),
             own_pending: VecDeque::new(),
             next_slot: self.mark.slot,
-            peers,
+            prepared_to: END,
+            extension: None,
+            proposed: None,
+            is_settled: false,
+            peers: BTreeMap::new(),
+            has_new_peers: false,
+            aside: 0,
             heartbeat_at: now,
             resend_at: now.plus(self.settings.retransmit_interval),
             beat: 0,
@@ -258,6 +259,7 @@ impl Replica {
             relieved_at: now,
             progress: (self.mark.slot, now),
         }));
+        self.sync_peers(now);
         self.heartbeat(now);
         if let Some((node, mark)) = ahead {
             self.note_ahead(now, node, mark);
@@ -292,20 +294,25 @@ impl Replica {
                     leadership.stage = Stage::Proposing { recovered: next_slot };
                     leadership.plan = plan;
                     leadership.next_slot = next_slot;
-                    let ballot = leadership.ballot;
-                    self.confine_doubts(ballot, next_slot);
+                    let won = leadership.prepared_to;
+                    if won != END {
+                        self.confine_leadership(won);
+                    }
                 }
                 Err((slot, ballot)) => return self.halt(HaltReason::BallotConflict { slot, ballot }),
             }
         }
+        self.extend_phase_one(now);
         self.follow_plan(now);
+        self.settle_recovered();
         self.confirm(now);
     }
 
     /// Proposes what phase 1 revealed, as far as window and alpha allow.
-    fn follow_plan(&mut self, now: Instant) {
-        let limit = self.mark.slot.plus(self.alpha());
+    pub(super) fn follow_plan(&mut self, now: Instant) {
+        let limit = self.limit();
         let (mark, window_bodies) = (self.mark.slot, self.settings.window_bodies as usize);
+        let boundary = self.configurations.boundary_after(mark).unwrap_or(END);
         let Some(leadership) = self.leadership() else { return };
         let mut effects = Vec::new();
         while leadership.open.len() + leadership.obtaining.len() + leadership.composing.len() < window_bodies {
@@ -325,6 +332,7 @@ impl Replica {
                 }
                 Some(Planned::Fill(gap)) if gap.start < limit => {
                     let end = gap.end.min(limit);
+                    let end = if gap.start < boundary { end.min(boundary) } else { end };
                     let (first, count) = (gap.start, end.since(gap.start) as u32);
                     gap.start = end;
                     if gap.is_empty() {
@@ -343,10 +351,13 @@ impl Replica {
     pub(super) fn adopt_obtained(&mut self, now: Instant, id: BodyId) {
         let mark = self.mark.slot;
         let Some(leadership) = self.leadership() else { return };
-        let Some(first) = leadership.obtaining.values().find(|wanted| wanted.body.id == id).map(|w| w.body.first)
-        else {
+        let Some(body) = leadership.obtaining.values().map(|wanted| wanted.body).find(|body| body.id == id) else {
             return;
         };
+        if self.is_unknown_configuration(&body) {
+            return;
+        }
+        let (Some(leadership), first) = (self.leadership(), body.first) else { return };
         let wanted = leadership.obtaining.remove(&first).expect("found just now");
         leadership.progress.1 = now;
         if first >= mark {
@@ -359,8 +370,20 @@ impl Replica {
         let Some(leadership) = self.leadership() else { return };
         if leadership.composing.get(&body.first) == Some(&(body.count, body.kind)) {
             leadership.composing.remove(&body.first);
+            if let Some(configuration) = leadership.proposed.clone().filter(|_| body.kind.is_configuration()) {
+                self.handle_configuration(body.id, configuration);
+            }
             self.start_phase_two(now, body);
             self.follow_plan(now);
+        }
+    }
+
+    /// The first slot at which nothing may be proposed: alpha bounds it, and so does what phase 1 has won.
+    fn limit(&self) -> Slot {
+        let limit = self.mark.slot.plus(self.alpha());
+        match &self.role {
+            RoleState::Leader(leadership) => limit.min(leadership.prepared_to),
+            _ => limit,
         }
     }
 
@@ -368,7 +391,8 @@ impl Replica {
     /// exhausted.
     pub fn opening(&self) -> Option<Opening> {
         let RoleState::Leader(leadership) = &self.role else { return None };
-        let limit = self.mark.slot.plus(self.alpha());
+        let boundary = self.configurations.boundary_after(leadership.next_slot).unwrap_or(END);
+        let limit = self.limit().min(boundary);
         let open = leadership.open.len() as u32;
         if self.halted
             || leadership.is_recovering()
@@ -430,7 +454,7 @@ impl Replica {
         let (mark, budget) = (self.mark, self.settings.peer_bytes);
         let Some(leadership) = self.leadership() else { return };
         let ballot = leadership.ballot;
-        let Some(peer) = leadership.peers.get_mut(&to) else { return };
+        let Some(peer) = leadership.peers.get_mut(&to).filter(|peer| !peer.is_retiring) else { return };
         let known = peer.outstanding.contains_key(&body.first);
         if !known {
             if !peer.outstanding.is_empty() && peer.outstanding_bytes + u64::from(body.bytes) > budget {
@@ -511,7 +535,9 @@ impl Replica {
             return;
         }
         self.catch_up.forget_reached(self.mark.slot);
+        self.extend_phase_one(now);
         self.follow_plan(now);
+        self.settle_recovered();
         self.confirm(now);
         // While the pipeline is full, news of the choice rides on the next accepts; an idle one says so at once.
         if self.leadership().is_some_and(|leadership| leadership.open.is_empty()) {
@@ -521,6 +547,9 @@ impl Replica {
 
     pub(super) fn heartbeat(&mut self, now: Instant) {
         let (mark, next) = (self.mark, now.plus(self.settings.heartbeat_interval));
+        if self.leadership().is_some_and(|leadership| leadership.has_new_peers) {
+            self.sync_peers(now);
+        }
         let Some(leadership) = self.leadership() else { return };
         leadership.heartbeat_at = next;
         leadership.beat += 1;
@@ -529,7 +558,7 @@ impl Replica {
         }
         leadership.beats.push_back((leadership.beat, mark.slot));
         let (ballot, beat) = (leadership.ballot, leadership.beat);
-        let recovered = leadership.recovered().unwrap_or(Slot(0));
+        let recovered = leadership.settled().unwrap_or(Slot(0));
         self.broadcast(&Message::Heartbeat { ballot, mark, beat, recovered });
     }
 
@@ -564,6 +593,8 @@ impl Replica {
         self.confirm(now);
         self.relieve(now);
         self.hand_over();
+        self.retire(now);
+        self.promote_if_ready(now);
     }
 
     /// A peer has lost a part of its log, nobody knows yet how much: it holds the log until it tells.
@@ -589,6 +620,8 @@ impl Replica {
         }
         if resend_due {
             self.resend(now);
+            self.ask_extension();
+            self.tend_membership(now);
         }
     }
 

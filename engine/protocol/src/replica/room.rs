@@ -66,14 +66,15 @@ impl Replica {
         if !self.disk_full || !self.is_accept_quorum(&self.peers_with_room()) {
             return;
         }
+        let members = self.configurations.newest().members.clone();
         let Some(leadership) = self.leadership() else { return };
         if now < leadership.relieved_at || leadership.transfer.is_some() || leadership.is_recovering() {
             return;
         }
-        let fit = leadership.peers.iter().filter(|(_, peer)| {
+        let fit = leadership.peers.iter().filter(|(node, peer)| {
             // Only what was told in this very leadership counts.
             let answers = peer.has_answered() && now.since(peer.heard) < timeout;
-            answers && !peer.full && peer.keeps_pace
+            members.contains(node) && answers && !peer.full && peer.keeps_pace
         });
         let Some((target, _)) = fit.max_by_key(|(_, peer)| peer.mark) else { return };
         let target = *target;

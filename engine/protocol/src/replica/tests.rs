@@ -11,6 +11,8 @@ mod catch_up;
 mod doubt;
 mod election;
 mod learning;
+mod membership;
+mod membership_random;
 mod partitions;
 mod proposing;
 mod random;

@@ -56,6 +56,7 @@ impl Replica {
     pub fn transfer(&mut self, now: Instant, target: NodeId) -> Result<(), TransferError> {
         let timeout = self.settings.election_timeout;
         let (node, mark) = (self.node, self.mark.slot);
+        let is_member = self.configurations.newest().is_member(target);
         let Some(leadership) = self.leadership() else { return Err(TransferError::NotLeader) };
         if let Some(transfer) = leadership.transfer {
             return Err(TransferError::UnderWay(transfer.target));
@@ -65,6 +66,9 @@ impl Replica {
         }
         if leadership.is_recovering() {
             return Err(TransferError::Recovering);
+        }
+        if !is_member {
+            return Err(TransferError::NotMember(target));
         }
         let Some(peer) = leadership.peer(target) else { return Err(TransferError::NotMember(target)) };
         if now.since(peer.heard) >= timeout {

@@ -8,7 +8,8 @@
 
 use thiserror::Error;
 
-use super::proposer::{Leadership, Peer};
+use super::peer::Peer;
+use super::proposer::Leadership;
 use super::{NodeId, Replica, RoleState, Slot};
 use crate::body::BodyKind;
 use crate::effect::Effect;
@@ -127,7 +128,8 @@ impl Replica {
         let limit = self.mark.slot.plus(self.alpha());
         let is_free = |leadership: &&mut Leadership| !leadership.is_recovering() && leadership.transfer.is_none();
         let leadership = self.leadership().filter(is_free);
-        let leadership = leadership.filter(|leadership| leadership.next_slot < limit).ok_or(TrimError::NotLeader)?;
+        let has_room = |leadership: &&mut Leadership| leadership.next_slot < limit.min(leadership.prepared_to);
+        let leadership = leadership.filter(has_room).ok_or(TrimError::NotLeader)?;
         // Having the bodies isn't enough: a member that restarts without a record of their choice must fetch them again.
         let upto = upto.min(held);
         if upto <= trimmed {

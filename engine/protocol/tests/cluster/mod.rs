@@ -21,9 +21,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use synod_protocol::{
-    Append, Ballot, BarrierError, BarrierId, BarrierOutcome, BodyHandle, BodyId, BodyKind, Configuration,
-    Configurations, Effect, Instant, Mark, Message, NodeId, Opening, Recovered, RejectReason, Replica, Role, Settings,
-    Slot, TransferError,
+    Append, Ballot, BarrierError, BarrierId, BarrierOutcome, BodyHandle, BodyId, BodyKind, Change, Configuration,
+    Configurations, Effect, Instant, Mark, Message, NodeId, Opening, ReconfigureError, Recovered, RejectReason,
+    Replica, Role, Settings, Slot, TransferError,
 };
 
 pub(crate) use node::{Disk, Node};
@@ -50,7 +50,10 @@ pub(crate) struct Cluster {
     pub(crate) sent: BTreeMap<&'static str, u64>,
     pub(crate) oracle: Oracle,
     nodes: BTreeMap<NodeId, Node>,
+    /// Genesis.
     configuration: Configuration,
+    /// What configuration bodies hold.
+    contents: BTreeMap<BodyId, Configuration>,
     settings: Settings,
     cut: BTreeSet<(NodeId, NodeId)>,
     bodies_made: u128,
@@ -111,9 +114,10 @@ impl Cluster {
             now: Instant(1_000_000),
             network: VecDeque::new(),
             sent: BTreeMap::new(),
-            oracle: Oracle::new(configuration.accept_quorum),
+            oracle: Oracle::new(configuration.clone()),
             nodes: BTreeMap::new(),
             configuration,
+            contents: BTreeMap::new(),
             settings,
             cut: BTreeSet::new(),
             bodies_made: 1_000_000,
@@ -127,6 +131,20 @@ impl Cluster {
             cluster.restart(id);
         }
         cluster
+    }
+
+    /// Adds a node that knows genesis and isn't in it.
+    pub(crate) fn add_node(&mut self, id: NodeId) {
+        assert!(self.nodes.insert(id, Node::default()).is_none(), "{id} is there already");
+        self.restart(id);
+    }
+
+    /// Proposes a change of the membership at `id`.
+    pub(crate) fn reconfigure(&mut self, id: NodeId, change: Change) -> Result<Slot, ReconfigureError> {
+        let now = self.now;
+        let proposed = self.replica_mut(id).reconfigure(now, change);
+        self.drive(id);
+        proposed
     }
 
     /// From now on, damaged nodes have this bug.
@@ -229,8 +247,12 @@ impl Cluster {
     /// Hands over a message that was never sent, as a faulty or forgotten sender might.
     pub(crate) fn inject(&mut self, from: NodeId, to: NodeId, message: Message) {
         let now = self.now;
+        let content = message.body().and_then(|body| Some((body.id, self.contents.get(&body.id)?.clone())));
         let node = self.node_mut(to);
         node.at_hand.extend(message.body().map(|body| body.id));
+        if let (Some((id, content)), Some(replica)) = (content, &mut node.replica) {
+            replica.handle_configuration(id, content);
+        }
         node.replica.as_mut().expect("the node is up").handle_message(now, from, message);
         self.drive(to);
     }
@@ -312,7 +334,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).expect("a member");
         let fresh = node.make_durable(count);
         for append in &fresh {
-            oracle.note_durable(id, append);
+            oracle.note_durable(id, append, &self.contents);
         }
         if let (Some(last), Some(replica)) = (fresh.last(), &mut node.replica) {
             replica.handle_durable(now, last.id);
@@ -324,7 +346,7 @@ impl Cluster {
     pub(crate) fn crash(&mut self, id: NodeId, lucky: usize) {
         let node = self.nodes.get_mut(&id).expect("a member");
         for append in node.crash(lucky) {
-            self.oracle.note_durable(id, &append);
+            self.oracle.note_durable(id, &append, &self.contents);
         }
     }
 
@@ -350,10 +372,21 @@ impl Cluster {
     pub(crate) fn restart(&mut self, id: NodeId) {
         self.boots += 1;
         let boot = self.boots.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let configurations = Configurations::new(self.configuration.clone());
+        let mut configurations = Configurations::new(self.configuration.clone());
         let (seed, settings, now, planted) = (self.seed, self.settings.clone(), self.now, self.plant);
         let node = self.nodes.get_mut(&id).expect("a member");
         let mut recovered = node.begin_life();
+        for (body, _) in &node.delivered {
+            match body.kind {
+                BodyKind::Configuration { after } => {
+                    configurations.choose(after, self.contents[&body.id].clone());
+                }
+                BodyKind::Trim { upto } => drop(configurations.retire_before(upto)),
+                BodyKind::Commands | BodyKind::NoOp | BodyKind::Session | BodyKind::Ticket => {}
+            }
+        }
+        let open = recovered.accepted.iter().map(|report| report.body.id);
+        recovered.configurations = open.filter_map(|id| Some((id, self.contents.get(&id)?.clone()))).collect();
         match planted {
             Some(Plant::HidesDoubts) => recovered.doubts.clear(),
             Some(Plant::SureTooSoon) if recovered.unsure => {
@@ -410,6 +443,13 @@ impl Cluster {
         let body = self.make_body(opening.first, count);
         self.propose_body(id, body);
         body
+    }
+
+    /// As [`Cluster::propose`] of one command, if there is room.
+    pub(crate) fn propose_if_open(&mut self, id: NodeId) {
+        if self.is_up(id) && self.opening(id).is_some() {
+            self.propose(id, 1);
+        }
     }
 
     pub(crate) fn propose_body(&mut self, id: NodeId, body: BodyHandle) {
@@ -473,21 +513,26 @@ impl Cluster {
                 self.node_mut(id).deliver(body, mark);
             }
             Effect::Obtain { body, holder } => {
+                let content = self.contents.get(&body.id).cloned();
                 let node = self.node_mut(id);
                 if node.holds(&body) {
-                    node.replica.as_mut().expect("the node is up").handle_obtained(now, body.id);
+                    let replica = node.replica.as_mut().expect("the node is up");
+                    if let Some(content) = content {
+                        replica.handle_configuration(body.id, content);
+                    }
+                    replica.handle_obtained(now, body.id);
                 } else {
                     self.send(id, holder, Message::FetchBody { first: body.first, id: body.id });
                 }
             }
             Effect::Compose { first, count, ballot: _, kind } => {
                 let composed = self.make(first, count, kind);
-                let node = self.node_mut(id);
-                if node.hold_compositions {
-                    return node.compositions.push(composed);
-                }
-                node.at_hand.insert(composed.id);
-                node.replica.as_mut().expect("the node is up").handle_composed(now, composed);
+                self.composed(id, composed);
+            }
+            Effect::ComposeConfiguration { configuration, after, ballot: _ } => {
+                let composed = self.make(configuration.chosen_at, 1, BodyKind::Configuration { after });
+                self.contents.insert(composed.id, *configuration);
+                self.composed(id, composed);
             }
             Effect::Serve { to, from, bytes, mark } => self.serve(id, to, from, bytes, mark),
             Effect::SupplyBody { to, first, id: wanted } => {
@@ -502,6 +547,16 @@ impl Cluster {
                 assert_eq!(self.node_mut(id).halted.replace(reason), None, "a replica halts once");
             }
         }
+    }
+
+    fn composed(&mut self, id: NodeId, composed: BodyHandle) {
+        let now = self.now;
+        let node = self.node_mut(id);
+        if node.hold_compositions {
+            return node.compositions.push(composed);
+        }
+        node.at_hand.insert(composed.id);
+        node.replica.as_mut().expect("the node is up").handle_composed(now, composed);
     }
 
     /// A barrier that is reached covers everything that anybody had delivered when it began, and it is delivered here.

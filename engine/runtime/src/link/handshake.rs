@@ -167,6 +167,7 @@ mod tests {
             prepare_quorum: 2,
             accept_quorum: 2,
             alpha: 1024,
+            ..ConfigurationBody::default()
         };
         Identity::new(NodeId(1), [1; 16], 4, 77, genesis)
     }

@@ -29,6 +29,7 @@ fn setup(root: &Path) -> (Setup, OpenDirectory) {
         prepare_quorum: 1,
         accept_quorum: 1,
         alpha: 1024,
+        ..ConfigurationBody::default()
     };
     directory::bootstrap(&path, &Genesis { group: GROUP, configuration }).expect("a fresh store");
     let config = Config::new(&path, node, "127.0.0.1:0".parse().expect("an address"));

@@ -72,10 +72,14 @@ impl Cluster {
         let limited = self.plan.faults.damage.files_max.is_some();
         self.heal_disks();
         self.put_right();
-        let (nodes, quorum) = (self.nodes.len(), self.plan.needed());
+        let (nodes, quorum) = (self.nodes.len(), self.needed());
         let leader = self.any_leader();
         let partitions = &self.plan.faults.partitions;
-        let cut = partitions.draw_lasting(&mut self.partition_random, nodes, leader, quorum);
+        let cut = match self.is_changing() {
+            // Who is needed may still change.
+            true => Cut::Nothing,
+            false => partitions.draw_lasting(&mut self.partition_random, nodes, leader, quorum),
+        };
         self.network.set_cut(cut);
         self.trace.note(now, "cut", &[], || story::cut(cut, nodes));
         self.enter(if cut == Cut::Nothing { Stage::Healing } else { Stage::Partial { cut } });
@@ -115,8 +119,8 @@ impl Cluster {
         // Those whose disk is damaged may still find out that they can't go on.
         let is_sound = |index: &usize| self.nodes[*index].disk.damage().is_empty() && !self.nodes[*index].marred;
         let sound = self.core().into_iter().filter(is_sound).count();
-        let spare = sound.saturating_sub(self.plan.needed()) as u64;
-        if self.options.mild || spare == 0 || !self.core_random.chance(Chance::of(1, 4)) {
+        let spare = sound.saturating_sub(self.needed()) as u64;
+        if self.options.mild || self.is_changing() || spare == 0 || !self.core_random.chance(Chance::of(1, 4)) {
             return;
         }
         self.stats.coverage.note("left a node down for ever");
@@ -132,7 +136,13 @@ impl Cluster {
 
     /// The nodes that must come together: all but those that can't start, or stay down for ever.
     pub(super) fn core(&self) -> Vec<usize> {
-        let takes_part = |node: &&Node| !node.left_out && node.refused.is_none() && !self.is_stranded(node);
+        let takes_part = |node: &&Node| {
+            !node.left_out
+                && node.refused.is_none()
+                && self.has_part(node)
+                && !self.is_stranded(node)
+                && !self.is_late(node)
+        };
         self.nodes.iter().filter(takes_part).map(|node| node.index).collect()
     }
 
@@ -213,7 +223,7 @@ impl Cluster {
     pub(super) fn probe(&mut self) {
         let Some(mut convergence) = self.convergence else { return };
         let now = self.now();
-        let (core, needed) = (self.core().len(), self.plan.needed());
+        let (core, needed) = (self.core().len(), self.needed());
         if core < needed {
             let detail = format!("{core} nodes can start, and {needed} are needed");
             return self.stop_short("stopped: no quorum of intact promises", detail);
@@ -240,7 +250,7 @@ impl Cluster {
             }
             Stage::Partial { .. } => self.submit_probes(convergence),
             Stage::Healing if self.has_converged(convergence) => {
-                if core < self.nodes.len() {
+                if core < self.nodes.iter().filter(|node| self.has_part(node)).count() {
                     self.stats.coverage.note("came together without some nodes");
                 }
                 self.stats.healing_longest = waited;
@@ -298,7 +308,14 @@ impl Cluster {
                 Stage::Healing => "did not come together".to_string(),
                 Stage::Calm { .. } | Stage::Reading => "could not be read back".to_string(),
             };
-            let detail = format!("the cluster {what} in {waited:?} without faults; {}", self.describe_nodes());
+            let newest = self.invariants.rulings().newest();
+            let detail = format!(
+                "the cluster {what} in {waited:?} without faults; members {:?}, learners {:?} by slot {}; {}",
+                newest.members,
+                newest.learners,
+                newest.chosen_at,
+                self.describe_nodes()
+            );
             self.invariants.report(Property::Liveness, detail);
             self.over = true;
         }
@@ -352,9 +369,10 @@ impl Cluster {
         // Who is unsure of its promise makes the leader prepare again as soon as everybody has told it theirs. Two of them never
         // tell each other.
         let unsure = self.nodes.iter().filter(|node| node.status().is_some_and(|status| status.unsure)).count();
-        let is_settled = unsure != 1 || self.nodes.iter().any(|node| node.running.is_none());
-        let calm = is_settled && self.all_of_core(|node| !node.has_lost() && node.has_judged());
-        self.commands_acked() > convergence.acked_before && calm && self.is_complete()
+        let is_sure = unsure != 1 || self.nodes.iter().any(|node| node.running.is_none());
+        let calm = is_sure && self.all_of_core(|node| !node.has_lost() && node.has_judged());
+        let is_settled = self.is_membership_settled();
+        self.commands_acked() > convergence.acked_before && calm && is_settled && self.is_complete()
     }
 
     /// Whether everybody follows one leader and durably has all that was ever chosen.
@@ -372,7 +390,9 @@ impl Cluster {
 
     /// Whether everybody follows one leader and has promised its ballot: then nobody has a reason for another one.
     fn follows_one_leader(&self) -> bool {
-        let leader = self.nodes.iter().find_map(|node| node.status()?.leader);
+        // Whoever has no part any more follows whom it likes.
+        let part = self.nodes.iter().filter(|node| self.has_part(node));
+        let leader = part.filter_map(|node| node.status()?.leader).max();
         let follows = |node: &Node| {
             node.status().is_some_and(|status| {
                 let promised = Some(status.promised) == leader || status.unsure;
@@ -386,7 +406,11 @@ impl Cluster {
         // One that was thrown behind the trim may still depose a leader.
         leader.is_some()
             && self.all_of_core(follows)
-            && self.nodes.iter().filter(|node| node.running.is_some()).all(follows)
+            && self
+                .nodes
+                .iter()
+                .filter(|node| node.running.is_some() && self.has_part(node) && !self.is_late(node))
+                .all(follows)
             && self.nodes.iter().any(leads)
     }
 

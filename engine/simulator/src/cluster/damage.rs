@@ -386,7 +386,12 @@ impl Cluster {
                 }
                 DamageCause::FileMissing => !damaged.is_empty() || node.scarred,
                 // Torn by a crash, and the header of the next segment, which said that the log ends there, is lost.
-                DamageCause::Seal if recovered.damages.iter().any(is_of_header) => true,
+                DamageCause::Seal | DamageCause::Hole(_)
+                    if (found.cause == DamageCause::Seal || found.class == DamageClass::Doubtful)
+                        && recovered.damages.iter().any(is_of_header) =>
+                {
+                    true
+                }
                 DamageCause::Hole(_) | DamageCause::Seal | DamageCause::End { .. } => {
                     damaged.contains(&found.file) || node.scarred || damage.has_lost()
                 }

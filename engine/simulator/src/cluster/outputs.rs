@@ -52,6 +52,9 @@ impl Cluster {
                     self.verify_disk(index);
                 }
                 let record = self.nodes[index].durability.write_record(file, offset, bytes);
+                if let Some(body) = &record.body {
+                    self.invariants.rulings_mut().note_written(body, bytes);
+                }
                 if let Some(body) = record.body
                     && self.oracle.note_body(body)
                 {
@@ -154,6 +157,8 @@ impl Cluster {
         if let Message::Prepare { ballot, .. } = message
             && self.is_calm()
             && !self.handed_over
+            // Whoever leads asks new members for the promise of its ballot.
+            && !self.led.contains(ballot)
         {
             let detail = format!("{} prepares {ballot} although all is well and another leads", node_id(index));
             self.invariants.report(Property::Stability, detail);
@@ -197,8 +202,8 @@ impl Cluster {
     fn plant_in_sending(&mut self, plant: Plant, index: usize, to: usize, message: &Message) -> bool {
         match (plant, message) {
             (Plant::NeverServes, Message::Chosen { .. }) => true,
-            (Plant::SkimpsPhaseOne, Message::Prepare { ballot, .. }) => {
-                let vote = empty_promise(*ballot);
+            (Plant::SkimpsPhaseOne, Message::Prepare { ballot, from: asked }) => {
+                let vote = empty_promise(*ballot, *asked);
                 let now = self.now();
                 self.schedule.at(now, Event::Arrive(Rc::new(Packet::encode(to, index, GROUP, &vote, None))));
                 true
@@ -247,8 +252,8 @@ impl Cluster {
                 let answer = Message::Accepted { ballot: *ballot, first: body.first, id: body.id };
                 self.send(index, node_id(from), answer, None);
             }
-            (Plant::ClonedVoter, Message::Prepare { ballot, .. }) => {
-                let vote = empty_promise(*ballot);
+            (Plant::ClonedVoter, Message::Prepare { ballot, from: asked }) => {
+                let vote = empty_promise(*ballot, *asked);
                 self.send(index, node_id(from), vote, None);
             }
             (Plant::SpeaksForAnother, Message::Heartbeat { .. }) => {
@@ -286,9 +291,10 @@ impl Cluster {
             BodyKind::Trim { .. } => self.stats.coverage.note("delivered a trim"),
             BodyKind::Session => self.stats.coverage.note("delivered a session command"),
             BodyKind::Ticket => self.stats.coverage.note("delivered a ticket command"),
-            BodyKind::Commands | BodyKind::Configuration => {}
+            BodyKind::Commands | BodyKind::Configuration { .. } => {}
         }
         self.invariants.delivered(index, &body, mark, &mut self.oracle);
+        self.note_rule(&body);
         match frame {
             Some(frame) if planted == Some(Plant::FlipsBit) => {
                 let mut bytes = frame.body().to_vec();
@@ -424,6 +430,6 @@ impl Cluster {
 }
 
 /// The promise of an acceptor that has accepted nothing: what planted bugs say for others.
-fn empty_promise(ballot: Ballot) -> Message {
-    Message::Promise { ballot, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new(), doubts: Vec::new() }
+fn empty_promise(ballot: Ballot, from: Slot) -> Message {
+    Message::Promise { ballot, from, mark: Mark::START, part: 0, parts: 1, accepted: Vec::new(), doubts: Vec::new() }
 }

@@ -22,14 +22,10 @@ struct Acceptor {
     damaged: bool,
 }
 
-/// From where on each candidate asked for accepts.
-type Asked = BTreeMap<Ballot, Slot>;
-
 /// What each node has acknowledged.
 #[derive(Debug)]
 pub(super) struct AcceptedIsReported {
     acceptors: Vec<Acceptor>,
-    asked: Asked,
     /// Where what earlier ballots may have chosen ended, by the ballot whose phase 1 found that out.
     established: BTreeMap<Ballot, Slot>,
 }
@@ -38,7 +34,6 @@ impl AcceptedIsReported {
     pub(super) fn new(nodes: usize) -> AcceptedIsReported {
         AcceptedIsReported {
             acceptors: (0..nodes).map(|_| Acceptor::default()).collect(),
-            asked: Asked::new(),
             established: BTreeMap::new(),
         }
     }
@@ -73,11 +68,7 @@ impl AcceptedIsReported {
                 self.established.insert(*ballot, *recovered);
                 Ok(())
             }
-            Message::Prepare { ballot, from } => {
-                self.asked.insert(*ballot, *from);
-                Ok(())
-            }
-            Message::Promise { ballot, mark, part, parts, accepted, doubts } => {
+            Message::Promise { ballot, from, mark, part, parts, accepted, doubts } => {
                 if *part == 0 {
                     acceptor.parts.clear();
                 }
@@ -86,8 +77,7 @@ impl AcceptedIsReported {
                     return Ok(());
                 }
                 let parts = std::mem::take(&mut acceptor.parts);
-                let asked = self.asked.get(ballot).copied().unwrap_or(Slot::FIRST);
-                self.check_shown(node, Some(*ballot), mark.slot.max(asked), (&parts, doubts), oracle, "promises")
+                self.check_shown(node, Some(*ballot), mark.slot.max(*from), (&parts, doubts), oracle, "promises")
             }
             _ => Ok(()),
         }

@@ -27,6 +27,8 @@
 //! | `trim N at W`, `read N at W` | asks for a trim below slot N, or for slot N |
 //! | `barrier W` | a client wants to read nothing stale at W |
 //! | `transfer W` | whoever leads is asked to hand over to W |
+//! | `members add W remove W` | whoever leads is asked to bring nodes in and let others go; either may be left out |
+//! | `insist`, `cancel` | whoever leads is asked to make learners members, caught up or not; or to send them away |
 //! | `count` | `expect` counts leaders and messages from here on |
 //! | `until CONDITION within D` | time goes on until it is so; says it, or that it isn't |
 //! | `expect FACT` | says it if it isn't so |
@@ -34,6 +36,7 @@
 //!
 //! Conditions and facts: `usable` (a command handed in from now on is acknowledged), `leader`, `no leader`,
 //! `leader is W`, `chosen N` (commands in all), `complete W` (it has delivered all that is chosen), `complete all`,
+//! `members W W W` (they are who rules, and no change is under way),
 //! `reached W`, `lost W` (the last barrier there), `leaders <= N` (new ones since `count`), `sent accept <= N` (messages since `count`), `A >= 50% of B` (measured).
 
 use std::str::FromStr;
@@ -79,6 +82,7 @@ pub enum Fact {
     LeaderIs(Name),
     Chosen(u64),
     Complete(Name),
+    Members(Vec<Name>),
     Reached(Name),
     Lost(Name),
     LeadersAtMost(u64),
@@ -125,6 +129,9 @@ pub enum Command {
     Read(u64, Name),
     Barrier(Name),
     Transfer(Name),
+    Members { add: Vec<Name>, remove: Vec<Name> },
+    Insist,
+    Cancel,
     Count,
     Until(Fact, Span),
     Expect(Fact),
@@ -190,6 +197,13 @@ impl FromStr for Command {
             ["read", slot, "at", node] => Command::Read(parse_number(slot)?, name(node)),
             ["barrier", node] => Command::Barrier(name(node)),
             ["transfer", node] => Command::Transfer(name(node)),
+            ["members", "add", ref rest @ ..] => {
+                let place = rest.iter().position(|word| *word == "remove").unwrap_or(rest.len());
+                Command::Members { add: names(&rest[..place]), remove: names(rest.get(place + 1..).unwrap_or(&[])) }
+            }
+            ["members", "remove", ref rest @ ..] => Command::Members { add: Vec::new(), remove: names(rest) },
+            ["insist"] => Command::Insist,
+            ["cancel"] => Command::Cancel,
             ["count"] => Command::Count,
             ["until", ref fact @ .., "within", span] => Command::Until(parse_fact(fact)?, span.parse()?),
             ["expect", ref fact @ ..] => Command::Expect(parse_fact(fact)?),
@@ -246,6 +260,7 @@ fn parse_fact(words: &[&str]) -> Result<Fact, String> {
         ["leader", "is", node] => Fact::LeaderIs(node.to_string()),
         ["chosen", count] => Fact::Chosen(parse_number(count)?),
         ["complete", node] => Fact::Complete(node.to_string()),
+        ["members", ref rest @ ..] => Fact::Members(rest.iter().map(ToString::to_string).collect()),
         ["reached", node] => Fact::Reached(node.to_string()),
         ["lost", node] => Fact::Lost(node.to_string()),
         ["leaders", "<=", count] => Fact::LeadersAtMost(parse_number(count)?),

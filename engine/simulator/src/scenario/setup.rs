@@ -21,6 +21,7 @@ use synod_wal::{LogSettings, LoggedSettings, SyncMode};
 use super::command::parse_duration;
 use crate::cluster::Options;
 use crate::faults::Faults;
+use crate::faults::membership::MembershipChanges;
 use crate::invariants::Property;
 use crate::network::node_id;
 use crate::plan::{Plan, ReadsPlan};
@@ -32,6 +33,8 @@ use crate::workload::WorkloadPlan;
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub(super) nodes: usize,
+    /// Nodes that aren't members.
+    spare: usize,
     quorums: Option<(u32, u32)>,
     pub(super) seeds: Range<u64>,
     pub(super) election_timeout: Duration,
@@ -48,6 +51,7 @@ impl Default for Setup {
     fn default() -> Setup {
         Setup {
             nodes: 3,
+            spare: 0,
             quorums: None,
             seeds: 0..1,
             election_timeout: Duration::from_millis(300),
@@ -69,6 +73,7 @@ impl Setup {
         let number = |word: &str| word.parse::<u64>().map_err(|_| format!("{word} is no number"));
         match words[..] {
             ["nodes", nodes] => self.nodes = number(nodes)? as usize,
+            ["spare", nodes] => self.spare = number(nodes)? as usize,
             ["quorums", prepare, accept] => self.quorums = Some((number(prepare)? as u32, number(accept)? as u32)),
             ["seeds", seeds] => {
                 let (first, end) = seeds.split_once("..").ok_or("seeds are FIRST..END")?;
@@ -97,7 +102,15 @@ impl Setup {
         let majority = self.nodes as u32 / 2 + 1;
         let (prepare_quorum, accept_quorum) = self.quorums.unwrap_or((majority, majority));
         let members = (0..self.nodes).map(node_id).collect();
-        Configuration { chosen_at: synod_protocol::Slot(0), members, prepare_quorum, accept_quorum, alpha: self.alpha }
+        Configuration {
+            chosen_at: synod_protocol::Slot(0),
+            members,
+            prepare_quorum,
+            accept_quorum,
+            alpha: self.alpha,
+            learners: Vec::new(),
+            leaving: Vec::new(),
+        }
     }
 
     pub(super) fn options(&self, seed: u64, trace: bool) -> Options {
@@ -137,7 +150,7 @@ impl Setup {
                 ..LogSettings::default()
             },
             faulty_time: Duration::ZERO,
-            faults: Faults::none(),
+            faults: Faults { membership: MembershipChanges { spare: self.spare, every: None }, ..Faults::none() },
             workload: WorkloadPlan {
                 every: self.election_timeout / 100..=self.election_timeout / 50,
                 burst: 1..=1,

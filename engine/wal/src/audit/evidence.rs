@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_frame::{BodyHeader, ConfigurationBody, GroupId, RECORD_HEADER_BYTES, RecordBuffer};
-use synod_protocol::{Ballot, BodyHandle, BodyKind, Chain, Configuration, Mark, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, Chain, Configuration, Mark, NodeId, Slot};
 
 use super::report::{LogCoverage, Place, Rule, VIOLATIONS_KEPT, Violation, Witness};
 use crate::format::{RecordKind, RecordMeta, SegmentHeader, StoredConfiguration};
@@ -308,7 +308,7 @@ impl<'store> AuditLog<'store> {
                 self.packed.insert((file, offset, entry.body.first), entry.location.body_offset);
             }
             self.chosen.push(ChosenBody { body: entry.body, after: entry.chosen, place });
-            if entry.body.kind == BodyKind::Configuration
+            if entry.body.kind.is_configuration()
                 && let Some((record, _)) = self.read_body(&entry.body, place)?
             {
                 let body = record.as_ref()[RECORD_HEADER_BYTES..][..entry.body.bytes as usize].to_vec();

@@ -417,7 +417,7 @@ pub(crate) fn body_kind_number(kind: BodyKind) -> (u16, u64) {
     match kind {
         BodyKind::Commands => (1, 0),
         BodyKind::NoOp => (2, 0),
-        BodyKind::Configuration => (3, 0),
+        BodyKind::Configuration { after } => (3, after.0),
         BodyKind::Trim { upto } => (4, upto.0),
         BodyKind::Session => (5, 0),
         BodyKind::Ticket => (6, 0),
@@ -428,7 +428,7 @@ fn body_kind_from_number(kind: u16, argument: u64) -> Option<BodyKind> {
     match kind {
         1 => Some(BodyKind::Commands),
         2 => Some(BodyKind::NoOp),
-        3 => Some(BodyKind::Configuration),
+        3 => Some(BodyKind::Configuration { after: Slot(argument) }),
         4 => Some(BodyKind::Trim { upto: Slot(argument) }),
         5 => Some(BodyKind::Session),
         6 => Some(BodyKind::Ticket),

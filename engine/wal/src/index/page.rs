@@ -37,8 +37,6 @@ pub(crate) struct Page {
     pub(crate) end: Mark,
     /// How many bodies there are; at least one.
     pub(crate) bodies: u32,
-    /// Where its last body begins if that is a configuration. No other one of it is.
-    pub(crate) configuration: Option<Slot>,
     /// Up to where the trims among its bodies go, if any are.
     pub(crate) trims_upto: Option<Slot>,
     /// Where they lie, oldest segment first.
@@ -48,7 +46,7 @@ pub(crate) struct Page {
 impl Page {
     /// A page without bodies behind `start`.
     pub(super) fn empty(start: Mark) -> Page {
-        Page { start, end: start, bodies: 0, configuration: None, trims_upto: None, extents: Vec::new() }
+        Page { start, end: start, bodies: 0, trims_upto: None, extents: Vec::new() }
     }
 
     /// Takes up a record that holds bodies of the page.
@@ -161,16 +159,14 @@ impl Pages {
         self.pages.values().filter_map(|page| page.trims_upto).max()
     }
 
-    /// Forgets all bodies below `base`. Returns where the newest configuration among them begins.
-    pub(super) fn trim_to(&mut self, base: Mark) -> Option<Slot> {
-        let mut newest = None;
+    /// Forgets all bodies below `base`.
+    pub(super) fn trim_to(&mut self, base: Mark) {
         while let Some(first) = self.pages.first_entry()
             && first.get().start.slot < base.slot
         {
             let end = *first.key();
             let mut page = first.remove();
             self.bodies -= u64::from(page.bodies);
-            newest = newest.max(page.configuration.filter(|first| *first < base.slot));
             if end <= base.slot {
                 self.loaded.retain(|(other, _)| *other != end);
                 continue;
@@ -184,6 +180,5 @@ impl Pages {
             self.insert(page);
         }
         self.overridden = self.overridden.split_off(&base.slot);
-        newest
     }
 }

@@ -53,6 +53,9 @@ impl<P: Buffers> LoggedReplica<P> {
                 self.bodies.arrive(body, record);
                 self.replica.handle_composed(now, body);
             }
+            Effect::ComposeConfiguration { configuration, after, ballot } => {
+                self.compose_configuration(now, &configuration, after, ballot);
+            }
             Effect::Serve { to, from, bytes, mark } => self.serve(to, from, bytes, mark),
             Effect::SupplyBody { to, first, id } => self.supply(to, first, id),
             Effect::Barrier { id, outcome } => self.outputs.push_back(Output::Barrier { id, outcome }),
@@ -146,6 +149,14 @@ impl<P: Buffers> LoggedReplica<P> {
         self.last_append_at = now;
     }
 
+    /// The rest of a trim, once another header is durable.
+    pub(super) fn place_rest_of_trim(&mut self, now: Instant) {
+        if let Some((wanted, _)) = self.trim_held.take_if(|(_, header)| *header != self.wal.header_configuration()) {
+            self.trim_wanted = self.trim_wanted.max(Some(wanted));
+            self.place_trim(now);
+        }
+    }
+
     pub(super) fn append_trim_due(&mut self, now: Instant) {
         let Some(base) = self.trim_due else { return };
         let mut record = self.buffers.allocate(BLOCK_BYTES);
@@ -176,6 +187,7 @@ impl<P: Buffers> LoggedReplica<P> {
     pub(super) fn deliver(&mut self, now: Instant, body: BodyHandle, mark: Mark) {
         self.wal.index_mut().mark_chosen(body.first, mark.chain);
         self.heal_if_lost(&body, mark);
+        self.deliver_configuration(&body, mark.slot);
         if let BodyKind::Trim { upto } = body.kind {
             self.trim_wanted = self.trim_wanted.max(Some(upto.min(mark.slot)));
             self.place_trim(now);
@@ -185,9 +197,13 @@ impl<P: Buffers> LoggedReplica<P> {
         self.judge_delivered(&body, frame.as_ref());
     }
 
-    /// Finds out where exactly to trim: between bodies.
+    /// Finds out where exactly to trim: between bodies, and not past the configuration that no durable header holds yet.
     pub(super) fn place_trim(&mut self, now: Instant) {
-        let Some(upto) = self.trim_wanted else { return };
+        let header = self.wal.header_configuration();
+        let limit = self.membership.trim_limit(header);
+        let Some(wanted) = self.trim_wanted else { return };
+        let upto = wanted.min(limit);
+        self.trim_held = (upto < wanted).then_some((wanted, header));
         if let Some(end) = self.wal.index().page_to_load(upto) {
             return self.wait_for_page(end, Errand::Trim);
         }
@@ -223,6 +239,9 @@ impl<P: Buffers> LoggedReplica<P> {
 
     pub(super) fn obtain(&mut self, now: Instant, body: BodyHandle, holder: NodeId) {
         if self.bodies.arrive_again(&body, &mut self.buffers) {
+            if let Some(frame) = self.bodies.frame(body.id).filter(|_| body.kind.is_configuration()) {
+                self.tell_configuration(&body, frame.record());
+            }
             return self.replica.handle_obtained(now, body.id);
         }
         let adopting =

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use synod_protocol::{Ballot, BodyHandle, Chain, Instant, Mark, Message, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, Chain, Configuration, Instant, Mark, Message, NodeId, Slot};
 
 use super::{Buffers, Errand, LoggedReplica, Output, Purpose, ReadId};
 use crate::format::{RecordKind, RecordMeta};
@@ -260,9 +260,9 @@ impl<P: Buffers> LoggedReplica<P> {
 
     /// The other members: who may have what is lost here.
     fn others(&self) -> Vec<NodeId> {
-        let configuration = self.replica.configurations().configuration_at(self.replica.mark().slot);
+        let nodes = self.replica.configurations().iter().flat_map(Configuration::nodes);
         let me = self.replica.node();
-        configuration.members.iter().copied().filter(|node| *node != me).collect()
+        nodes.filter(|node| *node != me).collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
 

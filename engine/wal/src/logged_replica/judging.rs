@@ -497,7 +497,7 @@ fn judge_body(
                 return answers.push(state.deliver_ticket(first, time_us, command));
             }
         }
-        BodyKind::NoOp | BodyKind::Configuration | BodyKind::Trim { .. } => {}
+        BodyKind::NoOp | BodyKind::Configuration { .. } | BodyKind::Trim { .. } => {}
     }
     state.deliver_other(first, body.count, time_us);
 }

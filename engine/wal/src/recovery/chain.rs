@@ -622,6 +622,8 @@ pub(super) fn assemble(
         }
     }
     Ok(RecoveredLog {
+        configurations: Vec::new(),
+        configuration_lost: None,
         segment_bytes: geometry.segment_bytes(),
         group: joined.group,
         promised: joined.promised,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use synod_frame::GroupId;
-use synod_protocol::{Ballot, BodyHandle, BodyKind, Doubt, Mark, Slot};
+use synod_protocol::{Ballot, BodyHandle, Doubt, Mark, Slot};
 
 use super::RecoverError;
 use super::chain::{Files, FoundBody, RecordSummary, SegmentScan};
@@ -128,7 +128,7 @@ pub(super) fn join(
     let trimmed = records()
         .flat_map(|(scan, record)| scan.bodies(record))
         .map(|found| found.body)
-        .filter(|body| body.kind == BodyKind::Configuration && body.first >= Slot::FIRST && body.end() <= base.slot);
+        .filter(|body| body.kind.is_configuration() && body.first >= Slot::FIRST && body.end() <= base.slot);
     joined.configuration_trimmed = trimmed.map(|body| body.first).max().filter(|slot| Some(*slot) > ruling);
     Ok(joined)
 }

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 
 use synod_frame::RECORD_HEADER_BYTES;
-use synod_protocol::{Ballot, BodyKind, Mark, Slot};
+use synod_protocol::{Ballot, Mark, Slot};
 
 use super::chain::{FoundBody, RecordSummary, SegmentScan, scan_segment, sealed_summary};
 use super::{RecoverError, RecoverOptions};
@@ -145,7 +145,7 @@ impl SegmentScan {
         let first_sure = all.iter().position(|record| !record.unsure);
         let other_group = all.iter().position(|record| record.group != all[0].group);
         let places = [Some(0), Some(all.len() - 1), last_with_bodies, first_sure, other_group];
-        let configures = |found: &FoundBody| found.body.kind == BodyKind::Configuration;
+        let configures = |found: &FoundBody| found.body.kind.is_configuration();
         let (mut settled, mut first_needed) = (Settled::default(), 0);
         for (number, record) in all.iter().enumerate() {
             let decides = places.contains(&Some(number))

@@ -1,16 +1,28 @@
 //! What a log asks for, and how completions move it along: opening, durability, sealing, the segment ahead.
 
+use synod_protocol::Slot;
+
 use super::action::Action;
 use super::flush::{Flush, SyncMode};
 use super::paging::SealIndex;
 use super::segments::{Active, ClosingStage, Complete, Next, first_needed};
 use super::{Before, Pending, Wal};
-use crate::format::{Footer, GroupState, SegmentHeader};
+use crate::format::{Footer, GroupState, SegmentHeader, StoredConfiguration};
 use crate::lsn::{FileId, Lsn, SyncId, WriteId};
 use crate::pool::{CleanFile, PoolWork};
 use crate::segment::BLOCK;
 
 impl Wal {
+    /// Hands over the configurations that recovery found, the one in the headers first.
+    pub(crate) fn take_configurations(&mut self) -> Vec<StoredConfiguration> {
+        self.configuration.clone().into_iter().chain(std::mem::take(&mut self.configurations)).collect()
+    }
+
+    /// The configuration that the active segment's header holds: what survives, whatever is trimmed.
+    pub(crate) fn header_configuration(&self) -> Option<Slot> {
+        self.active.as_ref().and_then(|active| active.configuration)
+    }
+
     /// The next thing to do, until there is none.
     pub fn poll_action(&mut self) -> Option<Action> {
         if self.poisoned {

@@ -232,9 +232,10 @@ fn old_and_doubled_messages_change_nothing() {
         Message::Accept { ballot: old, body: body(1, 1, 1), mark: Mark::START },
         Message::Prepare { ballot: old, from: s(1) },
         Message::Heartbeat { ballot: old, mark: Mark::START, beat: 1, recovered: s(0) },
-        Message::PreVote { ballot: old },
+        Message::PreVote { ballot: old, from: s(1) },
         Message::PreVoteGranted { ballot: old },
         Message::Promise {
+            from: s(1),
             ballot: old,
             mark: Mark::START,
             part: 0,
@@ -311,13 +312,22 @@ fn positions_that_no_honest_peer_names_are_ignored() {
         Message::Heartbeat { ballot: last_round, mark: Mark::START, beat: 1, recovered: s(0) },
         Message::HeartbeatReply { ballot: sound, mark: end, stable: s(u64::MAX), beat: 1, full: false },
         Message::Prepare { ballot: last_round, from: s(1) },
-        Message::PreVote { ballot: last_round },
+        Message::PreVote { ballot: last_round, from: s(1) },
         Message::Accept { ballot: sound, body: body(1, 1, 1), mark: end },
         Message::Accept { ballot: last_round, body: body(1, 1, 1), mark: Mark::START },
         Message::Reject { ballot: sound, reason: RejectReason::AlreadyChosen { mark: end } },
         Message::Reject { ballot: sound, reason: RejectReason::HigherBallot { promised: last_round } },
-        Message::Promise { ballot: sound, mark: end, part: 0, parts: 1, accepted: Vec::new(), doubts: Vec::new() },
         Message::Promise {
+            from: s(1),
+            ballot: sound,
+            mark: end,
+            part: 0,
+            parts: 1,
+            accepted: Vec::new(),
+            doubts: Vec::new(),
+        },
+        Message::Promise {
+            from: s(1),
             ballot: sound,
             mark: Mark::START,
             part: 0,
@@ -331,6 +341,7 @@ fn positions_that_no_honest_peer_names_are_ignored() {
         messages.push(Message::Chosen { body, mark: Mark::START, last: true });
         messages.push(Message::Supply { body });
         messages.push(Message::Promise {
+            from: s(1),
             ballot: sound,
             mark: Mark::START,
             part: 0,

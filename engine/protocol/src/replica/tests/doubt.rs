@@ -346,7 +346,7 @@ fn the_unsure_vote_for_nothing() {
     let high = ballot(99, 1);
     let mark = Mark::START;
     for (message, answer) in [
-        (Message::PreVote { ballot: high }, RejectReason::Doubtful),
+        (Message::PreVote { ballot: high, from: s(1) }, RejectReason::Doubtful),
         (Message::Prepare { ballot: high, from: s(1) }, RejectReason::Doubtful),
         (Message::Accept { ballot: high, body: body(2, 1, 9), mark }, RejectReason::Doubtful),
         (Message::Heartbeat { ballot: high, mark, beat: 1, recovered: s(1) }, RejectReason::Doubtful),
@@ -460,7 +460,7 @@ fn an_answer_to_an_earlier_life_is_none() {
     let early: Vec<Ballot> = questions
         .iter()
         .filter_map(|packet| match packet.message {
-            Message::PreVote { ballot } => Some(ballot),
+            Message::PreVote { ballot, .. } => Some(ballot),
             _ => None,
         })
         .collect();

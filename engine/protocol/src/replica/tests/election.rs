@@ -126,9 +126,9 @@ fn a_pre_vote_is_refused_while_a_leader_lives_and_changes_nothing() {
     let mut cluster = Cluster::new(3);
     let elected = cluster.elect(n(1));
     let before = cluster.replica(n(2)).clone();
-    cluster.inject(n(3), n(2), Message::PreVote { ballot: ballot(50, 3) });
+    cluster.inject(n(3), n(2), Message::PreVote { ballot: ballot(50, 3), from: s(1) });
     assert_eq!(refusals(&cluster.take(is("Reject"))), [RejectReason::LeaderAlive { leader: n(1) }]);
-    cluster.inject(n(3), n(1), Message::PreVote { ballot: ballot(50, 3) });
+    cluster.inject(n(3), n(1), Message::PreVote { ballot: ballot(50, 3), from: s(1) });
     assert_eq!(
         refusals(&cluster.take(is("Reject"))),
         [RejectReason::LeaderAlive { leader: n(1) }],
@@ -137,9 +137,9 @@ fn a_pre_vote_is_refused_while_a_leader_lives_and_changes_nothing() {
     assert_eq!(*cluster.replica(n(2)), before);
 
     cluster.now = cluster.now.plus(cluster.settings().election_timeout);
-    cluster.inject(n(3), n(2), Message::PreVote { ballot: elected });
+    cluster.inject(n(3), n(2), Message::PreVote { ballot: elected, from: s(1) });
     assert_eq!(refusals(&cluster.take(is("Reject"))), [RejectReason::HigherBallot { promised: elected }]);
-    cluster.inject(n(3), n(2), Message::PreVote { ballot: ballot(50, 3) });
+    cluster.inject(n(3), n(2), Message::PreVote { ballot: ballot(50, 3), from: s(1) });
     assert_eq!(cluster.take(is("PreVoteGranted")).len(), 1, "the leader is silent, and the ballot is new");
     assert_eq!(*cluster.replica(n(2)), before, "a granted pre-vote is no promise");
 }
@@ -229,7 +229,7 @@ fn candidate() -> Cluster {
     cluster.now = cluster.replica(n(1)).poll_deadline();
     cluster.time_out(n(1));
     let ballot = cluster.take(is("PreVote")).first().map(|packet| packet.message.clone());
-    let Some(Message::PreVote { ballot }) = ballot else { unreachable!("it canvasses") };
+    let Some(Message::PreVote { ballot, .. }) = ballot else { unreachable!("it canvasses") };
     cluster.inject(n(2), n(1), Message::PreVoteGranted { ballot });
     assert_eq!(cluster.take(is("Prepare")).len(), 2);
     cluster
@@ -242,7 +242,7 @@ fn a_promise_in_parts_counts_when_it_is_complete() {
     let report = |first: u64| AcceptedBody { ballot: ballot(0, 3), body: body(first, 1, u128::from(first)) };
     let part = |part: u32, parts: u32, mark: Mark, firsts: std::ops::Range<u64>| {
         let accepted = firsts.map(report).collect();
-        Message::Promise { ballot: asked, mark, part, parts, accepted, doubts: Vec::new() }
+        Message::Promise { from: s(1), ballot: asked, mark, part, parts, accepted, doubts: Vec::new() }
     };
     let is_candidate = |cluster: &Cluster| cluster.role(n(1)) == Role::Candidate;
     // Out of range, of no parts at all, too large, and of another ballot: none of these is a promise.
@@ -251,6 +251,7 @@ fn a_promise_in_parts_counts_when_it_is_complete() {
         cluster.inject(n(2), n(1), nonsense);
     }
     let other = Message::Promise {
+        from: s(1),
         ballot: ballot(99, 1),
         mark: Mark::START,
         part: 0,
@@ -310,6 +311,7 @@ fn a_candidate_gives_way_to_a_higher_ballot() {
     assert_eq!(cluster.role(n(1)), Role::Follower);
     assert_eq!(cluster.take(is("Promise")).len(), 1);
     let late = Message::Promise {
+        from: s(1),
         ballot: own,
         mark: Mark::START,
         part: 0,
@@ -402,7 +404,10 @@ fn a_stranger_is_refused_and_never_campaigns() {
     let mut cluster = Cluster::new(3);
     let before = cluster.replica(n(1)).clone();
     cluster.inject(n(4), n(1), Message::Prepare { ballot: ballot(9, 4), from: s(1) });
-    assert_eq!(refusals(&cluster.take(is_to("Reject", n(4)))), [RejectReason::WrongConfiguration { slot: s(1) }]);
+    assert_eq!(
+        refusals(&cluster.take(is_to("Reject", n(4)))),
+        [RejectReason::WrongConfiguration { slot: s(1), chosen_at: s(0) }]
+    );
     assert_eq!(*cluster.replica(n(1)), before);
 
     let configurations = cluster.replica(n(1)).configurations().clone();
@@ -419,7 +424,7 @@ fn a_stranger_is_refused_and_never_campaigns() {
 #[test]
 fn two_strangers_do_not_refuse_each_other_for_ever() {
     let mut cluster = Cluster::new(3);
-    let reason = RejectReason::WrongConfiguration { slot: s(1) };
+    let reason = RejectReason::WrongConfiguration { slot: s(1), chosen_at: s(0) };
     cluster.inject(n(4), n(1), Message::Reject { ballot: ballot(9, 4), reason });
     assert!(cluster.network.is_empty(), "a refusal is never answered, or two misconfigured nodes would never stop");
 }

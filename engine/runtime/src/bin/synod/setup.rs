@@ -137,6 +137,7 @@ fn make_genesis(mut members: Vec<Member>, cluster: [u8; 16], alpha: u32) -> anyh
         prepare_quorum: quorums.prepare_quorum,
         accept_quorum: quorums.accept_quorum,
         alpha,
+        ..ConfigurationBody::default()
     };
     Ok(Genesis { group: GROUP, configuration })
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use synod_protocol::{BarrierOutcome, BodyKind, Instant, Role, Slot};
+use synod_protocol::{BarrierOutcome, BodyKind, Change, Instant, NodeId, Role, Slot};
 
 use crate::cluster::{Cluster, Losing};
 use crate::disk::Ending;
@@ -241,6 +241,12 @@ impl Stage {
                     self.say(format!("{} refuses: {error}", self.name(leader)));
                 }
             }
+            Command::Members { add, remove } => {
+                let (add, remove) = (self.node_ids(add)?, self.node_ids(remove)?);
+                self.change_members(Change::Replace { add, remove })?;
+            }
+            Command::Insist => self.change_members(Change::Promote { force: true })?,
+            Command::Cancel => self.change_members(Change::Cancel)?,
             Command::Count => self.count(),
             Command::Until(fact, span) => self.wait(line, fact, *span)?,
             Command::Expect(fact) => {
@@ -448,6 +454,12 @@ impl Stage {
                     .find(|node| self.cluster.nodes()[*node].status().is_none_or(|status| status.mark.slot < end));
                 unless(lagging.is_none(), format!("{} lacks chosen slots", self.name(lagging.unwrap_or(0))))
             }
+            Fact::Members(names) => {
+                let mut members = self.node_ids(names)?;
+                members.sort_unstable();
+                let is = self.cluster.members();
+                unless(is.as_ref() == Some(&members), format!("the members are {is:?}, not {members:?}"))
+            }
             Fact::Reached(name) => {
                 let ended = self.last_barrier(name)?;
                 let reached = matches!(ended, Some(BarrierOutcome::Reached(_)));
@@ -520,6 +532,18 @@ impl Stage {
         names.iter().map(|name| self.node(name)).collect()
     }
 
+    fn node_ids(&self, names: &[String]) -> Result<Vec<NodeId>, String> {
+        Ok(self.nodes(names)?.into_iter().map(node_id).collect())
+    }
+
+    fn change_members(&mut self, change: Change) -> Result<(), String> {
+        let leader = self.node("leader")?;
+        if let Err(error) = self.cluster.change_members_at(leader, change) {
+            self.say(format!("{} refuses: {error}", self.name(leader)));
+        }
+        Ok(())
+    }
+
     fn name(&self, node: usize) -> String {
         let named = self.names.iter().find(|(_, named)| *named == node);
         named.map_or_else(|| node_id(node).to_string(), |(name, _)| name.clone())
@@ -554,7 +578,7 @@ impl Stage {
                 BodyKind::Commands => "commands".to_string(),
                 BodyKind::NoOp => "no-op".into(),
                 BodyKind::Trim { upto } => format!("trim below {upto}"),
-                BodyKind::Configuration => "configuration".into(),
+                BodyKind::Configuration { .. } => "configuration".into(),
                 BodyKind::Session => "session command".into(),
                 BodyKind::Ticket => "ticket command".into(),
             };
