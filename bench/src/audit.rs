@@ -5,6 +5,7 @@
 //! [`synod_wal::audit`], over the records of all replicas. Equal identities mean equal bytes, so the commands themselves
 //! are compared on one replica, and the others by identity.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::thread;
 
@@ -18,6 +19,7 @@ use synod_wal::{ExpectedIdentity, RecoverOptions, RecoveredLog, SegmentStore, re
 
 use crate::content::Content;
 use crate::ledger::{Call, Outcome};
+use crate::report::thousands;
 use crate::retention::Trimmed;
 
 /// Failures told in full; a broken run would have millions.
@@ -51,6 +53,48 @@ pub(crate) struct Invariants {
 }
 
 impl Audit {
+    pub(crate) fn has_passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// For people.
+    pub(crate) fn write(&self, text: &mut String) -> std::fmt::Result {
+        writeln!(text, "audit             {}", if self.has_passed() { "passed" } else { "FAILED" })?;
+        writeln!(
+            text,
+            "  read from the closed logs: {} commands in slots {}..{}, each replica's chain and checksums, every acknowledged command at its slot on a majority",
+            thousands(self.commands_read),
+            self.first_slot,
+            self.end_slot
+        )?;
+        writeln!(
+            text,
+            "  invariants of Paxos: {} accepts, {} marks; of {} chosen bodies {} with the quorum that accepted them",
+            thousands(self.invariants.accepts),
+            thousands(self.invariants.marks),
+            thousands(self.invariants.bodies_chosen),
+            thousands(self.invariants.quorums_found)
+        )?;
+        if self.trimmed.trims > 0 {
+            writeln!(
+                text,
+                "  before trimming: slots below {} by equal chains on all replicas ({} times), {} append calls read back byte by byte",
+                self.trimmed.upto, self.trimmed.trims, self.trimmed.calls_read_back
+            )?;
+        }
+        writeln!(
+            text,
+            "  {} append calls acknowledged, none overlapping; {} with unknown outcome, of which {} are in the log once",
+            thousands(self.calls_acknowledged),
+            self.calls_unknown,
+            self.unknown_in_log
+        )?;
+        for failure in &self.failures {
+            writeln!(text, "  FAILED: {failure}")?;
+        }
+        Ok(())
+    }
+
     fn fail(&mut self, failure: String) {
         if self.failures.len() < FAILURES_TOLD {
             self.failures.push(failure);
@@ -94,16 +138,52 @@ pub(crate) fn audit(
     }
     let majority = directories.len() / 2 + 1;
     invariants(&replicas, &mut audit)?;
+    extend(&mut replicas, majority);
     // The longest log speaks for all; the others are prefixes of it, or an invariant has failed.
     let Some(longest) = replicas.iter().max_by_key(|replica| replica.mark.slot) else { return Ok(audit) };
-    let mut marks: Vec<Slot> = replicas.iter().map(|replica| replica.mark.slot).collect();
-    marks.sort_unstable_by(|a, b| b.cmp(a));
+    let mut ends: Vec<Slot> = replicas.iter().map(|replica| replica.end_within(longest)).collect();
+    ends.sort_unstable_by(|a, b| b.cmp(a));
     // Every slot below is held by a majority of replicas.
-    let held = marks.get(majority - 1).copied().unwrap_or(Slot::FIRST);
+    let held = ends.get(majority - 1).copied().unwrap_or(Slot::FIRST);
     (audit.first_slot, audit.end_slot) = (longest.base.slot.0, longest.mark.slot.0);
     let found = commands(longest, content, calls, &mut audit)?;
     ledger(longest, held, calls, &found, &mut audit);
     Ok(audit)
+}
+
+impl Replica {
+    /// The end of what it holds of another log: its own mark says less if news of the last choices came when it was idle.
+    fn end_within(&self, longest: &Replica) -> Slot {
+        let mut end = self.mark.slot;
+        for entry in self.log.index.iter_from(end) {
+            let there = longest.bodies.binary_search_by_key(&entry.body.first, |body| body.first);
+            if entry.body.first != end || !there.is_ok_and(|place| longest.bodies[place] == entry.body) {
+                break;
+            }
+            end = entry.body.end();
+        }
+        end
+    }
+}
+
+/// Goes on with the longest log where its mark ends: what a majority accepted at one ballot is chosen, although no log may
+/// say so yet.
+fn extend(replicas: &mut [Replica], majority: usize) {
+    let Some(place) = (0..replicas.len()).max_by_key(|place| replicas[*place].mark.slot) else { return };
+    loop {
+        let end = replicas[place].mark.slot;
+        let accepted: Vec<_> = replicas
+            .iter()
+            .filter_map(|replica| replica.log.index.iter_from(end).next())
+            .filter(|entry| entry.body.first == end)
+            .map(|entry| (entry.body, entry.ballot))
+            .collect();
+        let of_majority = |one: &&_| accepted.iter().filter(|other| other == one).count() >= majority;
+        let Some((body, _)) = accepted.iter().find(of_majority).copied() else { return };
+        let longest = &mut replicas[place];
+        longest.mark = longest.mark.after(&body);
+        longest.bodies.push(body);
+    }
 }
 
 /// Reads one log back, checking every byte.

@@ -22,6 +22,10 @@ pub(crate) struct Environment {
     pub(crate) device: String,
     pub(crate) write_cache: String,
     pub(crate) force_unit_access: String,
+    /// Of the last minute.
+    pub(crate) load_average: f64,
+    /// What this program was asked.
+    pub(crate) command: String,
 }
 
 impl Environment {
@@ -49,6 +53,11 @@ impl Environment {
             write_cache: queue("write_cache"),
             force_unit_access: queue("fua"),
             device,
+            load_average: fs::read_to_string("/proc/loadavg")
+                .ok()
+                .and_then(|text| text.split_whitespace().next()?.parse().ok())
+                .unwrap_or(0.0),
+            command: std::env::args().skip(1).fold("synod-bench".to_owned(), |line, word| line + " " + &word),
         }
     }
 }

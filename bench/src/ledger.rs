@@ -55,6 +55,20 @@ impl Ledger {
         line.outcome = outcome;
     }
 
+    /// Notes calls that clients elsewhere numbered by themselves. Numbers between that nobody has told of yet are calls
+    /// under way, of as many commands each.
+    pub(crate) fn note(&self, told: impl Iterator<Item = (u64, Call)>) {
+        let mut calls = self.lock();
+        for (number, call) in told {
+            let place = number as usize;
+            if calls.len() <= place {
+                calls.resize(place + 1, Call { count: call.count, outcome: Outcome::Pending });
+            }
+            assert_eq!(calls[place].outcome, Outcome::Pending, "an append call is answered once");
+            calls[place] = call;
+        }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.lock().len()
     }
@@ -70,5 +84,23 @@ impl Ledger {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Call>> {
         self.calls.lock().expect("no code that holds this lock panics")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_numbered_elsewhere_may_be_told_in_any_order() {
+        let ledger = Ledger::default();
+        assert_eq!(ledger.open(1), 0);
+        ledger.close(0, Outcome::Acknowledged(Slot(1)));
+        let call = |outcome| Call { count: 5, outcome };
+        ledger.note([(3, call(Outcome::Refused)), (1, call(Outcome::Acknowledged(Slot(2))))].into_iter());
+        let outcomes: Vec<Outcome> = ledger.snapshot().iter().map(|call| call.outcome).collect();
+        let first = [Outcome::Acknowledged(Slot(1)), Outcome::Acknowledged(Slot(2))];
+        assert_eq!(outcomes, [first[0], first[1], Outcome::Pending, Outcome::Refused]);
+        assert_eq!(ledger.snapshot()[2].count, 5);
     }
 }

@@ -1,89 +1,115 @@
-//! The clients: a closed loop of append calls from one thread, following the leader.
+//! The clients that embed the cluster: append calls from some threads, following the leader.
+//!
+//! A thread keeps the calls of its clients under way. In a *closed loop* an answer begins the next call. In an *open loop*
+//! calls are due on schedule, whatever becomes of the others, and latency counts from when a call was due: a call that had to
+//! wait for its turn has waited (no coordinated omission).
 
+use std::cell::Cell;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
 
-use futures_lite::future::block_on;
-use futures_util::StreamExt;
+use anyhow::{Result, anyhow};
+use futures_util::Stream as _;
 use futures_util::stream::FuturesUnordered;
-use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use synod::Log;
 use synod_protocol::NodeId;
 
+use crate::clients::RemoteLoad;
 use crate::content::Content;
 use crate::ledger::{Ledger, Outcome};
+use crate::recorder::{Answered, Recorder, now_us};
+use crate::schedule::{Rate, Schedule};
 
-/// Shared between the clients and whoever watches them.
+/// How often a thread that waits looks whether it shall stop.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How much is asked of the cluster.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Demand {
+    /// Append calls under way, at most.
+    pub(crate) in_flight: u32,
+    /// Commands of a call.
+    pub(crate) batch: u32,
+    /// None is a closed loop.
+    pub(crate) rate: Option<Rate>,
+    pub(crate) threads: u32,
+}
+
+impl Demand {
+    /// The part of one thread.
+    pub(crate) fn part(&self, thread: u32) -> Demand {
+        let threads = self.threads.min(self.in_flight).max(1);
+        let in_flight = self.in_flight / threads + u32::from(thread < self.in_flight % threads);
+        let part = |rate: Rate| Rate { calls_per_second: rate.calls_per_second / f64::from(threads), ..rate };
+        Demand { in_flight, rate: self.rate.map(part), threads: 1, ..*self }
+    }
+
+    /// Threads that have anything to do.
+    pub(crate) fn threads(&self) -> u32 {
+        self.threads.min(self.in_flight).max(1)
+    }
+}
+
+/// What threads of a load are told, and what they tell.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
-    pub(crate) commands: AtomicU64,
-    pub(crate) calls: AtomicU64,
-    pub(crate) refused: AtomicU64,
-    pub(crate) unknown: AtomicU64,
-    /// When a replica last began a segment, in microseconds since [`Progress::begun`]; zero before the first time.
-    pub(crate) rotated_us: AtomicU64,
-    pub(crate) rotations: AtomicU64,
-    pub(crate) begun: Begun,
-    /// Latencies count from now on.
-    pub(crate) measuring: AtomicBool,
+pub(crate) struct Control {
     pub(crate) stop: AtomicBool,
+    pub(crate) pause: AtomicBool,
+    /// Threads that have calls under way, or are free to begin some.
+    pub(crate) busy: AtomicU64,
 }
 
-/// The moment from which [`Progress`] counts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Begun(Instant);
-
-impl Default for Begun {
-    fn default() -> Begun {
-        Begun(Instant::now())
-    }
+/// A load on a cluster.
+pub(crate) enum Load {
+    Embedded(EmbeddedLoad),
+    Remote(RemoteLoad),
 }
 
-/// An append call counts as made at a rotation if it was acknowledged within this time after one.
-pub(crate) const AT_ROTATION: Duration = Duration::from_millis(10);
-
-/// How often to look whether a replica has begun a segment.
-const ROTATION_PACE: Duration = Duration::from_micros(500);
-
-impl Progress {
-    fn now_us(&self) -> u64 {
-        self.begun.0.elapsed().as_micros() as u64
-    }
-
-    /// Notes when replicas begin segments, until told to stop.
-    pub(crate) fn watch_rotations(&self, logs: &[(NodeId, Log)]) {
-        let count = || logs.iter().map(|(_, log)| log.status().wal.rotations).sum::<u64>();
-        let mut before = count();
-        while !self.stop.load(Ordering::Relaxed) {
-            std::thread::sleep(ROTATION_PACE);
-            let now = count();
-            if now != before {
-                self.rotated_us.store(self.now_us(), Ordering::Relaxed);
-                if self.measuring.load(Ordering::Relaxed) {
-                    self.rotations.fetch_add(now - before, Ordering::Relaxed);
-                }
-                before = now;
-            }
+impl Load {
+    /// Lets no more calls begin, and waits for those under way.
+    ///
+    /// # Errors
+    /// If the clients have failed.
+    pub(crate) fn pause(&mut self) -> Result<()> {
+        match self {
+            Load::Embedded(load) => load.pause(),
+            Load::Remote(load) => load.pause(),
         }
     }
 
-    /// Whether a replica has begun a segment just now.
-    fn is_at_rotation(&self) -> bool {
-        let rotated_us = self.rotated_us.load(Ordering::Relaxed);
-        rotated_us > 0 && self.now_us() - rotated_us.min(self.now_us()) < AT_ROTATION.as_micros() as u64
+    /// # Errors
+    /// If the clients have failed.
+    pub(crate) fn resume(&mut self) -> Result<()> {
+        match self {
+            Load::Embedded(load) => load.control.pause.store(false, Ordering::Release),
+            Load::Remote(load) => load.resume()?,
+        }
+        Ok(())
     }
-}
 
-/// What the clients saw.
-#[derive(Debug)]
-pub(crate) struct Seen {
-    /// Microseconds from handing in an append call to its acknowledgement, while measuring.
-    pub(crate) latency_us: Histogram<u64>,
-    /// Those of them that were acknowledged at a rotation.
-    pub(crate) at_rotation_us: Histogram<u64>,
-    /// The others.
-    pub(crate) between_us: Histogram<u64>,
+    /// Ends the load, and waits for the last answers.
+    ///
+    /// # Errors
+    /// If the clients have failed.
+    pub(crate) fn stop(self) -> Result<()> {
+        match self {
+            Load::Embedded(load) => load.stop(),
+            Load::Remote(load) => load.stop(),
+        }
+    }
+
+    /// CPU of the clients, if they have a process of their own.
+    pub(crate) fn cpu_us(&self) -> u64 {
+        match self {
+            Load::Embedded(_) => 0,
+            Load::Remote(load) => load.cpu_us(),
+        }
+    }
 }
 
 /// Whom to ask, and what with.
@@ -93,64 +119,124 @@ pub(crate) struct Clients {
     pub(crate) logs: Vec<(NodeId, Log)>,
     pub(crate) content: Content,
     pub(crate) ledger: Arc<Ledger>,
-    pub(crate) progress: Arc<Progress>,
+    pub(crate) recorder: Arc<Recorder>,
+}
+
+/// See [`Clients::start`].
+pub(crate) struct EmbeddedLoad {
+    control: Arc<Control>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl EmbeddedLoad {
+    fn pause(&self) -> Result<()> {
+        self.control.pause.store(true, Ordering::Release);
+        while self.control.busy.load(Ordering::Acquire) > 0 {
+            if self.threads.iter().any(JoinHandle::is_finished) {
+                return Err(anyhow!("a client thread panicked"));
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn stop(self) -> Result<()> {
+        self.control.stop.store(true, Ordering::Release);
+        for thread in self.threads {
+            thread.join().map_err(|_| anyhow!("a client thread panicked"))?;
+        }
+        Ok(())
+    }
 }
 
 impl Clients {
-    /// Keeps `in_flight` append calls of `batch` commands under way until told to stop, and waits for the last answers.
-    pub(crate) fn run(&self, in_flight: u32, batch: u32) -> Seen {
-        let histogram = || Histogram::new_with_bounds(1, 600_000_000, 3).expect("constant bounds are sound");
-        let mut seen = Seen { latency_us: histogram(), at_rotation_us: histogram(), between_us: histogram() };
-        block_on(async {
-            let mut calls = FuturesUnordered::new();
-            let mut target = self.leader(0).await;
-            for _ in 0..in_flight {
-                calls.push(self.call(target, batch));
-            }
-            while let Some((leader, answered)) = calls.next().await {
-                target = leader;
-                if let Some(took) = answered {
-                    self.progress.commands.fetch_add(u64::from(batch), Ordering::Relaxed);
-                    self.progress.calls.fetch_add(1, Ordering::Relaxed);
-                    if self.progress.measuring.load(Ordering::Relaxed) {
-                        let took_us = took.as_micros() as u64;
-                        let is_at = self.progress.is_at_rotation();
-                        let part = if is_at { &mut seen.at_rotation_us } else { &mut seen.between_us };
-                        part.saturating_record(took_us);
-                        seen.latency_us.saturating_record(took_us);
-                    }
-                }
-                if !self.progress.stop.load(Ordering::Relaxed) {
-                    calls.push(self.call(target, batch));
-                }
-            }
-        });
-        seen
+    /// Begins a load.
+    pub(crate) fn start(&self, demand: Demand) -> EmbeddedLoad {
+        let control = Arc::new(Control::default());
+        control.busy.store(demand.threads().into(), Ordering::Release);
+        let start = |number| {
+            let (clients, control) = (self.clone(), Arc::clone(&control));
+            thread::spawn(move || clients.run(demand.part(number), u64::from(number), &control))
+        };
+        let threads = (0..demand.threads()).map(start).collect();
+        EmbeddedLoad { control, threads }
     }
 
-    /// One append call: its time if it was acknowledged, and the node that seems to lead.
-    async fn call(&self, target: usize, batch: u32) -> (usize, Option<Duration>) {
-        let call = self.ledger.open(batch);
-        let commands = self.content.batch(call, batch);
-        let begun = Instant::now();
-        match self.logs[target].1.append_batch(commands).await {
-            Ok(slots) => {
-                let took = begun.elapsed();
-                assert_eq!(slots.end.since(slots.start), u64::from(batch), "a batch is acknowledged whole");
-                self.ledger.close(call, Outcome::Acknowledged(slots.start));
-                (target, Some(took))
+    /// A thread's life.
+    fn run(&self, demand: Demand, seed: u64, control: &Control) {
+        let parked = Arc::new(Parked { thread: thread::current(), is_woken: AtomicBool::new(false) });
+        let waker = Waker::from(Arc::clone(&parked));
+        let mut context = Context::from_waker(&waker);
+        let mut schedule = demand.rate.map(|rate| Schedule::new(rate, seed, now_us()));
+        let target = Cell::new(0);
+        let mut calls = pin!(FuturesUnordered::new());
+        let mut is_idle = false;
+        loop {
+            while let Poll::Ready(Some(())) = calls.as_mut().poll_next(&mut context) {}
+            let is_over = control.stop.load(Ordering::Acquire);
+            let may_begin = !is_over && !control.pause.load(Ordering::Acquire);
+            if is_over && calls.is_empty() {
+                return;
             }
-            Err(error) if error.is_certain() => {
-                self.ledger.close(call, Outcome::Refused);
-                self.progress.refused.fetch_add(1, Ordering::Relaxed);
-                (self.leader(target).await, None)
+            if is_idle && may_begin {
+                control.busy.fetch_add(1, Ordering::AcqRel);
+                is_idle = false;
+                if let Some(schedule) = &mut schedule {
+                    schedule.resume(now_us());
+                }
             }
-            Err(_) => {
-                self.ledger.close(call, Outcome::Unknown);
-                self.progress.unknown.fetch_add(1, Ordering::Relaxed);
-                (self.leader(target).await, None)
+            if !is_idle && !may_begin && calls.is_empty() {
+                control.busy.fetch_sub(1, Ordering::AcqRel);
+                is_idle = true;
+            }
+            let mut patience = LOOK;
+            let mut has_begun = false;
+            while may_begin && calls.len() < demand.in_flight as usize {
+                let now_us = now_us();
+                let due_us = match &mut schedule {
+                    None => now_us,
+                    Some(schedule) => match schedule.take(now_us) {
+                        Ok(due_us) => due_us,
+                        Err(due_us) => {
+                            patience = patience.min(Duration::from_micros(due_us - now_us));
+                            break;
+                        }
+                    },
+                };
+                calls.push(self.call(&target, demand.batch, due_us));
+                has_begun = true;
+            }
+            if !has_begun && !parked.is_woken.swap(false, Ordering::AcqRel) {
+                thread::park_timeout(patience);
+                parked.is_woken.store(false, Ordering::Release);
             }
         }
+    }
+
+    /// One append call.
+    async fn call(&self, target: &Cell<usize>, batch: u32, due_us: u64) {
+        let call = self.ledger.open(batch);
+        let commands = self.content.batch(call, batch);
+        let begun_us = now_us();
+        let outcome = match self.logs[target.get()].1.append_batch(commands).await {
+            Ok(slots) => {
+                let done_us = now_us();
+                assert_eq!(slots.end.since(slots.start), u64::from(batch), "a batch is acknowledged whole");
+                self.recorder.note(std::iter::once(Answered { commands: batch, due_us, begun_us, done_us }));
+                self.ledger.close(call, Outcome::Acknowledged(slots.start));
+                return;
+            }
+            Err(error) if error.is_certain() => {
+                self.recorder.refused.fetch_add(1, Ordering::Relaxed);
+                Outcome::Refused
+            }
+            Err(_) => {
+                self.recorder.unknown.fetch_add(1, Ordering::Relaxed);
+                Outcome::Unknown
+            }
+        };
+        self.ledger.close(call, outcome);
+        target.set(self.leader(target.get()).await);
     }
 
     /// The place of the node that leads, as soon as one does.
@@ -160,5 +246,39 @@ impl Clients {
             return (asked + 1) % self.logs.len();
         };
         self.logs.iter().position(|(node, _)| *node == leader).unwrap_or(asked)
+    }
+}
+
+/// A thread that sleeps until something is ready.
+struct Parked {
+    thread: Thread,
+    is_woken: AtomicBool,
+}
+
+impl Wake for Parked {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.is_woken.swap(true, Ordering::AcqRel) {
+            self.thread.unpark();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Arrival;
+
+    #[test]
+    fn threads_share_what_is_asked() {
+        let rate = Rate { calls_per_second: 300.0, arrival: Arrival::Uniform };
+        let demand = Demand { in_flight: 10, batch: 5, rate: Some(rate), threads: 3 };
+        let parts: Vec<Demand> = (0..demand.threads()).map(|thread| demand.part(thread)).collect();
+        assert_eq!(parts.iter().map(|part| part.in_flight).collect::<Vec<_>>(), [4, 3, 3]);
+        assert!(parts.iter().all(|part| part.rate.is_some_and(|rate| rate.calls_per_second == 100.0)));
+        assert_eq!(Demand { in_flight: 2, threads: 8, ..demand }.threads(), 2);
     }
 }

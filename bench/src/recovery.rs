@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{Advice, OFlags, fadvise};
 use serde::Serialize;
 use synod::{Config, Node, Status};
@@ -24,11 +24,13 @@ use crate::cluster::{self, Cluster};
 use crate::content::Content;
 use crate::environment::Environment;
 use crate::ledger::Ledger;
-use crate::load::{Clients, Progress};
-use crate::options::{Options, RecoveryOptions};
-use crate::report::{Settings, thousands};
+use crate::line::Line;
+use crate::load::{Clients, Demand, Load};
+use crate::options::{ClusterOptions, RecoveryOptions};
+use crate::recorder::Recorder;
+use crate::report::thousands;
 use crate::retention::Trimmed;
-use crate::{Line, place, settings};
+use crate::session::Root;
 
 /// How long a node may take to open its log once it was read back: it writes one block.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,6 +47,20 @@ pub(crate) struct Report {
     environment: Environment,
     settings: Settings,
     logs: Vec<Measured>,
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Serialize)]
+struct Settings {
+    replicas: u32,
+    payload: String,
+    batch_commands: u32,
+    in_flight_calls: u32,
+    body_bytes: u64,
+    sync: &'static str,
+    log_bytes: u64,
+    seed: u64,
+    directory: String,
 }
 
 /// What came of one size.
@@ -96,59 +112,67 @@ impl Report {
 ///
 /// # Errors
 /// If there is no room, or a node doesn't do what it should.
-pub(crate) fn run(options: &Options, recovery: &RecoveryOptions, interrupted: &AtomicBool) -> Result<Report> {
+pub(crate) fn run(options: &ClusterOptions, recovery: &RecoveryOptions, interrupted: &AtomicBool) -> Result<Report> {
     let mut line = Line::default();
     let mut logs = Vec::new();
     let mut seen = None;
     for size in &recovery.sizes {
-        let options = Options { retention: *size, ..options.clone() };
-        let parent = place::choose(options.dir.as_deref(), cluster::bytes_needed(&options))?;
-        let mut root = tempfile::Builder::new()
-            .prefix("synod-bench-")
-            .tempdir_in(&parent)
-            .with_context(|| format!("making a directory in {}", parent.display()))?;
-        root.disable_cleanup(options.keep);
-        let measured = measure(&options, recovery.times, root.path(), interrupted, &mut line);
+        let root = Root::make(options, cluster::bytes_needed(options, *size))?;
+        let measured = measure(options, *size, recovery.times, root.path(), interrupted, &mut line);
         line.clear();
-        if options.keep {
-            eprintln!("directories kept in {}", root.path().display());
-        }
         logs.push(measured?);
-        seen = Some((Environment::look(root.path()), settings(&options, &parent)));
+        seen = Some((Environment::look(root.path()), settings(options, *size, root.path())));
     }
     let (environment, settings) = seen.context("no size was named")?;
     Ok(Report { environment, settings, logs })
 }
 
-fn measure(options: &Options, times: u32, root: &Path, interrupted: &AtomicBool, line: &mut Line) -> Result<Measured> {
-    let directories = cluster::create(root, options, &mut |share| {
+fn settings(options: &ClusterOptions, log_bytes: u64, root: &Path) -> Settings {
+    Settings {
+        replicas: options.replicas,
+        payload: options.payload.to_string(),
+        batch_commands: options.batch,
+        in_flight_calls: options.in_flight,
+        body_bytes: options.body,
+        sync: options.sync.name(),
+        log_bytes,
+        seed: options.seed,
+        directory: root.display().to_string(),
+    }
+}
+
+fn measure(
+    options: &ClusterOptions,
+    log_bytes: u64,
+    times: u32,
+    root: &Path,
+    interrupted: &AtomicBool,
+    line: &mut Line,
+) -> Result<Measured> {
+    let directories = cluster::create(root, options, log_bytes, &mut |share| {
         line.show(&format!("preparing logs {:3.0} %", share * 100.0));
     })?;
-    let configs = cluster::configs(&directories, options)?;
-    let content = Content::new(options.payload as usize, options.seed);
+    let plans = cluster::plans(&directories, options, None)?;
+    let content = Content::new(options.payload, options.seed);
     let ledger = Arc::new(Ledger::default());
-    let cluster = cluster::start(directories, configs.clone())?;
-    fill(&cluster, options, &content, &ledger, interrupted, line)?;
-    let before = cluster.nodes[0].1.status();
-    let directories = cluster.directories;
-    for (node, mut running) in cluster.nodes {
-        running.shutdown().with_context(|| format!("stopping node {node}"))?;
-    }
-
-    let files = files(&directory::log_path(&directories[0].1, 0), options.retention)?;
+    let cluster = cluster::start(directories, &plans, false)?;
+    fill(&cluster, options, log_bytes, &content, &ledger, interrupted, line)?;
+    let before = cluster.logs()[0].1.status();
+    let directories = cluster.stop()?;
+    let files = files(&directory::log_path(&directories[0].1, 0), log_bytes)?;
     let mut restarts = Vec::new();
     for time in 1..=times {
         ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
         line.show(&format!("restart {time} of {times}"));
         let disk_before = sequential(&files)?;
         drop_cached(&files)?;
-        let (open, status) = restart(configs[0].clone(), &before)?;
+        let (open, status) = restart(plans[0].config(), &before)?;
         let disk_after = sequential(&files)?;
         restarts.push(Restart::new(open, &status, disk_before, disk_after)?);
     }
     line.show("auditing the closed logs");
     let audit = audit::audit(&directories, &content, &ledger.snapshot(), Ok(Trimmed::default()))?;
-    Ok(Measured { log_bytes: options.retention, restarts, audit })
+    Ok(Measured { log_bytes, restarts, audit })
 }
 
 impl Restart {
@@ -174,37 +198,36 @@ impl Restart {
 /// Appends until the first node's log has the size asked for, and all nodes hold the same.
 fn fill(
     cluster: &Cluster,
-    options: &Options,
+    options: &ClusterOptions,
+    log_bytes: u64,
     content: &Content,
     ledger: &Arc<Ledger>,
     interrupted: &AtomicBool,
     line: &mut Line,
 ) -> Result<()> {
+    cluster.wait_for_leader()?;
     let logs = cluster.logs();
-    logs[0].1.wait_for_leader_blocking(Duration::from_secs(30)).ok_or_else(|| anyhow!("no leader within 30 s"))?;
-    let progress = Arc::new(Progress::default());
     let clients = Clients {
         logs: logs.clone(),
         content: content.clone(),
         ledger: Arc::clone(ledger),
-        progress: Arc::clone(&progress),
+        recorder: Arc::new(Recorder::new(Duration::from_secs(60))),
     };
-    let (in_flight, batch) = (options.in_flight, options.batch);
-    let load = thread::spawn(move || clients.run(in_flight, batch));
+    let demand = Demand { in_flight: options.in_flight, batch: options.batch, rate: None, threads: 1 };
+    let load = Load::Embedded(clients.start(demand));
     let appended = || logs[0].1.status().wal.bytes_appended;
     let stopped = || logs.iter().find_map(|(_, log)| log.status().stopped);
-    while appended() < options.retention && !interrupted.load(Ordering::Relaxed) && stopped().is_none() {
+    while appended() < log_bytes && !interrupted.load(Ordering::Relaxed) && stopped().is_none() {
         thread::sleep(Duration::from_millis(20));
-        line.show(&format!("writing a log {:5} of {} MiB", appended() >> 20, options.retention >> 20));
+        line.show(&format!("writing a log {:5} of {} MiB", appended() >> 20, log_bytes >> 20));
     }
-    progress.stop.store(true, Ordering::Relaxed);
-    load.join().map_err(|_| anyhow!("the client thread panicked"))?;
+    load.stop()?;
     if let Some(reason) = stopped() {
         bail!("a node stopped serving while the log was written: {reason}");
     }
     ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
     line.show("waiting for equal logs");
-    crate::quiesce(&logs)
+    cluster::quiesce(&cluster.members())
 }
 
 /// Starts a node again until it can vote, and ends it; how long [`Node::start`] took, and how the node stood then.
@@ -339,7 +362,7 @@ impl Report {
             text,
             "log               by {} replicas, {}-byte commands, {} an append call, {} calls in flight, bodies of at most {} KiB",
             settings.replicas,
-            settings.payload_bytes,
+            settings.payload,
             settings.batch_commands,
             settings.in_flight_calls,
             settings.body_bytes >> 10

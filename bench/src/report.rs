@@ -6,9 +6,14 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::audit::Audit;
-use crate::disk::Floor;
 use crate::environment::Environment;
-use crate::load::AT_ROTATION;
+use crate::fault::Outcome;
+use crate::floor::pipeline::{Shape, Turn};
+use crate::floor::{Floor, PipelineRow};
+use crate::hgrm::Quantile;
+use crate::meter::Counted;
+use crate::options::{Arrival, Over};
+use crate::recorder::{AT_ROTATION, Point, Seen, Window};
 
 /// The whole result of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -18,6 +23,13 @@ pub(crate) struct Report {
     pub(crate) load: Load,
     pub(crate) single: Option<Single>,
     pub(crate) floor: Floor,
+    /// The bare pipeline, if it took turns with the load.
+    pub(crate) pipeline: Option<Share>,
+    pub(crate) stages: Option<Stages>,
+    pub(crate) faults: Vec<Outcome>,
+    pub(crate) timeline: Vec<Point>,
+    /// The latency by percentile.
+    pub(crate) spectrum: Vec<Quantile>,
     pub(crate) audit: Audit,
 }
 
@@ -25,9 +37,20 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Settings {
     pub(crate) replicas: u32,
-    pub(crate) payload_bytes: u32,
+    /// As it was given.
+    pub(crate) payload: String,
+    /// Its mean.
+    pub(crate) payload_bytes: f64,
     pub(crate) batch_commands: u32,
+    pub(crate) clients: u32,
+    /// Of each client.
     pub(crate) in_flight_calls: u32,
+    pub(crate) threads: u32,
+    pub(crate) over: Over,
+    pub(crate) processes: bool,
+    /// Of an open loop.
+    pub(crate) commands_per_second: Option<f64>,
+    pub(crate) arrival: Option<Arrival>,
     pub(crate) window_bodies: u32,
     pub(crate) body_bytes: u64,
     pub(crate) sync: &'static str,
@@ -45,14 +68,27 @@ pub(crate) struct Load {
     pub(crate) payload_mb_per_second: f64,
     pub(crate) append_latency: Latency,
     pub(crate) rotations: Rotations,
+    /// Of an open loop.
+    pub(crate) schedule: Option<Schedule>,
     pub(crate) commands_per_body: f64,
     /// Syncs (or writes that are durable by themselves) that completed on all replicas together.
     pub(crate) durable_writes_per_second: f64,
     pub(crate) commits_per_durable_write: f64,
     pub(crate) log_mb_per_second_per_replica: f64,
     pub(crate) cpu_us_per_commit: f64,
+    /// Cores that were busy, on average.
+    pub(crate) cpu_cores: f64,
     pub(crate) calls_refused: u64,
     pub(crate) calls_unknown: u64,
+}
+
+/// An open loop: what was due, and what came of it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Schedule {
+    pub(crate) calls_per_second: f64,
+    pub(crate) calls_per_second_made: f64,
+    /// From when a call really began; the latency counts from when it was due.
+    pub(crate) service: Latency,
 }
 
 /// What the change from one segment to the next costs.
@@ -73,25 +109,104 @@ pub(crate) struct Rotations {
 pub(crate) struct Single {
     pub(crate) commands: u64,
     pub(crate) latency: Latency,
+    /// Of single frames of 4 KiB through the bare pipeline, in turns with them.
+    pub(crate) bare_frame: Option<Latency>,
 }
 
-/// From handing in an append call to its acknowledgement, in microseconds.
+/// The bare pipeline in turns with the load, with the same bodies, window and commands.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Share {
+    pub(crate) bare: PipelineRow,
+    /// Commits of the load as a share of commands through the bare pipeline, over all turns.
+    pub(crate) share: f64,
+    /// The same for each pair of turns.
+    pub(crate) shares: Vec<f64>,
+}
+
+impl Share {
+    pub(crate) fn of(shape: &Shape, turns: &[(Window, Turn)]) -> Share {
+        let mut whole = Turn { commands: 0, seconds: 0.0, latency_us: turns[0].1.latency_us.clone() };
+        whole.latency_us.reset();
+        let (mut commands, mut seconds) = (0, 0.0);
+        for (window, turn) in turns {
+            whole.commands += turn.commands;
+            whole.seconds += turn.seconds;
+            whole.latency_us.add(&turn.latency_us).expect("equal bounds");
+            commands += window.commands;
+            seconds += window.seconds();
+        }
+        let of_turn = |(window, turn): &(Window, Turn)| {
+            let bare = turn.commands_per_second();
+            if bare > 0.0 { window.commands_per_second() / bare } else { 0.0 }
+        };
+        Share {
+            bare: PipelineRow::of(shape, &whole),
+            share: commands as f64 / f64::max(seconds, 1e-9) / whole.commands_per_second().max(1e-9),
+            shares: turns.iter().map(of_turn).collect(),
+        }
+    }
+}
+
+/// Where the time of an append call goes, on average, in microseconds. The first is measured; the parts follow from how much
+/// was found waiting in each when the leader's status was looked at, and from how fast it went through (Little's law).
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Stages {
+    pub(crate) whole_us: f64,
+    /// With the client, in the intake, and on the way back: all that isn't below.
+    pub(crate) outside_us: f64,
+    /// From a body's proposal until it was chosen, less its own disk.
+    pub(crate) followers_us: f64,
+    /// From a body's proposal until it was durable at the leader.
+    pub(crate) disk_us: f64,
+}
+
+impl Stages {
+    pub(crate) fn of(counted: &Counted, seen: &Seen, seconds: f64, replicas: f64) -> Option<Stages> {
+        let looks = (counted.looks > 0).then_some(counted.looks as f64)?;
+        let per_second = |count: u64| (count > 0).then_some(count as f64 / seconds);
+        let window_us = counted.open_bodies as f64 / looks / per_second(counted.bodies)? * 1e6;
+        let own_bytes_per_second = per_second(counted.bytes_appended)? / replicas;
+        let disk_us = (counted.unsynced_bytes as f64 / looks / own_bytes_per_second * 1e6).min(window_us);
+        let whole_us = seen.service_us.mean();
+        let outside_us = (whole_us - window_us).max(0.0);
+        Some(Stages { whole_us, outside_us, followers_us: window_us - disk_us, disk_us })
+    }
+}
+
+/// From when an append call was due to its acknowledgement, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Latency {
     pub(crate) p50_us: u64,
+    pub(crate) p90_us: u64,
     pub(crate) p99_us: u64,
     pub(crate) p999_us: u64,
+    pub(crate) p9999_us: u64,
     pub(crate) max_us: u64,
+    pub(crate) mean_us: f64,
 }
 
 impl Latency {
     pub(crate) fn of(histogram: &Histogram<u64>) -> Latency {
         Latency {
             p50_us: histogram.value_at_quantile(0.5),
+            p90_us: histogram.value_at_quantile(0.9),
             p99_us: histogram.value_at_quantile(0.99),
             p999_us: histogram.value_at_quantile(0.999),
+            p9999_us: histogram.value_at_quantile(0.9999),
             max_us: histogram.max(),
+            mean_us: histogram.mean(),
         }
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+            ms(self.p50_us),
+            ms(self.p90_us),
+            ms(self.p99_us),
+            ms(self.p999_us),
+            ms(self.max_us)
+        )
     }
 }
 
@@ -103,112 +218,18 @@ impl Report {
     }
 
     fn write(&self, text: &mut String) -> std::fmt::Result {
-        let Report { environment: host, settings, load, single, floor, audit } = self;
-        writeln!(
-            text,
-            "durable commits   {:>12} /s   ({} commands in {:.1} s)",
-            thousands(load.commits_per_second as u64),
-            thousands(load.commands),
-            load.seconds
-        )?;
-        writeln!(
-            text,
-            "payload           {:>12.1} MB/s of {}-byte commands, {} an append call, {} calls in flight",
-            load.payload_mb_per_second, settings.payload_bytes, settings.batch_commands, settings.in_flight_calls
-        )?;
-        let latency = &load.append_latency;
-        writeln!(
-            text,
-            "append latency    p50 {}  p99 {}  p99.9 {}  max {}",
-            ms(latency.p50_us),
-            ms(latency.p99_us),
-            ms(latency.p999_us),
-            ms(latency.max_us)
-        )?;
-        let rotations = &load.rotations;
-        writeln!(
-            text,
-            "rotations         {} segments begun; calls within {} ms after one ({}): p50 {}  p99 {};  others: p50 {}  p99 {}",
-            rotations.count,
-            AT_ROTATION.as_millis(),
-            thousands(rotations.calls),
-            ms(rotations.latency.p50_us),
-            ms(rotations.latency.p99_us),
-            ms(rotations.latency_between.p50_us),
-            ms(rotations.latency_between.p99_us)
-        )?;
-        writeln!(
-            text,
-            "durable writes    {:>12.0} /s on {} replicas ({}); {:.0} commits a durable write",
-            load.durable_writes_per_second, settings.replicas, settings.sync, load.commits_per_durable_write
-        )?;
-        writeln!(
-            text,
-            "log               {:>12.1} MB/s a replica; {:.0} commands a body; {:.2} us of CPU a commit (clients included)",
-            load.log_mb_per_second_per_replica, load.commands_per_body, load.cpu_us_per_commit
-        )?;
-        if load.calls_refused + load.calls_unknown > 0 {
-            writeln!(
-                text,
-                "append calls      {} refused, {} with unknown outcome",
-                load.calls_refused, load.calls_unknown
-            )?;
-        }
-        if let Some(single) = single {
-            let latency = &single.latency;
-            writeln!(
-                text,
-                "single command    p50 {}  p99 {}  (one at a time, {} of them)",
-                ms(latency.p50_us),
-                ms(latency.p99_us),
-                thousands(single.commands)
-            )?;
-        }
-        writeln!(
-            text,
-            "raw disk          p50 {}  p99 {}  one 4 KiB write + fdatasync;  p50 {}  p99 {}  with O_DSYNC",
-            ms(floor.write_fdatasync_p50_us),
-            ms(floor.write_fdatasync_p99_us),
-            ms(floor.dsync_p50_us),
-            ms(floor.dsync_p99_us)
-        )?;
-        writeln!(text)?;
-        writeln!(text, "audit             {}", if audit.failures.is_empty() { "passed" } else { "FAILED" })?;
-        writeln!(
-            text,
-            "  read from the closed logs: {} commands in slots {}..{}, each replica's chain and checksums, every acknowledged command at its slot on a majority",
-            thousands(audit.commands_read),
-            audit.first_slot,
-            audit.end_slot
-        )?;
-        writeln!(
-            text,
-            "  invariants of Paxos: {} accepts, {} marks; of {} chosen bodies {} with the quorum that accepted them",
-            thousands(audit.invariants.accepts),
-            thousands(audit.invariants.marks),
-            thousands(audit.invariants.bodies_chosen),
-            thousands(audit.invariants.quorums_found)
-        )?;
-        if audit.trimmed.trims > 0 {
-            writeln!(
-                text,
-                "  before trimming: slots below {} by equal chains on all replicas ({} times), {} append calls read back byte by byte",
-                audit.trimmed.upto, audit.trimmed.trims, audit.trimmed.calls_read_back
-            )?;
-        }
-        writeln!(
-            text,
-            "  {} append calls acknowledged, none overlapping; {} with unknown outcome, of which {} are in the log once",
-            thousands(audit.calls_acknowledged),
-            audit.calls_unknown,
-            audit.unknown_in_log
-        )?;
-        for failure in &audit.failures {
-            writeln!(text, "  FAILED: {failure}")?;
+        let Report { settings, audit, .. } = self;
+        self.write_load(text)?;
+        self.write_floor(text)?;
+        for outcome in &self.faults {
+            write_fault(text, outcome)?;
         }
         writeln!(text)?;
-        writeln!(text, "{}", host.text(&settings.directory))?;
+        audit.write(text)?;
         writeln!(text)?;
+        writeln!(text, "{}", self.environment.text(&settings.directory))?;
+        writeln!(text)?;
+        self.write_warnings(text)?;
         writeln!(
             text,
             "What this number is not: {} replicas and the clients share these cores and this disk, over loopback. It says what",
@@ -219,6 +240,179 @@ impl Report {
             "the engine costs, not what a network of machines would reach: no network latency, but also no second disk or CPU."
         )
     }
+
+    fn write_load(&self, text: &mut String) -> std::fmt::Result {
+        let Report { settings, load, single, .. } = self;
+        writeln!(
+            text,
+            "durable commits   {:>12} /s   ({} commands in {:.1} s)",
+            thousands(load.commits_per_second as u64),
+            thousands(load.commands),
+            load.seconds
+        )?;
+        writeln!(
+            text,
+            "payload           {:>12.1} MB/s of {}-byte commands, {} an append call, {} calls in flight{}",
+            load.payload_mb_per_second,
+            settings.payload,
+            settings.batch_commands,
+            settings.clients.saturating_mul(settings.in_flight_calls),
+            match (settings.over, settings.processes) {
+                (Over::Embedded, _) => "",
+                (Over::Tcp, false) => ", over TCP from a client process",
+                (Over::Tcp, true) => ", over TCP from a client process, a process for each replica",
+            }
+        )?;
+        writeln!(text, "append latency    {}", load.append_latency.text())?;
+        if let Some(schedule) = &load.schedule {
+            writeln!(
+                text,
+                "open loop         {} of {} calls/s due; latency counts from when a call was due; from its beginning: {}",
+                thousands(schedule.calls_per_second_made as u64),
+                thousands(schedule.calls_per_second as u64),
+                schedule.service.text()
+            )?;
+        }
+        let rotations = &load.rotations;
+        if rotations.count > 0 {
+            writeln!(
+                text,
+                "rotations         {} segments begun; calls within {} ms after one ({}): p50 {}  p99 {};  others: p50 {}  p99 {}",
+                rotations.count,
+                AT_ROTATION.as_millis(),
+                thousands(rotations.calls),
+                ms(rotations.latency.p50_us),
+                ms(rotations.latency.p99_us),
+                ms(rotations.latency_between.p50_us),
+                ms(rotations.latency_between.p99_us)
+            )?;
+        }
+        writeln!(
+            text,
+            "durable writes    {:>12.0} /s on {} replicas ({}); {:.0} commits a durable write",
+            load.durable_writes_per_second, settings.replicas, settings.sync, load.commits_per_durable_write
+        )?;
+        writeln!(
+            text,
+            "log               {:>12.1} MB/s a replica; {:.0} commands a body; {:.2} us of CPU a commit (clients included), {:.1} cores busy",
+            load.log_mb_per_second_per_replica, load.commands_per_body, load.cpu_us_per_commit, load.cpu_cores
+        )?;
+        if let Some(stages) = &self.stages {
+            writeln!(
+                text,
+                "time of a call    {:.2} ms on average: {:.2} clients, intake and way back; {:.2} the leader's disk; {:.2} more for a majority",
+                stages.whole_us / 1e3,
+                stages.outside_us / 1e3,
+                stages.disk_us / 1e3,
+                stages.followers_us / 1e3
+            )?;
+        }
+        if load.calls_refused + load.calls_unknown > 0 {
+            writeln!(
+                text,
+                "append calls      {} refused, {} with unknown outcome",
+                load.calls_refused, load.calls_unknown
+            )?;
+        }
+        if let Some(single) = single {
+            writeln!(
+                text,
+                "single command    p50 {}  p99 {}  (one at a time, {} of them)",
+                ms(single.latency.p50_us),
+                ms(single.latency.p99_us),
+                thousands(single.commands)
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_floor(&self, text: &mut String) -> std::fmt::Result {
+        let Report { load, single, floor, pipeline, .. } = self;
+        writeln!(
+            text,
+            "raw disk          p50 {}  p99 {}  one 4 KiB write + fdatasync;  p50 {}  p99 {}  with O_DSYNC",
+            ms(floor.write_fdatasync_p50_us),
+            ms(floor.write_fdatasync_p99_us),
+            ms(floor.dsync_p50_us),
+            ms(floor.dsync_p99_us)
+        )?;
+        let Some(Share { bare, share, shares }) = pipeline else { return Ok(()) };
+        let (low, high) = shares.iter().fold((f64::MAX, 0.0_f64), |(low, high), one| (low.min(*one), high.max(*one)));
+        writeln!(
+            text,
+            "bare pipeline     {:>12} /s in frames of {} KiB, {} in flight, p50 {}  p99 {}; commits are {:.0} % of that ({:.0} to {:.0} % in {} turns)",
+            thousands(bare.commands_per_second as u64),
+            bare.frame_bytes >> 10,
+            bare.window_frames,
+            ms(bare.p50_us),
+            ms(bare.p99_us),
+            share * 100.0,
+            low * 100.0,
+            high * 100.0,
+            shares.len()
+        )?;
+        writeln!(
+            text,
+            "                  commits and bare pipeline took turns; p99 is {:.1} times its",
+            load.append_latency.p99_us as f64 / (bare.p99_us as f64).max(1.0)
+        )?;
+        if let Some(Single { bare_frame: Some(frame), latency, .. }) = single {
+            writeln!(
+                text,
+                "one frame         p50 {}  p99 {}  of 4 KiB through the bare pipeline; a single command takes {:.2} times as long (p50)",
+                ms(frame.p50_us),
+                ms(frame.p99_us),
+                latency.p50_us as f64 / (frame.p50_us as f64).max(1.0)
+            )?;
+        }
+        Ok(())
+    }
+
+    /// What makes the figures worth less.
+    fn write_warnings(&self, text: &mut String) -> std::fmt::Result {
+        let Report { load, environment, .. } = self;
+        if load.seconds < 10.0 {
+            writeln!(text, "note: {:.1} s are short; a figure worth keeping takes 10 s or more", load.seconds)?;
+        }
+        if let Some(schedule) = &load.schedule
+            && schedule.calls_per_second_made < 0.98 * schedule.calls_per_second
+        {
+            writeln!(text, "note: the rate wasn't reached, so latencies are those of a growing queue")?;
+        }
+        if environment.load_average > environment.cores as f64 {
+            writeln!(
+                text,
+                "note: the load average was {:.1} before the run: other programs took these cores too",
+                environment.load_average
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn write_fault(text: &mut String, outcome: &Outcome) -> std::fmt::Result {
+    write!(
+        text,
+        "fault             {} hit node {} at {:.2} s: {}",
+        outcome.fault,
+        outcome.node,
+        outcome.at_seconds,
+        if outcome.outage_ms > 0.0 {
+            format!("{:.0} ms without an acknowledgement", outcome.outage_ms)
+        } else {
+            "no pause above 20 ms".to_owned()
+        }
+    )?;
+    if let (Some(before), Some(during)) = (&outcome.before, &outcome.during) {
+        write!(
+            text,
+            "; then {:.0} % of the commits before, p99 {} (before: {})",
+            during.commits_per_second / before.commits_per_second.max(1e-9) * 100.0,
+            ms(during.p99_us),
+            ms(before.p99_us)
+        )?;
+    }
+    writeln!(text)
 }
 
 /// A number with commas.
@@ -228,6 +422,7 @@ pub(crate) fn thousands(number: u64) -> String {
     groups.join(",")
 }
 
-fn ms(us: u64) -> String {
+/// A time in milliseconds.
+pub(crate) fn ms(us: u64) -> String {
     format!("{:.2} ms", us as f64 / 1000.0)
 }

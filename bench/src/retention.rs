@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use synod::{Log, ReadItem};
-use synod_protocol::{Mark, NodeId, Role, Slot, SlotRange};
+use synod_protocol::{Mark, Slot, SlotRange};
 
+use crate::cluster::Member;
 use crate::content::Content;
 use crate::ledger::{Call, Ledger, Outcome};
 
@@ -35,7 +35,7 @@ pub(crate) struct Trimmed {
 
 /// Watches the logs' sizes and trims.
 pub(crate) struct Retention {
-    pub(crate) logs: Vec<(NodeId, Log)>,
+    pub(crate) members: Vec<Member>,
     pub(crate) content: Content,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) retention_bytes: u64,
@@ -51,19 +51,23 @@ impl Retention {
         // Prefixes that a trim may take, each with the bytes that were ever appended when it ended.
         let mut prefixes: VecDeque<(u64, Mark)> = VecDeque::new();
         let mut sampled_calls = 0;
+        let mut last_leader = None;
         while !stop.load(Ordering::Relaxed) {
             thread::sleep(PACE);
-            let Some((_, leader)) = self.logs.iter().find(|(_, log)| log.status().role == Role::Leader) else {
-                continue;
-            };
-            let status = leader.status();
-            if prefixes.back().is_none_or(|(_, mark)| mark.slot < status.mark.slot) {
-                prefixes.push_back((status.wal.bytes_appended, status.mark));
+            let states = self.members.iter().map(|member| Some((member, member.state()?)));
+            let Some((leader, state)) = states.flatten().find(|(_, state)| state.leads) else { continue };
+            // Each log counts its own bytes, from its last start on.
+            let counts_anew = prefixes.back().is_some_and(|(appended, _)| *appended > state.bytes_appended);
+            if last_leader.replace(leader.node()) != Some(leader.node()) || counts_anew {
+                prefixes.clear();
             }
-            if status.wal.live_bytes < self.retention_bytes / 4 * 3 {
+            if prefixes.back().is_none_or(|(_, mark)| mark.slot < state.mark().slot) {
+                prefixes.push_back((state.bytes_appended, state.mark()));
+            }
+            if state.live_bytes < self.retention_bytes / 4 * 3 {
                 continue;
             }
-            let keep_from = status.wal.bytes_appended.saturating_sub(self.retention_bytes / 2);
+            let keep_from = state.bytes_appended.saturating_sub(self.retention_bytes / 2);
             let mut prefix = None;
             while let Some((appended, mark)) = prefixes.front()
                 && *appended <= keep_from
@@ -77,9 +81,12 @@ impl Retention {
                 prefixes.push_front((keep_from, mark));
                 continue;
             }
-            done.calls_read_back += self.read_back(leader, &mut sampled_calls, mark.slot)?;
+            match self.read_back(leader, Slot(state.base), &mut sampled_calls, mark.slot)? {
+                Some(calls) => done.calls_read_back += calls,
+                None => continue,
+            }
             // A refusal (leadership moved, a member is behind) is no failure: the next turn asks again.
-            if let Ok(upto) = leader.trim_blocking(mark.slot) {
+            if let Some(upto) = leader.trim(mark.slot) {
                 done.trims += 1;
                 done.upto = done.upto.max(upto.0);
             }
@@ -89,25 +96,41 @@ impl Retention {
 
     /// Whether every replica holds the prefix; an error if one holds another one.
     fn chains_agree(&self, mark: Mark) -> Result<bool> {
-        for (node, log) in &self.logs {
-            match log.mark_at_blocking(mark.slot) {
+        for member in &self.members {
+            match member.mark_at(mark.slot) {
                 Some(theirs) if theirs.chain == mark.chain => {}
                 Some(theirs) => bail!(
-                    "at slot {} node {node} has chain {}, another replica has {}",
+                    "at slot {} node {} has chain {}, another replica has {}",
                     mark.slot,
+                    member.node(),
                     theirs.chain,
                     mark.chain
                 ),
-                None if log.status().mark.slot > mark.slot => {
-                    bail!("node {node} has no body that ends at slot {}, another replica has", mark.slot)
-                }
-                None => return Ok(false),
+                None => return self.lacks(member, mark),
             }
         }
         Ok(true)
     }
 
-    fn read_back(&self, log: &Log, sampled_calls: &mut usize, below: Slot) -> Result<u64> {
+    /// A replica that is behind, or can't be asked, holds the trim; one that has other bodies there is an error.
+    fn lacks(&self, member: &Member, mark: Mark) -> Result<bool> {
+        // Asked in this order: what is delivered later can't be taken for what was lacking before.
+        match member.state() {
+            Some(state) if state.base <= mark.slot.0 && state.mark().slot > mark.slot => {
+                ensure!(
+                    member.mark_at(mark.slot).is_some(),
+                    "node {} has no body that ends at slot {}, another replica has",
+                    member.node(),
+                    mark.slot
+                );
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Reads some calls back; none if the leader doesn't answer.
+    fn read_back(&self, leader: &Member, base: Slot, sampled_calls: &mut usize, below: Slot) -> Result<Option<u64>> {
         // Calls are made in about the order of their slots, so what lies above the prefix is left for the next turn.
         let first_call = *sampled_calls;
         let calls = self.ledger.range(first_call..self.ledger.len());
@@ -118,7 +141,6 @@ impl Retention {
         };
         let done = calls.iter().position(above).unwrap_or(calls.len());
         *sampled_calls += done;
-        let base = log.status().base;
         let readable: Vec<(u64, SlotRange)> = calls[..done]
             .iter()
             .enumerate()
@@ -128,8 +150,9 @@ impl Retention {
         let step = (readable.len() / SAMPLES).max(1);
         let mut read = 0;
         for (call, slots) in readable.iter().step_by(step).take(SAMPLES) {
-            let item = log.reader(slots.start).next_blocking().context("reading back before a trim")?;
-            let ReadItem::Body(body) = item else { bail!("slot {} is gone before it was trimmed", slots.start) };
+            let Some(body) = leader.body_at(slots.start).context("reading back before a trim")? else {
+                return Ok(None);
+            };
             let commands = body.commands()?;
             for index in 0..slots.end.since(slots.start) {
                 let place = slots.start.plus(index).since(body.slots().start);
@@ -142,6 +165,6 @@ impl Retention {
             }
             read += 1;
         }
-        Ok(read)
+        Ok(Some(read))
     }
 }

@@ -182,6 +182,15 @@ impl Client {
         Ok(self.wire.set_read_timeout(timeout)?)
     }
 
+    /// The connection, after both sides have said hello, for programs that speak the client protocol by themselves.
+    /// Nothing may be outstanding. None if it is under TLS.
+    pub fn into_stream(self) -> Option<TcpStream> {
+        match self.wire {
+            Wire::Plain { writing, .. } => Some(writing),
+            Wire::Tls(_) => None,
+        }
+    }
+
     /// Appends the commands of a batch and waits for their slots. Nothing may be outstanding.
     ///
     /// # Errors
