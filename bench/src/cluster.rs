@@ -36,7 +36,7 @@ pub(crate) struct Cluster {
 
 /// A running replica.
 pub(crate) enum Running {
-    Here(NodeId, Node),
+    Here(NodeId, Box<Node>),
     Away(Arc<Replica>),
 }
 
@@ -203,7 +203,8 @@ pub(crate) fn start(directories: Vec<(NodeId, PathBuf)>, plans: &[Plan], process
         nodes.push(if processes {
             Running::Away(Arc::new(Replica::start(plan.clone())?))
         } else {
-            Running::Here(node, Node::start(plan.config()).with_context(|| format!("starting node {node}"))?)
+            let started = Node::start(plan.config()).with_context(|| format!("starting node {node}"))?;
+            Running::Here(node, Box::new(started))
         });
     }
     Ok(Cluster { nodes, directories })
