@@ -143,7 +143,7 @@ plants! {
     /// A node forgets its promise with the log that it gives up in an install.
     ForgetsOnInstall "forgets-on-install" => PromiseMonotonic,
     /// A node installs the base of another slot.
-    InstallsBeside "installs-beside" => SnapshotEqual | PrefixWithoutGaps,
+    InstallsBeside "installs-beside" => SnapshotEqual,
     /// A node installs a base without the delivery state.
     LeavesOutState "leaves-out-state" => DeliveryEqual,
     /// A message's mark has another chain, as if from a node with another history.
