@@ -4,7 +4,7 @@
 //! or an archive whose checksum the envelope carries. A message uses some of the fields; all others are zero, and a
 //! receiver insists on that ([`crate::decode_message`]), so that every message has one encoding.
 
-use synod_protocol::limits::{BODY_BYTES_MAX, DOUBTS_MAX, PROMISE_PART_MAX};
+use synod_protocol::limits::{BODY_BYTES_MAX, CONFIGURATION_BYTES_MAX, DOUBTS_MAX, PROMISE_PART_MAX};
 use synod_protocol::{Ballot, BodyId, Chain, Mark, NodeId, Slot};
 use thiserror::Error;
 
@@ -79,11 +79,12 @@ pub enum EnvelopeKind {
     HandOver = 16,
     AskReadPoint = 17,
     ReadPoint = 18,
+    Base = 19,
 }
 
 impl EnvelopeKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [EnvelopeKind; 18] = [
+    pub const ALL: [EnvelopeKind; 19] = [
         EnvelopeKind::PreVote,
         EnvelopeKind::PreVoteGranted,
         EnvelopeKind::Prepare,
@@ -102,6 +103,7 @@ impl EnvelopeKind {
         EnvelopeKind::HandOver,
         EnvelopeKind::AskReadPoint,
         EnvelopeKind::ReadPoint,
+        EnvelopeKind::Base,
     ];
 
     /// Whether the payload is the exact bytes of a body.
@@ -220,6 +222,7 @@ impl Envelope {
                 let rows = PROMISE_PART_MAX * ACCEPTED_ROW_BYTES + DOUBTS_MAX * DOUBT_ROW_BYTES;
                 (0, (rows + PROMISE_ROOT_BYTES) as u32)
             }
+            EnvelopeKind::Base => (0, CONFIGURATION_BYTES_MAX as u32),
             _ => (0, 0),
         }
     }

@@ -15,6 +15,7 @@
 //! | FetchBody | first, identity | |
 //! | Supply | first and identity of the body | the body |
 //! | Unavailable | first, argument = available | |
+//! | Base | mark = base, first and identity of the trim, argument = chosen at | the configuration's body, none if all know it |
 //! | Resigned | ballot | |
 //! | HandOver | ballot, argument = beat | |
 //! | AskReadPoint | ballot, identity = boot (high) and number (low) | |
@@ -192,6 +193,7 @@ pub fn encode_message(
 ) -> ([u8; ENVELOPE_BYTES], Vec<u8>) {
     let payload = match message {
         Message::Promise { accepted, doubts, .. } => promise_payload(accepted, doubts),
+        Message::Base { configuration, .. } => configuration.clone(),
         _ => Vec::new(),
     };
     let base = Envelope {
@@ -272,6 +274,7 @@ fn kind_of(message: &Message) -> EnvelopeKind {
         Message::HandOver { .. } => EnvelopeKind::HandOver,
         Message::AskReadPoint { .. } => EnvelopeKind::AskReadPoint,
         Message::ReadPoint { .. } => EnvelopeKind::ReadPoint,
+        Message::Base { .. } => EnvelopeKind::Base,
     }
 }
 
@@ -332,6 +335,10 @@ fn fill(base: Envelope, message: &Message) -> Envelope {
         Message::FetchBody { first, id } => Envelope { first, identity: id, ..base },
         Message::Supply { body } => with_body(base, &body),
         Message::Unavailable { first, available } => Envelope { first, argument: available.0, ..base },
+        Message::Base { base: begin, trim, chosen_at, configuration: _ } => {
+            let (first, identity) = trim.unwrap_or((Slot(0), BodyId(0)));
+            with_mark(Envelope { first, identity, argument: chosen_at.0, ..base }, begin)
+        }
     }
 }
 
@@ -415,6 +422,12 @@ fn parse(envelope: &Envelope, payload: &[u8]) -> Result<Message, MessageError> {
         EnvelopeKind::Unavailable => {
             Message::Unavailable { first: first_slot(envelope)?, available: argument_slot(envelope)? }
         }
+        EnvelopeKind::Base => Message::Base {
+            base: mark(envelope)?,
+            trim: (envelope.first > Slot(0)).then_some((envelope.first, envelope.identity)),
+            chosen_at: Slot(envelope.argument),
+            configuration: payload.to_vec(),
+        },
         kind @ (EnvelopeKind::Accept | EnvelopeKind::Chosen | EnvelopeKind::Supply) => {
             return Err(MessageError::BodyMissing { kind });
         }

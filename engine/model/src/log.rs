@@ -51,7 +51,8 @@ impl Log {
         self.promised = self.promised.max(append.promised);
         self.reach(append.mark);
         match append.entry {
-            LogEntry::Promise => {}
+            // No model trims.
+            LogEntry::Promise | LogEntry::Installed { .. } => {}
             LogEntry::Accepted { ballot, body } => {
                 self.accepted.retain(|_, known| !known.body.overlaps(&body));
                 self.accepted.insert(body.first, AcceptedBody { ballot, body });

@@ -348,7 +348,7 @@ impl Node {
             }
             Effect::Append(append) => {
                 match append.entry {
-                    LogEntry::Promise => {}
+                    LogEntry::Promise | LogEntry::Installed { .. } => {}
                     LogEntry::Accepted { ballot, body } => outcome.events.push(Event::Proposed(ballot, body)),
                     LogEntry::Copied { .. } => outcome.events.push(Event::Seen(Sight::Copied)),
                 }
@@ -491,6 +491,7 @@ impl Node {
         match self.pending.front() {
             None => "nothing".into(),
             Some(append) => match append.entry {
+                LogEntry::Installed { .. } => format!("begin at {}", append.mark.slot),
                 LogEntry::Promise => format!("promise {}", show_ballot(append.promised)),
                 LogEntry::Accepted { ballot, body } => format!("{} at {}", show_body(&body), show_ballot(ballot)),
                 LogEntry::Copied { body, .. } => format!("copy of {}", show_body(&body)),

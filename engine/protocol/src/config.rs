@@ -256,6 +256,16 @@ impl Configurations {
         true
     }
 
+    /// Takes over the oldest configuration of a log that begins above this replica's prefix. Those before it have retired, and
+    /// what comes behind it lies in that log.
+    pub fn install(&mut self, oldest: Configuration) {
+        if oldest.chosen_at > self.newest().chosen_at {
+            *self = Configurations::new(oldest);
+        } else {
+            self.ruling.retain(|(_, configuration)| configuration.chosen_at >= oldest.chosen_at);
+        }
+    }
+
     /// Forgets what rules nothing from `slot` on. Whether something was forgotten.
     pub fn retire_before(&mut self, slot: Slot) -> bool {
         let retired = self.index_at(slot);

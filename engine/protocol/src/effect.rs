@@ -29,6 +29,11 @@ pub enum LogEntry {
         /// Who sent it.
         from: NodeId,
     },
+    /// Everything below [`Append::mark`] is given up: it is chosen, and gone elsewhere. See [`crate::Replica::install`].
+    Installed {
+        /// Whose log begins there.
+        from: NodeId,
+    },
 }
 
 /// An append to the log.

@@ -25,6 +25,9 @@ pub const BODY_BYTES_MAX: u32 = 1 << 20;
 /// Most slots a body may fill; a no-op range may fill as many as alpha allows.
 pub const BODY_SLOTS_MAX: u32 = 1 << 20;
 
+/// Longest body of a configuration, in bytes: what segment headers have room for.
+pub const CONFIGURATION_BYTES_MAX: usize = 2048;
+
 /// How many recent marks a replica remembers, to compare its chain with peers that are a little behind or ahead.
 pub const MARKS_REMEMBERED: usize = 256;
 

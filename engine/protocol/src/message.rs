@@ -202,6 +202,21 @@ pub enum Message {
         /// The first slot that the sender still has.
         available: Slot,
     },
+    /// The sender's log begins above what was asked for in `Fetch`, and this is what it begins with: all that a log needs
+    /// to begin there too.
+    Base {
+        /// A mark of the chosen prefix; everything below is trimmed.
+        base: Mark,
+        /// The trim that carries the delivery state for this base: its first slot, above the base, and its identity. None if the log
+        /// never had a state there.
+        trim: Option<(Slot, BodyId)>,
+        /// Where the first configuration that the sender keeps was chosen; zero for genesis. All that came after it lie
+        /// above the base.
+        chosen_at: Slot,
+        /// The bytes of that configuration's body, at most [`crate::limits::CONFIGURATION_BYTES_MAX`]; none if all know it,
+        /// for it is genesis.
+        configuration: Vec<u8>,
+    },
 }
 
 impl Message {
@@ -258,6 +273,10 @@ impl Message {
             Message::FetchBody { first, id: _ } => slot(*first),
             Message::Supply { body } => handle(body),
             Message::Unavailable { .. } => true,
+            Message::Base { base, trim, chosen_at, configuration } => {
+                let trim = trim.is_none_or(|(first, _)| slot(first) && first >= base.slot);
+                mark(*base) && trim && slot(*chosen_at) && configuration.len() <= limits::CONFIGURATION_BYTES_MAX
+            }
         }
     }
 }

@@ -12,6 +12,7 @@ mod catch_up;
 mod disk_watch;
 mod doubt;
 mod election;
+mod install;
 mod learner;
 mod membership;
 mod peer;
@@ -217,8 +218,8 @@ pub struct PeerStatus {
     pub outstanding_bytes: u64,
     /// Whether it has no room for new commands, as last told.
     pub full: bool,
-    /// Whether it is behind the trim: what it lacks is gone everywhere, and it can't catch up without a snapshot. It
-    /// holds no trims any more.
+    /// Whether it is behind the trim: what it lacks is gone everywhere, and its log will begin where others do. It
+    /// holds no trims until then.
     pub behind: bool,
     /// Whether it had, at its last answer, everything that it had been told of.
     pub keeps_pace: bool,
@@ -241,8 +242,8 @@ pub struct Status {
     pub stable: Slot,
     /// Everything below is trimmed.
     pub trimmed: Slot,
-    /// If this replica is behind the trim: where the log begins that its peers still have. It can't catch up without a
-    /// snapshot, and never seeks to lead.
+    /// If this replica is behind the trim: where the log begins that its peers still have. Until it has installed what
+    /// that begins with, it doesn't seek to lead.
     pub behind: Option<Slot>,
     /// Bodies proposed and not yet chosen.
     pub open_bodies: u32,
@@ -375,6 +376,8 @@ impl Replica {
             Message::FetchBody { first, id } => self.effects.push_back(Effect::SupplyBody { to: from, first, id }),
             Message::Supply { body } => self.handle_obtained(now, body.id),
             Message::Unavailable { available, .. } => self.on_unavailable(now, available),
+            // The driver gets together what it stands for, and calls `install`.
+            Message::Base { .. } => {}
         }
     }
 
@@ -596,7 +599,7 @@ impl Replica {
         let append = Append { id: self.appended, entry, promised: self.promised, mark: self.mark, unsure };
         let proves = match entry {
             LogEntry::Copied { body, .. } => body.end(),
-            LogEntry::Promise | LogEntry::Accepted { .. } => self.mark.slot,
+            LogEntry::Promise | LogEntry::Accepted { .. } | LogEntry::Installed { .. } => self.mark.slot,
         };
         if proves > self.proving.back().map_or(self.proved, |(_, end)| *end) {
             self.proving.push_back((self.appended, proves));

@@ -263,6 +263,15 @@ impl Shard {
             Output::Damaged { body, file, offset } => {
                 tracing::error!(slot = %body.first, %file, offset, "a record of the log is damaged");
             }
+            Output::Installed { base, from } => {
+                tracing::warn!(first = %base.slot, %from, "what this node lacks is trimmed: its log begins where its peer's does");
+                core.delivered = true;
+                {
+                    let mut status = self.shared.status.lock().expect("no code that holds this lock panics");
+                    (status.mark, status.judged) = (base, core.replica.judged());
+                }
+                core.waiting.trimmed(base.slot);
+            }
             Output::Healed { body, from } => {
                 tracing::warn!(slot = %body.first, count = body.count, %from, "a damaged record is healed");
             }
@@ -491,8 +500,8 @@ impl Shard {
             let mark = core.replica.replica().mark().slot;
             tracing::error!(
                 lacks = %mark, %first,
-                "this node is behind the trim: its peers' logs begin above what it lacks, so it can't catch up; it votes, \
-                 but never leads"
+                "this node is behind the trim: its peers' logs begin above what it lacks, so its own log \
+                 will begin there, too; until then it votes, but doesn't lead"
             );
         }
     }

@@ -41,7 +41,7 @@ pub struct Status {
     /// Whether this node's own log has no room for new commands, until something is trimmed or the disk has room for a
     /// file. A leader refuses them too while too many of its peers are full; see [`PeerStatus::full`].
     pub full: bool,
-    /// If this node is behind the trim: the first slot that its peers still have. It can't catch up without a snapshot.
+    /// If this node is behind the trim: the first slot that its peers still have. Its log will begin there, too.
     pub behind: Option<Slot>,
     /// At a leader: the member for whose sake more of the log is kept than the retention settings ask for.
     pub held_by: Option<NodeId>,

@@ -68,7 +68,7 @@ fn bytes_and_age_propose_trims() {
 }
 
 #[test]
-fn a_member_that_is_down_holds_the_log_up_to_the_hard_limit() {
+fn a_member_that_is_down_holds_the_log_up_to_the_hard_limit_and_comes_back() {
     let root = temporary_directory();
     let directories = make_cluster(root.path(), 3, SEGMENT_BYTES);
     let listens = free_addresses(3);
@@ -84,7 +84,7 @@ fn a_member_that_is_down_holds_the_log_up_to_the_hard_limit() {
     let mut gone = nodes.remove(away);
     logs.remove(away);
     gone.shutdown().expect("an orderly end");
-    let gone_id = gone.status().node;
+    let (gone_id, mark) = (gone.status().node, gone.status().mark.slot);
     drop(gone);
 
     fill(&logs, 7 * SEGMENT_BYTES);
@@ -98,11 +98,19 @@ fn a_member_that_is_down_holds_the_log_up_to_the_hard_limit() {
     assert!(logs.iter().any(|log| log.status().counters.trims_past > 0));
 
     let returned = start(gone_id.0);
-    let first = wait_for("the node to know that it is behind", PATIENCE, || returned.status().behind);
-    assert!(first > returned.status().mark.slot);
-    let knows = |status: Status| status.peers.iter().any(|peer| peer.node == gone_id && peer.behind).then_some(());
-    wait_for("the leader to know", PATIENCE, || knows(leading(&logs).status()));
-    // It holds nothing any more: ordinary trims go on.
+    // What it lacks is gone: its log begins where the others' logs do, and its readers are told.
+    let installed = |status: &Status| status.mark.slot >= leading(&logs).status().base && status.base > mark;
+    let status = wait_for("the node to begin anew", PATIENCE, || Some(returned.status()).filter(installed));
+    assert_eq!(status.behind, None);
+    let mut reader = returned.log().reader(mark);
+    let first = match reader.next_blocking().expect("the node serves") {
+        ReadItem::Trimmed { first } => first,
+        ReadItem::Body(body) => panic!("the slot is still there: {body:?}"),
+    };
+    assert!(first > mark, "{first}");
+    let end = leading(&logs).status().mark;
+    wait_for("the node to catch up", PATIENCE, || (returned.status().mark.slot >= end.slot).then_some(()));
+    // Everybody has everything: ordinary trims go on.
     let trims = leading(&logs).status().counters.trims;
     fill(&logs, 6 * SEGMENT_BYTES);
     wait_for("ordinary trims", PATIENCE, || (leading(&logs).status().counters.trims > trims).then_some(()));

@@ -127,6 +127,8 @@ pub struct Cluster {
     over: bool,
     /// The node whose next write or sync a scenario lets fail.
     failing: Option<usize>,
+    /// A node that loses power in so many installs to come.
+    interrupted: Option<(usize, u32)>,
     /// Too much was damaged for the cluster to go on, and that is proven.
     stopped: bool,
     /// Clients have gone, because they were done or logs were full.
@@ -144,6 +146,7 @@ pub struct Cluster {
     losing: Vec<Losing>,
     sessions: sessions::SessionClients,
     client_random: Random,
+    past_random: Random,
     crash_random: Random,
     disk_random: Random,
     inspect_random: Random,
@@ -191,6 +194,7 @@ impl Cluster {
             convergence: None,
             over: false,
             failing: None,
+            interrupted: None,
             stopped: false,
             is_loaded: false,
             handed_over: false,
@@ -201,6 +205,7 @@ impl Cluster {
             losing: Vec::new(),
             sessions: sessions::SessionClients::new(stream("session clients")),
             client_random: stream("clients"),
+            past_random: stream("trims past members"),
             crash_random: stream("crashes"),
             disk_random: stream("disks"),
             inspect_random: stream("inspections"),

@@ -22,6 +22,7 @@ mod persist_before_speak;
 mod prefix_without_gaps;
 mod promise_monotonic;
 mod quorum_intersection;
+mod snapshot_equal;
 mod tail_reads;
 mod trim_safety;
 mod validity;
@@ -101,6 +102,7 @@ properties! {
     DeliveryEqual "delivery-equal" "delivery",
     OutcomeHonesty "outcome-honesty" "I15",
     TrimSafety "trim-safety" "I16",
+    SnapshotEqual "snapshot-equal" "I17",
     AlphaWindow "alpha-window" "I18",
     QuorumIntersection "quorum-intersection" "I19",
     Identity "identity" "I20",
@@ -385,6 +387,15 @@ impl Invariants {
             self.judge(verdict);
         }
         self.note_chosen(node, body, mark, oracle);
+    }
+
+    /// A node begins its log at `base`, and had delivered everything below `before`.
+    pub fn installed(&mut self, node: usize, before: Slot, base: Mark, oracle: &Oracle) {
+        self.judge(snapshot_equal::check(node, before, base, oracle));
+        self.trim_safety.note_base(node, base.slot);
+        self.prefix_without_gaps.start(node, base);
+        let verdict = self.chain_equal.start(node, base);
+        self.judge(verdict);
     }
 
     /// A node gives out the bytes of a chosen body.

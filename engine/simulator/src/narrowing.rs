@@ -137,7 +137,7 @@ impl FaultKind {
                 let majority = plan.configuration.members.len() as u32 / 2 + 1;
                 (plan.configuration.prepare_quorum, plan.configuration.accept_quorum) = (majority, majority);
             }
-            FaultKind::Trims => plan.workload.trim = Chance::NEVER,
+            FaultKind::Trims => (plan.workload.trim, plan.workload.trim_past) = (Chance::NEVER, Chance::NEVER),
             FaultKind::Reads => plan.workload.read = Chance::NEVER,
         }
     }

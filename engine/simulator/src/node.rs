@@ -70,6 +70,8 @@ pub struct Running {
     pub marks: BTreeMap<ReadId, Slot>,
     /// Where its deliveries stand.
     pub delivered: Mark,
+    /// Where its log ended when it had begun anew, if it has in this life.
+    pub installed: Option<Lsn>,
     /// The barriers under way, and the end of what anybody had delivered when each began.
     pub barriers: BTreeMap<BarrierId, Slot>,
     /// How the last barrier ended.
@@ -104,6 +106,8 @@ pub struct Node {
     pub scarred: bool,
     /// It has opened a damaged log: what is missing there stays missing until it is trimmed, whatever becomes of the disk.
     pub marred: bool,
+    /// It has begun its log anew in its last life.
+    pub has_installed: bool,
     /// It couldn't read something of its log in this life, although that may have been written well.
     pub has_misread: bool,
     /// The places that its recoveries have found to be damaged.
@@ -144,6 +148,7 @@ impl Node {
             left_out: false,
             scarred: false,
             marred: false,
+            has_installed: false,
             has_misread: false,
             found: BTreeSet::new(),
             identity,
@@ -265,6 +270,9 @@ impl Node {
         let mut state = recovered.protocol_state();
         if let Some(plant) = plant {
             plant.alter_recovered(&mut state);
+            if plant == Plant::ForgetsOnInstall && self.has_installed {
+                Plant::ForgetsPromise.alter_recovered(&mut state);
+            }
         }
         let delivered = state.mark;
         let configurations = match plant {
@@ -289,6 +297,7 @@ impl Node {
             readers: BTreeMap::new(),
             marks: BTreeMap::new(),
             delivered,
+            installed: None,
             barriers: BTreeMap::new(),
             barrier_ended: None,
             wake_at: Instant(u64::MAX),
@@ -298,7 +307,7 @@ impl Node {
 
     /// Ends the process, or the machine. What the disk has in flight ends with it.
     pub fn crash(&mut self, ending: Ending, random: &mut Random) {
-        self.running = None;
+        self.has_installed = self.running.take().is_some_and(|running| running.installed.is_some());
         self.paused_until = None;
         self.durability.crash();
         self.disk.crash(ending, random);

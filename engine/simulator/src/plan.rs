@@ -97,6 +97,8 @@ impl Plan {
         if nodes.is_none() {
             plan.faults.membership = MembershipChanges::draw(&mut Random::stream(seed, "membership"), election_timeout);
         }
+        plan.workload.trim_past =
+            Random::stream(seed, "trim past").pick(&[Chance::NEVER, Chance::of(1, 60), Chance::of(1, 15)]);
         let (nodes, needed) = (plan.nodes(), plan.needed());
         plan.faults.draw_hard(seed, election_timeout, nodes, needed);
         plan.spare_changes();

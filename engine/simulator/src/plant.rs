@@ -138,6 +138,14 @@ plants! {
     HeedsTheDeposed "heeds-the-deposed" => TicketFencing,
     /// A node keeps one session more than the others.
     OtherLimits "other-limits" => DeliveryEqual,
+    /// A node says that it has what it installs before that is durable.
+    InstallsUnsynced "installs-unsynced" => PersistBeforeSpeak,
+    /// A node forgets its promise with the log that it gives up in an install.
+    ForgetsOnInstall "forgets-on-install" => PromiseMonotonic,
+    /// A node installs the base of another slot.
+    InstallsBeside "installs-beside" => SnapshotEqual,
+    /// A node installs a base without the delivery state.
+    LeavesOutState "leaves-out-state" => DeliveryEqual,
     /// A message's mark has another chain, as if from a node with another history.
     ForgesChain "forges-chain" => NoHalt,
 }
@@ -179,6 +187,13 @@ impl Plant {
                 plan.faults.damage.atlas = Atlas::EVERYBODY;
                 plan.faults.damage.rot_every = Some(pace / 4..=pace);
             }
+            Plant::InstallsUnsynced | Plant::ForgetsOnInstall | Plant::InstallsBeside | Plant::LeavesOutState => {
+                plan.workload.trim_past = Chance::of(1, 8);
+                if self == Plant::LeavesOutState {
+                    plan.logged.delivery =
+                        Some(DeliveryLimits { sessions_max: 4, results_max: 4, session_idle_us: u64::MAX });
+                }
+            }
             Plant::DeliversTwice | Plant::HeedsTheDeposed | Plant::OtherLimits => {
                 plan.logged.delivery =
                     Some(DeliveryLimits { sessions_max: 2, results_max: 4, session_idle_us: u64::MAX });
@@ -211,6 +226,8 @@ impl Plant {
             (*part, *parts) = (0, 1);
         }
         match (self, message) {
+            (Plant::InstallsBeside, Message::Base { base, .. }) => base.slot = base.slot.plus(1),
+            (Plant::LeavesOutState, Message::Base { trim, .. }) => *trim = None,
             (Plant::AnswersAhead, Message::HeartbeatReply { beat, .. }) => *beat = u64::MAX,
             (Plant::ReadsAtOnce, Message::ReadPoint { slot, .. }) => *slot = Slot::FIRST,
             _ => {}

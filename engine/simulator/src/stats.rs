@@ -57,6 +57,8 @@ stats! {
     bodies_delivered,
     /// Trims that were proposed.
     trims,
+    /// Logs begun anew where a peer's begins.
+    installs,
     /// Answers that readers got.
     reads,
     /// Processes that were killed.
@@ -172,7 +174,7 @@ impl fmt::Display for Stats {
         write!(
             f,
             "{} runs, {:.1} h of virtual time, {} events, {} messages\n\
-             commands: {} submitted, {} chosen, {} acknowledged, in {} proposed bodies; {} deliveries, {} reads, {} trims\n\
+             commands: {} submitted, {} chosen, {} acknowledged, in {} proposed bodies; {} deliveries, {} reads, {} trims, {} installs\n\
              faults: {} kills, {} power failures, {} pauses, {} cuts; \
              messages {} lost, {} cut off, {} duplicated, {} replayed\n\
              disks: {} writes, {} syncs, {} starts, {} inspections; longest healing {:.2} s, {:.1} election timeouts\n\
@@ -189,6 +191,7 @@ impl fmt::Display for Stats {
             self.bodies_delivered,
             self.reads,
             self.trims,
+            self.installs,
             self.kills,
             self.power_failures,
             self.pauses,

@@ -24,6 +24,7 @@ pub fn kind(message: &Message) -> &'static str {
         Message::FetchBody { .. } => "fetch-body",
         Message::Supply { .. } => "supply",
         Message::Unavailable { .. } => "unavailable",
+        Message::Base { .. } => "base",
         Message::Resigned { .. } => "resigned",
         Message::HandOver { .. } => "hand-over",
         Message::AskReadPoint { .. } => "ask-read-point",
@@ -64,6 +65,10 @@ pub fn message(message: &Message) -> String {
         Message::Supply { body: handle } => format!("supply {}", body(handle)),
         Message::Unavailable { first, available } => {
             format!("slot {first} isn't there, the log begins at {available}")
+        }
+        Message::Base { base, trim, chosen_at, .. } => {
+            let state = trim.map_or("no delivery state".into(), |(first, _)| format!("the trim at slot {first}"));
+            format!("the log begins at {}, with {state} and the configuration of slot {chosen_at}", base.slot)
         }
         Message::Resigned { ballot } => format!("resigned: {} leads no longer", short(*ballot)),
         Message::HandOver { ballot, beat } => {

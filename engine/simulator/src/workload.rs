@@ -41,6 +41,8 @@ pub struct WorkloadPlan {
     pub record_bytes_max: usize,
     /// A leader is asked for a trim instead.
     pub trim: Chance,
+    /// It is asked for one past members, of whatever a quorum has.
+    pub trim_past: Chance,
     /// Some node is asked for a slot as well.
     pub read: Chance,
     /// Commands that clients hand in at least; what they couldn't while something went wrong, they do when all is well.
@@ -69,6 +71,7 @@ impl WorkloadPlan {
             command_bytes: shortest..=longest,
             record_bytes_max,
             trim: random.pick(&[Chance::NEVER, Chance::of(1, 100), Chance::of(1, 15)]),
+            trim_past: Chance::NEVER,
             read: random.pick(&[Chance::NEVER, Chance::of(1, 5), Chance::of(1, 1)]),
             commands_min: COMMANDS_MIN,
         }

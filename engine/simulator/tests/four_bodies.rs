@@ -58,6 +58,7 @@ fn plan() -> Plan {
             command_bytes: 5000..=5000,
             record_bytes_max: 12 << 10,
             trim: Chance::NEVER,
+            trim_past: Chance::NEVER,
             read: Chance::NEVER,
             commands_min: 0,
         },

@@ -51,6 +51,7 @@ fn plan() -> Plan {
             commands: 1..=1,
             command_bytes: 5000..=5000,
             record_bytes_max: 12 << 10,
+            trim_past: Chance::NEVER,
             trim: Chance::NEVER,
             read: Chance::NEVER,
             commands_min: 0,

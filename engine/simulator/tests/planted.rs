@@ -86,6 +86,10 @@ planted! {
     a_duplicate_that_counts DeliversTwice,
     a_deposed_writer_heeded HeedsTheDeposed,
     other_limits_than_the_others OtherLimits,
+    an_install_that_is_not_durable InstallsUnsynced,
+    a_promise_forgotten_in_an_install ForgetsOnInstall,
+    the_base_of_another_slot InstallsBeside,
+    a_delivery_state_left_out LeavesOutState,
     a_forged_chain ForgesChain,
 }
 

@@ -11,6 +11,7 @@ mod bodies;
 mod effects;
 mod face;
 mod healing;
+mod install;
 mod judging;
 mod membership;
 mod paging;
@@ -36,6 +37,7 @@ pub use bodies::Frame;
 pub use face::{Buffers, LoggedSettings, MarkAnswer, Output, ReadAnswer, ReadId, ReplicaStatus};
 pub use healing::HEAL_PAUSE;
 use healing::Healing;
+use install::Installing;
 use judging::Judging;
 pub use judging::{Judgement, Suppressed};
 use membership::Membership;
@@ -68,6 +70,7 @@ pub struct LoggedReplica<P: Buffers> {
     reads_count: u64,
     serving: BTreeMap<NodeId, Serving<P::Buffer>>,
     healing: Healing,
+    installing: Installing<P::Buffer>,
     paging: Paging,
     judging: Option<Judging<P::Buffer>>,
     outputs: VecDeque<Output<P::Buffer>>,
@@ -129,6 +132,7 @@ impl<P: Buffers> LoggedReplica<P> {
             reads_count: 0,
             serving: BTreeMap::new(),
             healing,
+            installing: Installing::default(),
             paging: Paging::default(),
             judging: settings.delivery.map(Judging::new),
             outputs: VecDeque::new(),
@@ -146,13 +150,20 @@ impl<P: Buffers> LoggedReplica<P> {
         if !self.is_ready() {
             return;
         }
+        if let Message::Base { base, trim, chosen_at, configuration } = message {
+            self.on_base(now, from, base, trim, (chosen_at, configuration));
+            return self.drain(now);
+        }
         match (message.body(), body) {
             (Some(handle), Some(buffer)) => {
                 if let Ok(header) = BodyHeader::parse_in_record(buffer.as_ref()) {
                     self.leader_time_us = self.leader_time_us.max(header.leader_time_us);
                 }
                 let buffer = match message {
-                    Message::Supply { .. } => self.heal(now, from, handle, buffer),
+                    Message::Supply { .. } => {
+                        let others = self.heal(now, from, handle, buffer);
+                        others.and_then(|buffer| self.take_trim(now, handle, buffer))
+                    }
                     _ => Some(buffer),
                 };
                 let Some(buffer) = buffer else { return self.drain(now) };

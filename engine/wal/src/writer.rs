@@ -19,6 +19,7 @@
 
 mod action;
 mod flush;
+mod install;
 mod paging;
 mod progress;
 mod segments;

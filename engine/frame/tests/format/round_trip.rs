@@ -123,6 +123,13 @@ fn message() -> impl Strategy<Value = Message> {
         (slot(), id()).prop_map(|(first, id)| Message::FetchBody { first, id }),
         body().prop_map(|body| Message::Supply { body }),
         (slot(), slot()).prop_map(|(first, available)| Message::Unavailable { first, available }),
+        (mark(), proptest::option::of((slot(), id())), any::<u64>(), proptest::collection::vec(any::<u8>(), 0..=2048))
+            .prop_map(|(base, trim, chosen_at, configuration)| Message::Base {
+                base,
+                trim,
+                chosen_at: Slot(chosen_at),
+                configuration
+            }),
         ballot().prop_map(|ballot| Message::Resigned { ballot }),
         (ballot(), any::<u64>()).prop_map(|(ballot, beat)| Message::HandOver { ballot, beat }),
         (ballot(), any::<u64>(), any::<u64>()).prop_map(|(ballot, boot, number)| Message::AskReadPoint {

@@ -258,11 +258,17 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
         ("fetch-body", Message::FetchBody { first, id }),
         ("supply", Message::Supply { body: bodies[2] }),
         ("unavailable", Message::Unavailable { first, available: Slot(200) }),
+        ("base", base(mark, Some((Slot(150), id)), Slot(9), vec![0x5a; 700])),
+        ("base-bare", base(mark, None, Slot(0), Vec::new())),
         ("resigned", Message::Resigned { ballot }),
         ("hand-over", Message::HandOver { ballot, beat: 77 }),
         ("ask-read-point", Message::AskReadPoint { ballot, boot: 0x7172_7374_7576_7778, number: 8 }),
         ("read-point", Message::ReadPoint { boot: 0x7172_7374_7576_7778, number: 8, slot: Slot(150) }),
     ]
+}
+
+fn base(base: Mark, trim: Option<(Slot, BodyId)>, chosen_at: Slot, configuration: Vec<u8>) -> Message {
+    Message::Base { base, trim, chosen_at, configuration }
 }
 
 pub(crate) fn hello() -> Hello {

@@ -32,6 +32,11 @@ impl CatchUp {
         self.news
     }
 
+    /// Whether there is news of a longer prefix.
+    pub(super) fn is_wanting(&self) -> bool {
+        self.news.is_some()
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.fetch_at
     }
@@ -89,6 +94,13 @@ impl Replica {
         self.catch_up.asked = self.mark.slot;
         self.catch_up.fetch_at = Some(now.plus(self.settings.retransmit_interval.saturating_mul(2)));
         self.send(*peer, Message::Fetch { from: self.mark.slot, bytes: self.settings.fetch_bytes });
+    }
+
+    /// Asks on where the last answer came from.
+    pub(super) fn fetch_from(&mut self, now: Instant, source: NodeId) {
+        self.catch_up.source = Some(source);
+        self.catch_up.attempts = 0;
+        self.fetch(now);
     }
 
     /// A peer that doesn't lead (or leads without proof) is ahead: fetch from it.

@@ -272,7 +272,8 @@ impl Replica {
         }
         match message {
             Message::Fetch { .. } | Message::FetchBody { .. } | Message::Reject { .. } => true,
-            Message::Chosen { .. } | Message::Supply { .. } | Message::Unavailable { .. } => true,
+            Message::Chosen { .. } | Message::Supply { .. } => true,
+            Message::Unavailable { .. } | Message::Base { .. } => true,
             Message::PreVote { from: slot, .. } | Message::Prepare { from: slot, .. } => *slot > self.mark.slot,
             Message::Accept { mark, .. } | Message::Heartbeat { mark, .. } => mark.slot > self.mark.slot,
             _ => self.peers().contains(&from),

@@ -4,7 +4,8 @@
 //! of safety: an acceptor that dropped something knows that it is chosen, and says so in its promises by its mark. What
 //! it is a matter of is who can still catch up. An ordinary trim leaves whatever some member lacks; a member that stays
 //! away holds the log. A trim *past* members leaves what a quorum lacks. Whoever isn't part of that quorum is *behind the
-//! trim*: it keeps its votes, its promises and what it accepts, but never learns what it lacks, nor seeks to lead.
+//! trim*: it keeps its votes, its promises and what it accepts, but never learns what it lacks, nor seeks to lead, until it has
+//! installed what another log begins with.
 
 use thiserror::Error;
 
@@ -63,7 +64,7 @@ impl Replica {
     }
 
     /// As [`Replica::trim`], but up to what a quorum durably has and knows to be chosen, this replica included. Members
-    /// that lack some of it can't catch up any more without a snapshot; everybody else goes on without them.
+    /// that lack some of it will begin their logs anew; everybody else goes on without them.
     ///
     /// # Errors
     /// As [`Replica::trim`].

@@ -583,7 +583,10 @@ impl Cluster {
         let node = &self.nodes[&id];
         node.check_speech(id, &message);
         let votes = !matches!(kind_of(&message), "PreVote" | "Reject" | "Fetch" | "Chosen" | "FetchBody")
-            && !matches!(kind_of(&message), "Supply" | "Unavailable" | "AskReadPoint" | "ReadPoint" | "Resigned");
+            && !matches!(
+                kind_of(&message),
+                "Supply" | "Unavailable" | "Base" | "AskReadPoint" | "ReadPoint" | "Resigned"
+            );
         assert!(!votes || !self.replica(id).is_unsure(), "{id} is unsure, and says {message:?}");
         if let Some(body) = message.body() {
             assert!(node.holds(body), "{id} sends {body:?} without its bytes");
@@ -643,6 +646,7 @@ pub(crate) fn kind_of(message: &Message) -> &'static str {
         Message::FetchBody { .. } => "FetchBody",
         Message::Supply { .. } => "Supply",
         Message::Unavailable { .. } => "Unavailable",
+        Message::Base { .. } => "Base",
         Message::Resigned { .. } => "Resigned",
         Message::HandOver { .. } => "HandOver",
         Message::AskReadPoint { .. } => "AskReadPoint",

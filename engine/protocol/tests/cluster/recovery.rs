@@ -64,10 +64,15 @@ struct Reading {
 impl Reading {
     fn read(&mut self, append: &Append, has_lost_body: bool) {
         self.recovered.promised = self.recovered.promised.max(append.promised);
+        if let LogEntry::Installed { .. } = append.entry {
+            self.recovered.mark = append.mark;
+            self.recovered.trimmed = self.recovered.trimmed.max(append.mark.slot);
+            self.delivered.clear();
+        }
         self.reach(append.mark);
         self.accepted = self.accepted.split_off(&self.recovered.mark.slot);
         match append.entry {
-            LogEntry::Promise => {}
+            LogEntry::Promise | LogEntry::Installed { .. } => {}
             LogEntry::Accepted { ballot, body } if has_lost_body => {
                 self.recovered.doubts.push(Doubt { first: body.first, end: body.end(), bound: ballot });
             }
@@ -136,7 +141,7 @@ impl Reading {
 /// The body that an append brings.
 pub(super) fn body_of(append: &Append) -> Option<&BodyHandle> {
     match &append.entry {
-        LogEntry::Promise => None,
+        LogEntry::Promise | LogEntry::Installed { .. } => None,
         LogEntry::Accepted { body, .. } | LogEntry::Copied { body, .. } => Some(body),
     }
 }

@@ -70,8 +70,8 @@ impl Shard {
                 %upto,
                 hard_bytes,
                 left_behind = ?reach.slowest,
-                "the log has passed its hard limit: it is trimmed past members that lack what is trimmed; such a member \
-                 can't catch up any more"
+                "the log has passed its hard limit: it is trimmed past members that lack what is trimmed; the log of \
+                 such a member will begin where the others' logs do"
             );
         }
     }

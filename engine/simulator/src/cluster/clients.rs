@@ -47,7 +47,9 @@ impl Cluster {
         }
         self.disturb_leader();
         if let Some(leader) = self.choose_leader() {
-            if self.client_random.chance(self.plan.workload.trim) {
+            if self.past_random.chance(self.plan.workload.trim_past) {
+                self.ask_for_trim_past(leader);
+            } else if self.client_random.chance(self.plan.workload.trim) {
                 self.ask_for_trim(leader);
             } else {
                 for _ in 0..self.client_random.within(self.plan.workload.burst.clone()) {
@@ -107,6 +109,21 @@ impl Cluster {
             }
             Err(TrimError::NoDeliveryState { .. }) => self.stats.coverage.note("refused a trim: no delivery state"),
             Err(TrimError::NotLeader | TrimError::NothingToTrim { .. }) => {}
+        }
+        self.drain(index);
+    }
+
+    /// As a hard limit does: whatever a quorum has may go, whoever lacks it.
+    fn ask_for_trim_past(&mut self, index: usize) {
+        let (now, timer) = (self.now(), self.timer(index));
+        let Some(running) = &mut self.nodes[index].running else { return };
+        let held = running.replica.replica().held_by_all();
+        if let Ok(agreed) = running.replica.trim_past(timer, running.delivered.slot) {
+            self.stats.trims += 1;
+            if agreed > held {
+                self.stats.coverage.note("trimmed past a member");
+            }
+            self.trace.note(now, "trim past", &[index as u64, agreed.0], || format!("{} {agreed}", node_id(index)));
         }
         self.drain(index);
     }

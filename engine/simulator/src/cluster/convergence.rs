@@ -136,27 +136,8 @@ impl Cluster {
 
     /// The nodes that must come together: all but those that can't start, or stay down for ever.
     pub(super) fn core(&self) -> Vec<usize> {
-        let takes_part = |node: &&Node| {
-            !node.left_out
-                && node.refused.is_none()
-                && self.has_part(node)
-                && !self.is_stranded(node)
-                && !self.is_late(node)
-        };
+        let takes_part = |node: &&Node| !node.left_out && node.refused.is_none() && self.has_part(node);
         self.nodes.iter().filter(takes_part).map(|node| node.index).collect()
-    }
-
-    /// Whether damage has thrown a node back to where all others have trimmed: a snapshot would help it.
-    fn is_stranded(&self, node: &Node) -> bool {
-        let Some(mark) = node.status().map(|status| status.mark.slot).filter(|_| node.marred) else { return false };
-        // Another one that was thrown back as far has nothing to give.
-        let keeps = |other: &Node| {
-            let base = other.running.as_ref().map(|running| running.replica.wal().index().base().slot);
-            let ahead = other.status().is_none_or(|status| status.mark.slot > mark);
-            base.is_none_or(|base| base <= mark) && ahead
-        };
-        let helps = |other: &&Node| other.index != node.index && other.refused.is_none() && !other.left_out;
-        !self.nodes.iter().filter(helps).any(keeps)
     }
 
     /// Those of them whose every vote counts.
@@ -403,14 +384,9 @@ impl Cluster {
         let leads = |node: &Node| {
             node.status().is_some_and(|status| status.role == Role::Leader && Some(status.promised) == leader)
         };
-        // One that was thrown behind the trim may still depose a leader.
         leader.is_some()
             && self.all_of_core(follows)
-            && self
-                .nodes
-                .iter()
-                .filter(|node| node.running.is_some() && self.has_part(node) && !self.is_late(node))
-                .all(follows)
+            && self.nodes.iter().filter(|node| node.running.is_some() && self.has_part(node)).all(follows)
             && self.nodes.iter().any(leads)
     }
 

@@ -6,6 +6,7 @@ use crate::disk::Ending;
 use crate::faults::partitions::{Cut, Partition};
 use crate::invariants::Property;
 use crate::network::node_id;
+use crate::node::Running;
 use crate::plant::Plant;
 use crate::story;
 
@@ -100,6 +101,10 @@ impl Cluster {
         }
         if self.nodes[index].running.as_ref().is_some_and(|running| running.desk.unknown().next().is_some()) {
             self.stats.coverage.note("left clients without an answer");
+        }
+        let is_installing = |running: &Running| running.installed > Some(running.replica.wal().durable());
+        if self.nodes[index].running.as_ref().is_some_and(is_installing) {
+            self.stats.coverage.note("crashed in an install");
         }
         self.deferred[index].clear();
         self.note_paging(index);

@@ -1,6 +1,6 @@
 //! Changes of the membership as they are asked for, and who has a part in the log.
 
-use synod_protocol::{BodyHandle, Change, Configuration, NodeId, Role, Slot};
+use synod_protocol::{BodyHandle, Change, NodeId, Role, Slot};
 
 use crate::network::node_id;
 use crate::node::Node;
@@ -23,7 +23,8 @@ impl Cluster {
         let newcomers: Vec<_> = self.nodes.iter().map(Node::as_member).collect();
         if let Some(running) = &mut self.nodes[index].running {
             let members = running.replica.status().protocol.configuration.members;
-            let may_force = self.plan.workload.trim == Chance::NEVER;
+            let workload = &self.plan.workload;
+            let may_force = workload.trim == Chance::NEVER && workload.trim_past == Chance::NEVER;
             let membership = &self.plan.faults.membership;
             let change = membership.draw_change(&mut self.member_random, &members, nodes, may_force);
             let proposed = running.replica.reconfigure(timer, change.clone(), &newcomers);
@@ -77,11 +78,6 @@ impl Cluster {
         newest.members.len() - newest.tolerance()
     }
 
-    /// Whether a node came in after a trim, or came back: it can't learn what it lacks without a snapshot.
-    pub(super) fn is_late(&self, node: &Node) -> bool {
-        self.is_changing() && node.status().is_some_and(|status| status.behind.is_some())
-    }
-
     /// Whether a node is a member or a learner by now.
     pub(super) fn has_part(&self, node: &Node) -> bool {
         self.invariants.rulings().newest().nodes().any(|other| other == node_id(node.index))
@@ -92,12 +88,6 @@ impl Cluster {
         self.plan.faults.membership.every.is_some()
     }
 
-    /// Whether no learner is left, or one that never catches up.
-    fn waits_for_nobody(&self, configuration: &Configuration) -> bool {
-        let is_late = |node: &NodeId| self.is_late(&self.nodes[node.0 as usize - 1]);
-        configuration.learners.is_empty() || configuration.learners.iter().any(is_late)
-    }
-
     /// Whether no change is under way any more, as far as whoever leads knows.
     pub(super) fn is_membership_settled(&self) -> bool {
         let leads = |node: &&Node| node.status().is_some_and(|status| status.role == Role::Leader);
@@ -106,7 +96,7 @@ impl Cluster {
                 let configuration = &status.configuration;
                 status.pending.is_none()
                     && status.retiring.is_empty()
-                    && self.waits_for_nobody(configuration)
+                    && configuration.learners.is_empty()
                     && configuration.is_member(node_id(node.index))
             })
         };

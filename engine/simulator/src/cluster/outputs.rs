@@ -6,7 +6,7 @@ use synod_frame::{BLOCK_BYTES, EMPTY_BODY, Origin, RECORD_HEADER_BYTES, RecordBu
 use synod_protocol::{Ballot, BodyHandle, BodyKind, Mark, Message, NodeId, Slot};
 use synod_wal::{Frame, MarkAnswer, Output, ReadAnswer, ReadId};
 
-use crate::disk::Data;
+use crate::disk::{Data, Ending};
 use crate::invariants::{Invariants, Property};
 use crate::network::{Packet, node_id, undefined_buffer};
 use crate::node::{Finish, GROUP, Reader};
@@ -111,6 +111,7 @@ impl Cluster {
             Output::Deliver { body, mark, frame } => self.deliver(index, body, mark, frame),
             Output::Judged { body, answers } => self.judged(index, &body, answers),
             Output::Damaged { body, file, offset } => self.found_damage(index, body, file, offset),
+            Output::Installed { base, from } => self.installed(index, base, from),
             Output::Healed { body, from } => self.healed(index, body, from),
             Output::Barrier { id, outcome } => self.barrier_ended(index, id, outcome),
             Output::TransferEnded { target, outcome } => self.transfer_ended(index, target, outcome),
@@ -310,6 +311,30 @@ impl Cluster {
             }
         }
         self.ack(index, &body);
+    }
+
+    /// A node begins its log where that of a peer begins.
+    fn installed(&mut self, index: usize, base: Mark, from: NodeId) {
+        let now = self.now();
+        self.trace.note(now, "install", &[index as u64, base.slot.0, base.chain.0 as u64], || {
+            format!("{} begins at {} as {from} does", node_id(index), base.slot)
+        });
+        self.stats.installs += 1;
+        self.stats.coverage.note("installed a base");
+        let Some(running) = &mut self.nodes[index].running else { return };
+        let before = std::mem::replace(&mut running.delivered, base);
+        running.installed = Some(running.replica.wal().appended());
+        self.invariants.installed(index, before.slot, base, &self.oracle);
+        if let Some((_, left)) = self.interrupted.as_mut().filter(|(node, left)| *node == index && *left > 0) {
+            *left -= 1;
+            return self.crash(index, Ending::PowerFailure);
+        }
+        if self.options.plant == Some(Plant::InstallsUnsynced)
+            && let Some(ballot) = self.nodes[index].status().and_then(|status| status.leader)
+        {
+            let claim = Message::HeartbeatReply { ballot, mark: base, stable: base.slot, beat: 1, full: false };
+            self.send(index, ballot.node, claim, None);
+        }
     }
 
     /// A reader asks a node for a slot.

@@ -222,6 +222,28 @@ impl Cluster {
         self.failing = Some(index);
     }
 
+    /// A node loses power in its next installs, so many times.
+    pub fn interrupt(&mut self, index: usize, times: u32) {
+        self.interrupted = Some((index, times));
+    }
+
+    /// In how many more installs a node will lose power.
+    pub fn interruptions_left(&self, index: usize) -> u32 {
+        self.interrupted.filter(|(node, _)| *node == index).map_or(0, |(_, left)| left)
+    }
+
+    /// Asks a node to trim below `upto`, whatever some members lack; what was agreed, or why not.
+    ///
+    /// # Errors
+    /// If the node is down or doesn't trim, in words.
+    pub fn trim_past_at(&mut self, index: usize, upto: Slot) -> Result<Slot, String> {
+        let now = self.now();
+        let running = self.nodes[index].running.as_mut().ok_or("it is down")?;
+        let agreed = running.replica.trim_past(now, upto).map_err(|error| error.to_string());
+        self.drain(index);
+        agreed
+    }
+
     /// Exchanges the disks of two nodes that are down.
     pub fn swap_disks(&mut self, one: usize, other: usize) {
         let (low, high) = (one.min(other), one.max(other));

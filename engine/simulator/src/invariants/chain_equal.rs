@@ -44,7 +44,8 @@ impl ChainEqual {
             | Message::Accept { mark, .. }
             | Message::Heartbeat { mark, .. }
             | Message::HeartbeatReply { mark, .. }
-            | Message::Chosen { mark, .. } => self.claim(node, *mark),
+            | Message::Chosen { mark, .. }
+            | Message::Base { base: mark, .. } => self.claim(node, *mark),
             _ => Ok(()),
         }
     }

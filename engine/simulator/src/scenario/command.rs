@@ -25,6 +25,8 @@
 //! | `load every D` | clients hand in commands all the time; until `idle` |
 //! | `measure NAME D` | under load for this long; the commands acknowledged are remembered |
 //! | `trim N at W`, `read N at W` | asks for a trim below slot N, or for slot N |
+//! | `trim past N at W` | asks for a trim below slot N, whatever some members lack |
+//! | `interrupt W N` | the node loses power in its next N installs |
 //! | `barrier W` | a client wants to read nothing stale at W |
 //! | `transfer W` | whoever leads is asked to hand over to W |
 //! | `members add W remove W` | whoever leads is asked to bring nodes in and let others go; either may be left out |
@@ -37,7 +39,7 @@
 //! Conditions and facts: `usable` (a command handed in from now on is acknowledged), `leader`, `no leader`,
 //! `leader is W`, `chosen N` (commands in all), `complete W` (it has delivered all that is chosen), `complete all`,
 //! `members W W W` (they are who rules, and no change is under way),
-//! `reached W`, `lost W` (the last barrier there), `leaders <= N` (new ones since `count`), `sent accept <= N` (messages since `count`), `A >= 50% of B` (measured).
+//! `interrupted W` (as often as was asked for), `reached W`, `lost W` (the last barrier there), `leaders <= N` (new ones since `count`), `sent accept <= N` (messages since `count`), `A >= 50% of B` (measured).
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -84,10 +86,19 @@ pub enum Fact {
     Complete(Name),
     Members(Vec<Name>),
     Reached(Name),
+    /// A node has lost power in all the installs in which it was to.
+    Interrupted(Name),
     Lost(Name),
     LeadersAtMost(u64),
-    SentAtMost { kind: String, most: u64 },
-    Share { measured: String, percent: u64, of: String },
+    SentAtMost {
+        kind: String,
+        most: u64,
+    },
+    Share {
+        measured: String,
+        percent: u64,
+        of: String,
+    },
 }
 
 /// One line of a scenario.
@@ -117,7 +128,12 @@ pub enum Command {
     Mend(Option<Link>),
     Flap(Link, Span),
     Calm,
-    Lose { count: u32, kind: String, from: Option<Name>, to: Option<Name> },
+    Lose {
+        count: u32,
+        kind: String,
+        from: Option<Name>,
+        to: Option<Name>,
+    },
     CallLeader(Name),
     CallOthers(Vec<Name>),
     Run(Span),
@@ -126,10 +142,17 @@ pub enum Command {
     Idle,
     Measure(String, Span),
     Trim(u64, Name),
+    /// Asks a node for a trim below a slot, whatever some members lack.
+    TrimPast(u64, Name),
+    /// A node loses power in so many installs.
+    Interrupt(Name, u32),
     Read(u64, Name),
     Barrier(Name),
     Transfer(Name),
-    Members { add: Vec<Name>, remove: Vec<Name> },
+    Members {
+        add: Vec<Name>,
+        remove: Vec<Name>,
+    },
     Insist,
     Cancel,
     Count,
@@ -193,6 +216,8 @@ impl FromStr for Command {
             ["load", "every", span] => Command::Load(span.parse()?),
             ["idle"] => Command::Idle,
             ["measure", measured, span] => Command::Measure(name(measured), span.parse()?),
+            ["trim", "past", slot, "at", node] => Command::TrimPast(parse_number(slot)?, name(node)),
+            ["interrupt", node, times] => Command::Interrupt(name(node), parse_number(times)? as u32),
             ["trim", slot, "at", node] => Command::Trim(parse_number(slot)?, name(node)),
             ["read", slot, "at", node] => Command::Read(parse_number(slot)?, name(node)),
             ["barrier", node] => Command::Barrier(name(node)),
@@ -261,6 +286,7 @@ fn parse_fact(words: &[&str]) -> Result<Fact, String> {
         ["chosen", count] => Fact::Chosen(parse_number(count)?),
         ["complete", node] => Fact::Complete(node.to_string()),
         ["members", ref rest @ ..] => Fact::Members(rest.iter().map(ToString::to_string).collect()),
+        ["interrupted", node] => Fact::Interrupted(node.to_string()),
         ["reached", node] => Fact::Reached(node.to_string()),
         ["lost", node] => Fact::Lost(node.to_string()),
         ["leaders", "<=", count] => Fact::LeadersAtMost(parse_number(count)?),

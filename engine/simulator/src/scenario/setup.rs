@@ -159,6 +159,7 @@ impl Setup {
                 command_bytes: self.command_bytes..=self.command_bytes,
                 record_bytes_max: 48 << 10,
                 trim: Chance::NEVER,
+                trim_past: Chance::NEVER,
                 read: Chance::NEVER,
                 commands_min: 0,
             },

@@ -17,7 +17,7 @@ const MAGIC: u32 = magic(b"SYNS");
 pub const GROUPS_MAX: usize = 8;
 
 /// Longest body of a configuration that a header holds.
-pub const CONFIGURATION_BYTES_MAX: usize = 2048;
+pub const CONFIGURATION_BYTES_MAX: usize = synod_protocol::limits::CONFIGURATION_BYTES_MAX;
 
 /// Bytes of one entry of the group table.
 const GROUP_BYTES: usize = 80;

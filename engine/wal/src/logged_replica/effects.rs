@@ -68,6 +68,9 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     pub(super) fn append(&mut self, now: Instant, append: Append) -> Option<Effect> {
+        if let LogEntry::Installed { .. } = append.entry {
+            return self.append_installed(now, append);
+        }
         let mut meta = RecordMeta {
             kind: RecordKind::Promise,
             group: self.group,
@@ -79,7 +82,7 @@ impl<P: Buffers> LoggedReplica<P> {
             unsure: append.unsure,
         };
         let body = match append.entry {
-            LogEntry::Promise => None,
+            LogEntry::Promise | LogEntry::Installed { .. } => None,
             LogEntry::Accepted { ballot, body } => {
                 (meta.kind, meta.ballot) = (RecordKind::Accepted, ballot);
                 Some(body)

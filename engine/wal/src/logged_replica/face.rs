@@ -122,6 +122,14 @@ pub enum Output<B> {
         /// in it counts: no submission has any terms.
         answers: Vec<Answer>,
     },
+    /// What was missing up to `base` is gone everywhere: the log begins there now, and so does what is delivered and judged
+    /// from here on.
+    Installed {
+        /// Everything below is given up.
+        base: Mark,
+        /// Whose log begins there.
+        from: NodeId,
+    },
     /// A chosen body that was damaged in this log is in it again.
     Healed {
         /// The body.

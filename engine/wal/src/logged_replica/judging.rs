@@ -83,6 +83,11 @@ pub(super) struct Judging<B> {
     empty_from: Option<Slot>,
     /// States of trims that were proposed, by their points, until the base is there.
     composing: BTreeMap<Slot, Vec<u8>>,
+    /// The trims that were judged, or gave the state to begin with, by ascending points, from the base on: they carry the state for
+    /// whoever begins where this log does.
+    trims: VecDeque<BodyHandle>,
+    /// The base for which there is no such trim.
+    stateless: Option<Slot>,
     submissions: Vec<SubmissionEntry>,
 }
 
@@ -121,6 +126,8 @@ impl<B> Judging<B> {
             occupied_from: None,
             empty_from: None,
             composing: BTreeMap::new(),
+            trims: VecDeque::new(),
+            stateless: None,
             submissions: Vec::new(),
         }
     }
@@ -141,6 +148,14 @@ impl<B> Judging<B> {
     fn reset(&mut self) {
         (self.state, self.finding, self.searched) = (None, None, Slot::FIRST);
         self.queue.clear();
+        self.trims.clear();
+    }
+
+    fn note_trim(&mut self, trim: &BodyHandle) {
+        let point = |body: &BodyHandle| if let BodyKind::Trim { upto } = body.kind { upto } else { Slot(0) };
+        if self.trims.back().map_or(Slot(0), point) < point(trim) {
+            self.trims.push_back(*trim);
+        }
     }
 
     fn next(&self) -> Option<Slot> {
@@ -208,6 +223,7 @@ impl<B> Judging<B> {
         if self.empty_from.is_some_and(|from| from <= base) {
             self.occupied_from = None;
         }
+        while self.trims.pop_front_if(|trim| !matches!(trim.kind, BodyKind::Trim { upto } if upto >= base)).is_some() {}
     }
 }
 
@@ -230,6 +246,18 @@ impl<P: Buffers> LoggedReplica<P> {
     pub fn judging_waits_for(&self) -> Option<Slot> {
         let judging = self.judging.as_ref()?;
         Some(self.judged()).filter(|next| judging.stalled || self.is_lost(*next))
+    }
+
+    /// The trim that carries the delivery state for a log that begins at `base`, as this one does; none inside if there is no
+    /// state to carry, and none at all if that isn't known yet.
+    pub(super) fn trim_of_base(&mut self, base: Slot) -> Option<Option<BodyHandle>> {
+        let Some(judging) = &mut self.judging else { return Some(None) };
+        judging.state.as_ref()?;
+        judging.trimmed(base);
+        match judging.trims.front() {
+            Some(trim) => Some(Some(*trim)),
+            None => (judging.stateless == Some(base)).then_some(None),
+        }
     }
 
     /// Which of some delivered slots don't count.
@@ -341,7 +369,12 @@ impl<P: Buffers> LoggedReplica<P> {
             Search::Found(trim) => trim,
             Search::Waits => return,
             // The log begins there by an import, and never had a session.
-            Search::Nothing => return self.begin_judging(None, base),
+            Search::Nothing => {
+                if let Some(judging) = &mut self.judging {
+                    judging.stateless = Some(base);
+                }
+                return self.begin_judging(None, base);
+            }
         };
         if let Some(frame) = self.bodies.frame(trim.body.id) {
             return self.found_state(&frame);
@@ -352,7 +385,7 @@ impl<P: Buffers> LoggedReplica<P> {
         }
     }
 
-    /// Looks for the first delivered trim whose point isn't below the base: it moved the base, or is about to.
+    /// Looks for the first trim whose point isn't below the base: it moved the base, or is about to, or came with it.
     fn find_trim(&mut self, base: Slot) -> Search {
         let mark = self.replica.mark().slot;
         loop {
@@ -360,17 +393,23 @@ impl<P: Buffers> LoggedReplica<P> {
             judging.searched = judging.searched.max(base);
             match self.wal.index().find_from(judging.searched) {
                 Lookup::Here(entry) if entry.body.first < mark && entry.chosen.is_none() => return Search::Waits,
-                Lookup::Here(entry) if matches!(entry.body.kind, BodyKind::Trim { upto } if upto >= base) => {
-                    return if self.is_lost(entry.body.first) { Search::Waits } else { Search::Found(entry) };
+                Lookup::Here(entry)
+                    if let BodyKind::Trim { upto } = entry.body.kind
+                        && upto >= base =>
+                {
+                    // It may have come ahead of what lies between, with the base.
+                    let is_there = upto <= mark && !self.is_lost(entry.body.first);
+                    return if is_there { Search::Found(entry) } else { Search::Waits };
                 }
-                Lookup::Here(entry) if entry.body.first < mark => judging.searched = entry.body.end(),
+                // Also what isn't chosen yet: whoever made a trim had the state at its point.
+                Lookup::Here(entry) => judging.searched = entry.body.end(),
                 Lookup::Paged(end) => {
                     self.wait_for_page(end, Errand::Judge);
                     return Search::Waits;
                 }
                 // Behind damage it may be among what comes again from others.
-                Lookup::Here(_) | Lookup::Nowhere if self.healing.found > 0 => return Search::Waits,
-                Lookup::Here(_) | Lookup::Nowhere => return Search::Nothing,
+                Lookup::Nowhere if self.healing.found > 0 => return Search::Waits,
+                Lookup::Nowhere => return Search::Nothing,
             }
         }
     }
@@ -381,6 +420,9 @@ impl<P: Buffers> LoggedReplica<P> {
         if upto < base {
             // The base has moved on meanwhile: look again.
             return;
+        }
+        if let Some(judging) = &mut self.judging {
+            judging.note_trim(frame.handle());
         }
         let header = BodyHeader::parse(frame.body()).ok();
         let Some(bytes) = header.and_then(|header| trim_state(&header, frame.body())) else {
@@ -453,6 +495,7 @@ impl<P: Buffers> LoggedReplica<P> {
             }
         }
         judging.submissions = submissions;
+        judging.note_trim(body);
         judging.since_point += u64::from(body.bytes);
         if judging.occupied_from.is_some() {
             let spacing = self.wal.stats().live_bytes / POINTS_MAX as u64;

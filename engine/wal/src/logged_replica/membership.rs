@@ -62,6 +62,27 @@ impl Membership {
         needed.into_iter().find(|slot| Some(*slot) > in_header && *slot > Slot(0)).unwrap_or(Slot(u64::MAX))
     }
 
+    /// The oldest configuration that is kept: where it was chosen, and its body, empty for a genesis that isn't in the log. None
+    /// if the log doesn't hold it.
+    pub(super) fn oldest(&self) -> Option<(Slot, Vec<u8>)> {
+        let oldest = self.ruling.oldest().chosen_at;
+        match self.bodies.get(&oldest) {
+            Some(stored) => Some((oldest, stored.body.clone())),
+            None => (oldest == Slot(0)).then(|| (oldest, Vec::new())),
+        }
+    }
+
+    /// Goes by what a peer's log begins with; see [`Configurations::install`].
+    pub(super) fn install(&mut self, oldest: Option<StoredConfiguration>, wal: &mut Wal) {
+        let Some(stored) = oldest else { return };
+        if let Ok((_, _, configuration)) = decode_configuration(&stored) {
+            self.ruling.install(configuration);
+            self.bodies.insert(stored.slot, stored.clone());
+            self.forget();
+            wal.set_configuration(stored);
+        }
+    }
+
     /// Every member and learner that is known, with its incarnation.
     fn known(&self) -> Vec<Member> {
         let bodies = self.bodies.values().rev().filter_map(|stored| decode_configuration(stored).ok());

@@ -39,7 +39,7 @@ impl<P: Buffers> LoggedReplica<P> {
         let available = self.wal.index().base().slot;
         if from < available {
             self.serving.remove(&to);
-            return self.send(to, Message::Unavailable { first: from, available });
+            return self.offer_base(to, from);
         }
         let serving =
             Serving { next: from, bytes_left: u64::from(bytes), mark, queue: VecDeque::new(), started: false };

@@ -410,6 +410,7 @@ impl Schedule {
             let mut accepted = std::collections::BTreeSet::new();
             for append in &self.cluster.node(id).log {
                 match append.entry {
+                    LogEntry::Installed { .. } => {}
                     LogEntry::Promise => coverage.promises += 1,
                     LogEntry::Copied { .. } => coverage.copies += 1,
                     LogEntry::Accepted { body, .. } if !accepted.insert(body.id) => coverage.adopted += 1,

@@ -216,9 +216,17 @@ impl Stage {
                 self.load = load;
                 self.measured.insert(name.clone(), self.acked() - before);
             }
-            Command::Trim(slot, name) => {
+            Command::Interrupt(name, times) => {
                 let node = self.node(name)?;
-                let answer = match self.cluster.trim_at(node, Slot(*slot)) {
+                self.cluster.interrupt(node, *times);
+            }
+            Command::Trim(slot, name) | Command::TrimPast(slot, name) => {
+                let node = self.node(name)?;
+                let agreed = match command {
+                    Command::Trim(..) => self.cluster.trim_at(node, Slot(*slot)),
+                    _ => self.cluster.trim_past_at(node, Slot(*slot)),
+                };
+                let answer = match agreed {
                     Ok(agreed) => format!("trims below {agreed}"),
                     Err(error) => format!("{} refuses: {error}", self.name(node)),
                 };
@@ -459,6 +467,10 @@ impl Stage {
                 members.sort_unstable();
                 let is = self.cluster.members();
                 unless(is.as_ref() == Some(&members), format!("the members are {is:?}, not {members:?}"))
+            }
+            Fact::Interrupted(name) => {
+                let left = self.cluster.interruptions_left(self.node(name)?);
+                unless(left == 0, format!("{} has {left} interruptions to come", self.name(self.node(name)?)))
             }
             Fact::Reached(name) => {
                 let ended = self.last_barrier(name)?;
