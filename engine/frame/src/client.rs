@@ -1,11 +1,13 @@
 //! What a client and a node say to each other: small requests and replies under envelopes of their own.
 //!
 //! A client numbers its requests; replies carry the number and may come in any order. A read is answered by any number
-//! of bodies, exactly as they lie in the log, and one [`ClientReply::ReadEnd`]; every other request by one reply.
+//! of bodies, exactly as they lie in the log, each behind what of it doesn't count if there is such a thing, and one
+//! [`ClientReply::ReadEnd`]; every other request by one reply.
 
 use std::time::Duration;
 
-use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot};
+use synod_protocol::delivery::{Answer, Refusal, SessionCommand, Terms, TicketCommand};
+use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot, TransferError};
 
 use crate::batch::Batch;
 use crate::layout::GroupId;
@@ -36,6 +38,53 @@ pub enum ClientRequest {
         group: GroupId,
         /// The commands.
         batch: Batch,
+        /// On what terms they count.
+        terms: Terms,
+        /// Not to be proposed later than this after it was read; zero for any time.
+        within: Duration,
+    },
+    /// Open or close a session.
+    Session {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+        /// What to do.
+        command: SessionCommand,
+    },
+    /// Issue or revoke a ticket.
+    Ticket {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+        /// What to do.
+        command: TicketCommand,
+    },
+    /// Say when a read is not stale.
+    Barrier {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+    },
+    /// Agree to drop what lies below a slot.
+    Trim {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+        /// First slot to keep.
+        upto: Slot,
+    },
+    /// Hand the leadership over.
+    Transfer {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+        /// Who is to lead.
+        target: NodeId,
     },
     /// Report the state of the node and its part in the group.
     Status {
@@ -61,6 +110,9 @@ pub enum ClientRequest {
         from: Slot,
         /// Bound of all bodies together, but at least one is sent.
         bytes_max: u32,
+        /// How long to wait for the first body when there is none yet, in milliseconds. The answers to later requests of
+        /// the connection wait as well.
+        wait_ms: u32,
     },
 }
 
@@ -75,6 +127,20 @@ pub enum ClientReply {
         first: Slot,
         /// Number of commands.
         count: u32,
+    },
+    /// The request was carried out.
+    Done {
+        /// The request's number.
+        request: u64,
+        /// The slot that names a session or ticket, the end of what a barrier waited for, the point of a trim; else zero.
+        slot: Slot,
+    },
+    /// What doesn't count of the body that comes next.
+    Gaps {
+        /// The request's number.
+        request: u64,
+        /// Ascending, at least one.
+        gaps: Vec<Gap>,
     },
     /// The request wasn't carried out, or nobody can tell.
     Refused {
@@ -114,6 +180,17 @@ pub enum ClientReply {
     },
 }
 
+/// Slots of a body whose commands don't count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The first of them.
+    pub first: Slot,
+    /// How many there are.
+    pub count: u32,
+    /// Why: anything but [`Answer::Delivered`].
+    pub answer: Answer,
+}
+
 /// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientRefusal {
@@ -150,6 +227,29 @@ pub enum ClientRefusal {
     Unreadable {
         /// The slot that can't be read.
         slot: Slot,
+    },
+    /// The append's time was over before it was proposed; nothing was appended.
+    DeadlinePassed,
+    /// It was chosen but doesn't count, or the command about sessions or tickets has no effect.
+    NotDelivered(Refusal),
+    /// Some member doesn't have everything below the point durably yet.
+    NothingToTrim {
+        /// First slot that some member may still need.
+        held: Slot,
+        /// First slot that is kept now.
+        trimmed: Slot,
+    },
+    /// What sessions and tickets remember isn't kept for a point so low.
+    NoDeliveryState {
+        /// The lowest point for which it is kept, once it is known.
+        point: Option<Slot>,
+    },
+    /// The leadership isn't handed over.
+    NotTransferred(TransferError),
+    /// The target of a transfer didn't take over in time.
+    RolledBack {
+        /// The target.
+        target: NodeId,
     },
 }
 
@@ -203,6 +303,11 @@ impl ClientRequest {
     pub fn request(&self) -> u64 {
         match self {
             ClientRequest::Append { request, .. }
+            | ClientRequest::Session { request, .. }
+            | ClientRequest::Ticket { request, .. }
+            | ClientRequest::Barrier { request, .. }
+            | ClientRequest::Trim { request, .. }
+            | ClientRequest::Transfer { request, .. }
             | ClientRequest::Status { request, .. }
             | ClientRequest::Figures { request, .. }
             | ClientRequest::Read { request, .. } => *request,
@@ -218,6 +323,8 @@ impl ClientReply {
             | ClientReply::Refused { request, .. }
             | ClientReply::Status { request, .. }
             | ClientReply::Figures { request, .. }
+            | ClientReply::Done { request, .. }
+            | ClientReply::Gaps { request, .. }
             | ClientReply::Body { request, .. }
             | ClientReply::ReadEnd { request, .. } => *request,
         }

@@ -16,12 +16,14 @@ use synod_frame::{
     Batch, BodyError, BodyHeader, BodyLayout, Channel, ENVELOPE_BYTES, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello,
     HelloError, HelloRefusal, HelloReply, RECORD_HEADER_BYTES, RecordBuffer, verify_body_in_record,
 };
+use synod_protocol::delivery::Terms;
 use synod_protocol::{Ballot, NodeId, Slot, SlotRange};
 use thiserror::Error;
 
 pub use synod_frame::client::{
-    ClientEnvelopeError, ClientMessageError, ClientRefusal, NodeReport, NodeRole, StatusReport,
+    ClientEnvelopeError, ClientMessageError, ClientRefusal, Gap, NodeReport, NodeRole, StatusReport,
 };
+use synod_wal::Suppressed;
 
 use crate::node::GROUP;
 use crate::reader::SharedBody;
@@ -84,7 +86,30 @@ pub fn refusal_sentence(refusal: &ClientRefusal) -> String {
         ClientRefusal::Unreadable { slot } => {
             format!("the body at slot {slot} can't be read from this node's disk; read at another node")
         }
+        ClientRefusal::DeadlinePassed => "its time was over before it was proposed".to_owned(),
+        ClientRefusal::NotDelivered(refusal) => format!("it doesn't count: {refusal}"),
+        ClientRefusal::NothingToTrim { held, trimmed } => format!(
+            "nothing to trim: every member durably has the log up to slot {held}, and it is trimmed up to {trimmed}"
+        ),
+        ClientRefusal::NoDeliveryState { .. } => {
+            "nothing to trim: sessions are in use, and their state is not kept for any point so low".to_owned()
+        }
+        ClientRefusal::NotTransferred(error) => format!("the leadership isn't handed over: {error}"),
+        ClientRefusal::RolledBack { target } => format!("node {target} didn't take over in time"),
     }
+}
+
+/// A body with what of it doesn't count, as far as that lies in it.
+pub(crate) fn with_gaps(body: SharedBody, gaps: &[Gap]) -> SharedBody {
+    let slots = body.slots();
+    let suppressed: Vec<Suppressed> = gaps
+        .iter()
+        // A node that lies must not make this overflow.
+        .map(|gap| (gap, Slot(gap.first.0.saturating_add(u64::from(gap.count)))))
+        .map(|(gap, end)| Suppressed { slots: gap.first..end, answer: gap.answer })
+        .filter(|gap| slots.start <= gap.slots.start && gap.slots.end <= slots.end)
+        .collect();
+    body.with_suppressed(&suppressed)
 }
 
 /// Bodies from a node, in order.
@@ -176,7 +201,7 @@ impl Client {
     /// If the connection failed.
     pub fn send_append(&mut self, batch: &Batch) -> Result<u64, ClientError> {
         let request = self.next_request();
-        let (envelope, payload) = encode_append(request, self.group, batch);
+        let (envelope, payload) = encode_append(request, self.group, batch, &Terms::NONE, Duration::ZERO);
         self.writing.write_all(&envelope)?;
         self.writing.write_all(&payload)?;
         self.sent.push_back(request);
@@ -239,11 +264,15 @@ impl Client {
     /// See [`ClientError`].
     pub fn read_from(&mut self, from: Slot, bytes_max: u32) -> Result<ReadAnswer, ClientError> {
         let request = self.next_request();
-        self.send(&ClientRequest::Read { request, group: self.group, from, bytes_max })?;
+        self.send(&ClientRequest::Read { request, group: self.group, from, bytes_max, wait_ms: 0 })?;
         let mut bodies = Vec::new();
+        let mut gaps = Vec::new();
         loop {
             match self.read_reply()? {
-                (ClientReply::Body { request: found, .. }, Some(body)) if found == request => bodies.push(body),
+                (ClientReply::Gaps { request: found, gaps: told }, _) if found == request => gaps = told,
+                (ClientReply::Body { request: found, .. }, Some(body)) if found == request => {
+                    bodies.push(with_gaps(body, &std::mem::take(&mut gaps)));
+                }
                 (ClientReply::ReadEnd { request: found, next }, _) if found == request => {
                     return Ok(ReadAnswer { bodies, next });
                 }

@@ -4,24 +4,31 @@
 //! reading, and the client feels it through TCP. The other answers in the order of the requests: outcomes come nearly
 //! in that order anyway, since slots are given out in it. Bounds: requests under way, and bytes of appends under way.
 //!
-//! A read never waits at the tail, or it would hold up the answers behind it: it ends with what is delivered now. While a
-//! node that was just started judges its log again, a read waits for that.
+//! A read that waits at the tail holds up the answers behind it; its client says how long it may, and does well to use a
+//! connection for nothing else. So does what waits for a quorum: barriers, trims, transfers. While a node that was just
+//! started judges its log again, a read waits for that.
+
+mod refusal;
+mod report;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use futures_lite::FutureExt as _;
+use futures_lite::future::poll_once;
 use synod_frame::client::{
-    ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, NodeReport,
-    NodeRole, StatusReport, decode_request, encode_reply,
+    ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, Gap,
+    decode_request, encode_reply,
 };
-use synod_frame::{Channel, ENVELOPE_BYTES, GroupId, Hello, HelloRefusal, HelloReply};
-use synod_protocol::{NodeId, Role, Slot};
+use synod_frame::{Channel, ENVELOPE_BYTES, Hello, HelloRefusal, HelloReply};
+use synod_protocol::delivery::{SessionCommand, TicketCommand};
+use synod_protocol::{NodeId, Slot};
 use thiserror::Error;
 
 use crate::error::{AppendError, ReadError};
@@ -29,22 +36,22 @@ use crate::intake::Outcome;
 use crate::link::Identity;
 use crate::link::accept::{Connections, accept_all};
 use crate::link::handshake::{HandshakeError, read_hello};
-use crate::log::Log;
-use crate::reader::{ReadItem, Reader};
+use crate::log::{AppendOptions, Log};
+use crate::reader::{ReadItem, Reader, SharedBody};
 use crate::seam::executor::yield_if_needed;
 use crate::seam::local::Signal;
 use crate::seam::net::{Listener, Stream};
+use crate::seam::time::within;
 use crate::shard::Shard;
-use crate::status::Status;
+
+use refusal::{of_append, of_barrier, of_session, of_ticket, of_transfer, of_trim, refused};
+use report::{figures, report};
 
 /// Answers are gathered into writes of about this size.
 const GATHER_BYTES: usize = 64 << 10;
 
-/// What a refused client is told to wait.
-const RETRY_AFTER: Duration = Duration::from_millis(50);
-
-/// Longest reason for a stop among the figures, in characters.
-const STOP_REASON_MAX: usize = 4096;
+/// The longest that a read waits at the tail, whatever its client says.
+const READ_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Bounds of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -106,8 +113,7 @@ async fn serve_client(
         Err(error) => return tracing::warn!(%address, %error, "can't serve a client"),
     };
     let desk = Desk::new(bounds);
-    let group = shard.settings.group;
-    let end = take_requests(group, log, stream, &desk).or(answer(log, answering, &desk)).await;
+    let end = take_requests(shard, log, stream, &desk).or(answer(log, answering, &desk)).await;
     match end {
         ClientEnd::Io(error) => tracing::debug!(%address, %error, "a client's connection ended"),
         error => {
@@ -138,8 +144,19 @@ struct Desk {
 
 enum Pending {
     Ready(ClientReply),
-    Append { request: u64, bytes: u64, outcome: oneshot::Receiver<Outcome> },
-    Read { request: u64, from: Slot, bytes_max: u32 },
+    Append {
+        request: u64,
+        bytes: u64,
+        outcome: oneshot::Receiver<Outcome>,
+    },
+    /// Begun already, and not answered yet.
+    Later(Pin<Box<dyn Future<Output = ClientReply>>>),
+    Read {
+        request: u64,
+        from: Slot,
+        bytes_max: u32,
+        wait: Duration,
+    },
 }
 
 impl Desk {
@@ -177,17 +194,17 @@ impl Desk {
     }
 }
 
-async fn take_requests(group: GroupId, log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
+async fn take_requests(shard: &Shard, log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
     loop {
         desk.wait_for_room().await;
-        if let Err(end) = take_request(group, log, &mut stream, desk).await {
+        if let Err(end) = take_request(shard, log, &mut stream, desk).await {
             return end;
         }
         yield_if_needed().await;
     }
 }
 
-async fn take_request(group: GroupId, log: &Log, stream: &mut Stream, desk: &Desk) -> Result<(), ClientEnd> {
+async fn take_request(shard: &Shard, log: &Log, stream: &mut Stream, desk: &Desk) -> Result<(), ClientEnd> {
     let mut head = [0; ENVELOPE_BYTES];
     stream.read_exact(&mut head).await?;
     let envelope = ClientEnvelope::decode(&head)?;
@@ -196,27 +213,91 @@ async fn take_request(group: GroupId, log: &Log, stream: &mut Stream, desk: &Des
     stream.read_exact(&mut payload).await?;
     let request = decode_request(&envelope, &payload)?;
     let number = request.request();
-    if envelope.group != group {
+    if envelope.group != shard.settings.group {
         desk.put(Pending::Ready(refused(number, ClientRefusal::UnknownGroup)));
         return Ok(());
     }
-    desk.put(match request {
-        ClientRequest::Append { request, batch, .. } => {
+    desk.put(begin(shard, log, request).await);
+    Ok(())
+}
+
+/// Carries a request out, or begins to.
+async fn begin(shard: &Shard, log: &Log, request: ClientRequest) -> Pending {
+    let log = log.clone();
+    match request {
+        ClientRequest::Append { request, batch, terms, within, .. } => {
+            let deadline = (!within.is_zero()).then(|| Instant::now().checked_add(within)).flatten();
+            let options = AppendOptions {
+                session: terms.session,
+                ticket: terms.ticket,
+                expected_slot: terms.expected_slot,
+                deadline,
+                ..AppendOptions::default()
+            };
             let bytes = batch.bytes().len() as u64;
-            match log.submit(batch).await {
+            match log.submit(batch, options).await {
                 Ok(outcome) => Pending::Append { request, bytes, outcome },
-                Err(error) => Pending::Ready(refused(request, refusal(error))),
+                Err(error) => Pending::Ready(refused(request, of_append(error))),
             }
         }
+        ClientRequest::Session { request, command, .. } => {
+            later(request, async move {
+                match command {
+                    SessionCommand::Open => log.open_session().await.map(|session| session.0),
+                    SessionCommand::Close(session) => log.close_session(session).await.map(|()| Slot(0)),
+                }
+                .map_err(of_session)
+            })
+            .await
+        }
+        ClientRequest::Ticket { request, command, .. } => {
+            later(request, async move {
+                match command {
+                    TicketCommand::Issue { lasts_us } => {
+                        log.issue_ticket(Duration::from_micros(lasts_us)).await.map(|ticket| ticket.0)
+                    }
+                    TicketCommand::Revoke(ticket) => log.revoke_ticket(ticket).await.map(|()| Slot(0)),
+                }
+                .map_err(of_ticket)
+            })
+            .await
+        }
+        ClientRequest::Barrier { request, .. } => {
+            later(request, async move { log.barrier().await.map_err(|error| of_barrier(&error)) }).await
+        }
+        ClientRequest::Trim { request, upto, .. } => {
+            later(request, async move { log.trim(upto).await.map_err(|error| of_trim(&error)) }).await
+        }
+        ClientRequest::Transfer { request, target, .. } => {
+            let work = async move { log.transfer_leadership(target).await };
+            later(request, async move { work.await.map(|()| Slot(0)).map_err(|error| of_transfer(&error)) }).await
+        }
         ClientRequest::Status { request, .. } => {
-            Pending::Ready(ClientReply::Status { request, status: report(&log.status()) })
+            let status = report(&log.status(), &shard.settings.client_peers);
+            Pending::Ready(ClientReply::Status { request, status })
         }
         ClientRequest::Figures { request, .. } => {
             Pending::Ready(ClientReply::Figures { request, text: figures(&log.status()) })
         }
-        ClientRequest::Read { request, from, bytes_max, .. } => Pending::Read { request, from, bytes_max },
+        ClientRequest::Read { request, from, bytes_max, wait_ms, .. } => {
+            let wait = Duration::from_millis(wait_ms.into()).min(READ_WAIT_MAX);
+            Pending::Read { request, from, bytes_max, wait }
+        }
+    }
+}
+
+/// Begins something now whose answer may have to wait until those before it are given.
+async fn later(request: u64, work: impl Future<Output = Result<Slot, ClientRefusal>> + 'static) -> Pending {
+    let mut answering = Box::pin(async move {
+        match work.await {
+            Ok(slot) => ClientReply::Done { request, slot },
+            Err(reason) => refused(request, reason),
+        }
     });
-    Ok(())
+    match poll_once(answering.as_mut()).await {
+        Some(reply) => Pending::Ready(reply),
+        None => Pending::Later(answering),
+    }
 }
 
 async fn answer(log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
@@ -255,14 +336,26 @@ async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut
                         let count = slots.end.since(slots.start) as u32;
                         ClientReply::Appended { request, first: slots.start, count }
                     }
-                    Err(error) => refused(request, refusal(error)),
+                    Err(error) => refused(request, of_append(error)),
                 },
             );
             desk.done(bytes);
         }
-        Pending::Read { request, from, bytes_max } => {
+        Pending::Later(mut answering) => {
+            let reply = match poll_once(answering.as_mut()).await {
+                Some(reply) => reply,
+                None => {
+                    flush(stream, gathered).await?;
+                    answering.await
+                }
+            };
+            gather(gathered, &reply);
+            desk.done(0);
+        }
+        Pending::Read { request, from, bytes_max, wait } => {
             flush(stream, gathered).await?;
-            send_bodies(log, stream, gathered, request, from, bytes_max).await?;
+            let wanted = Wanted { request, from, bytes_max, wait };
+            send_bodies(log, stream, gathered, wanted).await?;
             desk.done(0);
         }
     }
@@ -272,27 +365,41 @@ async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut
     Ok(())
 }
 
-async fn send_bodies(
-    log: &Log,
-    stream: &mut Stream,
-    gathered: &mut Vec<u8>,
+/// What a read asks for.
+struct Wanted {
     request: u64,
     from: Slot,
     bytes_max: u32,
-) -> io::Result<()> {
+    wait: Duration,
+}
+
+async fn send_bodies(log: &Log, stream: &mut Stream, gathered: &mut Vec<u8>, wanted: Wanted) -> io::Result<()> {
+    let Wanted { request, from, bytes_max, wait } = wanted;
     let mut reader = log.reader(from);
     let mut sent = 0;
-    while sent < u64::from(bytes_max).max(1) && reader.position() < log.status().mark.slot {
-        match next_body(&mut reader).await {
-            Ok(body) => {
+    while sent < u64::from(bytes_max).max(1) {
+        let is_tail = reader.position() >= log.status().mark.slot;
+        let next = match is_tail {
+            true if sent > 0 || wait.is_zero() => break,
+            true => within(wait, next_body(&mut reader)).await,
+            false => Some(next_body(&mut reader).await),
+        };
+        match next {
+            Some(Ok(body)) => {
+                let gaps = gaps_of(&body);
+                if !gaps.is_empty() {
+                    gather(gathered, &ClientReply::Gaps { request, gaps });
+                    flush(stream, gathered).await?;
+                }
                 let (envelope, _) = encode_reply(&ClientReply::Body { request, body: body.handle() });
                 stream.write_both(&envelope, body.bytes()).await?;
                 sent += body.bytes().len() as u64;
             }
-            Err(refusal) => {
-                gather(gathered, &refused(request, refusal));
+            Some(Err(reason)) => {
+                gather(gathered, &refused(request, reason));
                 return Ok(());
             }
+            None => break,
         }
         yield_if_needed().await;
     }
@@ -300,12 +407,21 @@ async fn send_bodies(
     Ok(())
 }
 
-async fn next_body(reader: &mut Reader) -> Result<crate::reader::SharedBody, ClientRefusal> {
+fn gaps_of(body: &SharedBody) -> Vec<Gap> {
+    let gap = |suppressed: &synod_wal::Suppressed| Gap {
+        first: suppressed.slots.start,
+        count: suppressed.slots.end.since(suppressed.slots.start) as u32,
+        answer: suppressed.answer,
+    };
+    body.suppressed().iter().map(gap).collect()
+}
+
+async fn next_body(reader: &mut Reader) -> Result<SharedBody, ClientRefusal> {
     match reader.next().await {
         Ok(ReadItem::Body(body)) => Ok(body),
         Ok(ReadItem::Trimmed { first }) => Err(ClientRefusal::Trimmed { available: first }),
         Err(ReadError::Disk { slot } | ReadError::Unjudged { slot, .. }) => Err(ClientRefusal::Unreadable { slot }),
-        Err(ReadError::Shutdown | ReadError::Poisoned) => Err(ClientRefusal::Shutdown),
+        Err(ReadError::Shutdown | ReadError::Poisoned | ReadError::Unreachable) => Err(ClientRefusal::Shutdown),
     }
 }
 
@@ -321,122 +437,4 @@ async fn flush(stream: &mut Stream, gathered: &mut Vec<u8>) -> io::Result<()> {
         gathered.clear();
     }
     Ok(())
-}
-
-fn refused(request: u64, reason: ClientRefusal) -> ClientReply {
-    ClientReply::Refused { request, reason }
-}
-
-fn refusal(error: AppendError) -> ClientRefusal {
-    match error {
-        // Peers' client ports aren't known here; the client tries the addresses that it was given.
-        AppendError::NotLeader { leader, .. } => {
-            ClientRefusal::NotLeader { leader: Some(leader), address: String::new() }
-        }
-        AppendError::NoLeader => ClientRefusal::NoLeader,
-        AppendError::Overloaded => ClientRefusal::Overloaded { retry_after: RETRY_AFTER },
-        AppendError::TooLarge { .. } | AppendError::Empty => ClientRefusal::TooLarge,
-        AppendError::DiskFull => ClientRefusal::DiskFull,
-        AppendError::Unknown => ClientRefusal::UnknownOutcome,
-        // Appends of this port have no terms. Whoever has sent this one must not take it for chosen.
-        AppendError::Refused(_) => ClientRefusal::UnknownOutcome,
-        AppendError::Shutdown | AppendError::Poisoned => ClientRefusal::Shutdown,
-    }
-}
-
-/// What an operator watches, a line each; sizes are in bytes.
-fn figures(status: &Status) -> String {
-    let Status { wal, counters, .. } = status;
-    let held_by = status.held_by.map_or(0, |node| node.0);
-    let behind = status.behind.map_or(0, |first| first.0);
-    let mut lines = vec![
-        ("boot", status.boot),
-        ("start_log_bytes", status.startup.bytes),
-        ("start_recovery_ms", status.startup.recovery.as_millis() as u64),
-        ("start_ready_ms", status.startup.ready.map_or(0, |ready| ready.as_millis() as u64)),
-        ("fenced", status.stopped.is_some().into()),
-        ("full", status.full.into()),
-        ("behind_trim_to", behind),
-        ("log_held_by", held_by.into()),
-        ("stable", status.stable.0),
-        ("judged", status.judged.0),
-        ("sessions", status.sessions as u64),
-        ("open_bodies", status.open_bodies.into()),
-        ("damage_found", status.damage.found),
-        ("damage_healed", status.damage.healed),
-        ("damage_lost", status.damage.lost),
-        ("damage_lost_first", status.damage.lost_first.map_or(0, |first| first.0)),
-        ("doubts", status.damage.doubts),
-        ("unsure", status.damage.unsure.into()),
-        ("scrub_passes", status.damage.scrub_passes),
-        ("pool_depth", wal.files_clean as u64),
-        ("pool_dirty", wal.files_dirty as u64),
-        ("segment_files", wal.files as u64),
-        ("segments_live", wal.segments_live as u64),
-        ("index_bodies", wal.bodies as u64),
-        ("index_entries", wal.index_entries as u64),
-        ("index_pages", wal.index_pages as u64),
-        ("index_pages_out", wal.pages_out),
-        ("index_pages_in", wal.pages_in),
-        ("index_page_reads_failed", wal.page_reads_failed),
-        ("live_bytes", wal.live_bytes),
-        ("unsynced_bytes", wal.unsynced_bytes),
-        ("rotations", wal.rotations),
-        ("rotation_waits", wal.rotation_waits),
-        ("segments_sealed", wal.segments_sealed),
-        ("records_appended", wal.records_appended),
-        ("bytes_appended", wal.bytes_appended),
-        ("durable_writes", wal.durable_writes),
-        ("commands", counters.commands),
-        ("bodies", counters.bodies),
-        ("delivered", counters.delivered),
-        ("unknown", counters.unknown),
-        ("trims", counters.trims),
-        ("trims_past", counters.trims_past),
-        ("sends", counters.sends),
-        ("drops", counters.drops),
-        ("refusals", counters.refusals),
-    ]
-    .into_iter()
-    .map(|(name, value)| format!("{name} {value}\n"))
-    .collect::<String>();
-    for peer in &status.peers {
-        let state = match peer {
-            _ if peer.behind => "behind-trim",
-            _ if peer.full => "full",
-            _ => "well",
-        };
-        lines.push_str(&format!("peer_{} {state} stable={}\n", peer.node.0, peer.stable));
-    }
-    if let Some(reason) = &status.stopped {
-        // One line, whatever the kernel or a path says.
-        let reason: String = reason.to_string().chars().flat_map(char::escape_default).take(STOP_REASON_MAX).collect();
-        lines.push_str(&format!("stopped {reason}\n"));
-    }
-    lines
-}
-
-fn report(status: &Status) -> StatusReport {
-    let role = match status.role {
-        _ if status.stopped.is_some() => NodeRole::Halted,
-        Role::Follower => NodeRole::Follower,
-        Role::Candidate => NodeRole::Candidate,
-        Role::Recovering | Role::Leader => NodeRole::Leader,
-    };
-    let own = NodeReport { node: status.node, address: String::new(), connected: true, prefix: status.mark.slot };
-    let peers = status.peers.iter().map(|peer| NodeReport {
-        node: peer.node,
-        address: String::new(),
-        connected: true,
-        prefix: peer.mark,
-    });
-    StatusReport {
-        node: status.node,
-        role,
-        leader: status.leader,
-        ballot: status.ballot,
-        mark: status.mark,
-        available: status.base,
-        nodes: std::iter::once(own).chain(peers).collect(),
-    }
 }

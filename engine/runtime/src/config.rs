@@ -30,6 +30,11 @@ pub struct Config {
     pub peers: Vec<(NodeId, SocketAddr)>,
     /// Where clients connect; `None` (default) serves only the embedding process.
     pub client_listen: Option<SocketAddr>,
+    /// Where `/health`, `/ready`, `/metrics` and `/limits` are served over HTTP; `None` (default) nowhere.
+    pub admin_listen: Option<SocketAddr>,
+    /// Where other members listen for clients. Told to whoever asks this node for what only the leader can do; may be
+    /// left out, then clients look for the leader among the addresses that they know. Default none.
+    pub client_peers: Vec<(NodeId, SocketAddr)>,
     /// Allows addresses beyond the loopback interface although nothing is encrypted or authenticated yet. Default no.
     pub insecure_plaintext: bool,
     /// The protocol's timing and windows.
@@ -113,6 +118,9 @@ pub enum ConfigError {
     /// A peer's address has no port.
     #[error("peer {0} has port 0: name the port that it listens at")]
     PeerPort(NodeId),
+    /// A client address of somebody who is no peer, or a second one.
+    #[error("client_peers names {0}, which is not among the peers, or is named twice")]
+    ClientPeer(NodeId),
     /// An address beyond the loopback interface without the explicit consent.
     #[error(
         "{address} ({field}) is not a loopback address, and connections are neither encrypted nor authenticated yet: \
@@ -169,6 +177,8 @@ impl Config {
             listen,
             peers: Vec::new(),
             client_listen: None,
+            admin_listen: None,
+            client_peers: Vec::new(),
             insecure_plaintext: false,
             settings: Settings::default(),
             sync: SyncMode::Dsync,
@@ -231,6 +241,15 @@ impl Config {
                 }
             }
         }
+        for (position, (peer, address)) in self.client_peers.iter().enumerate() {
+            let is_peer = self.peers.iter().any(|(known, _)| known == peer);
+            if !is_peer || self.client_peers[..position].iter().any(|(other, _)| other == peer) {
+                return Err(ConfigError::ClientPeer(*peer));
+            }
+            if address.port() == 0 {
+                return Err(ConfigError::PeerPort(*peer));
+            }
+        }
         Ok(())
     }
 
@@ -238,9 +257,11 @@ impl Config {
         if self.insecure_plaintext {
             return Ok(());
         }
-        let own = [("listen", Some(self.listen)), ("client_listen", self.client_listen)];
+        let own =
+            [("listen", Some(self.listen)), ("client_listen", self.client_listen), ("admin_listen", self.admin_listen)];
         let peers = self.peers.iter().map(|(_, address)| ("peers", Some(*address)));
-        for (field, address) in own.into_iter().chain(peers) {
+        let clients = self.client_peers.iter().map(|(_, address)| ("client_peers", Some(*address)));
+        for (field, address) in own.into_iter().chain(peers).chain(clients) {
             if let Some(address) = address
                 && !address.ip().is_loopback()
             {

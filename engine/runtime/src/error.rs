@@ -1,4 +1,7 @@
-//! What can go wrong, one enum per operation. Each variant says whether to try again, and where.
+//! What can go wrong, one enum per operation. Each variant says whether to try again, and where; [`Retry`] says it to
+//! programs.
+
+mod retry;
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,6 +13,8 @@ use thiserror::Error;
 
 use crate::config::ConfigError;
 use crate::probe::ProbeError;
+
+pub use retry::Retry;
 
 /// Why a node doesn't start. Nothing runs afterwards, and the directory is unlocked again.
 #[derive(Debug, Error)]
@@ -132,19 +137,21 @@ fn remedy(code: Option<i32>) -> &'static str {
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum AppendError {
     /// Another node leads. Nothing was proposed: append there.
-    #[error("node {leader} leads: append there{}", address.map(|at| format!(", at {at}")).unwrap_or_default())]
+    #[error("node {leader} leads: append there{}", client_address.or(*address).map(|at| format!(", at {at}")).unwrap_or_default())]
     NotLeader {
         /// Who leads, as far as this node knows.
         leader: NodeId,
-        /// Where the leader listens for its peers, if it is a configured peer. Its client port is its own affair.
+        /// Where the leader listens for its peers, if it is a configured peer.
         address: Option<SocketAddr>,
+        /// Where the leader listens for clients, as far as [`crate::Config::client_peers`] says.
+        client_address: Option<SocketAddr>,
     },
     /// Nobody is known to lead. Nothing was proposed: try again here after a while, or see
     /// [`crate::Log::wait_for_leader`].
     #[error("no leader at the moment: try again")]
     NoLeader,
-    /// The intake is full. Nothing was proposed: try again here after a while. Only `try_append_batch` says this;
-    /// the others wait for room.
+    /// The intake is full. Nothing was proposed: try again here after a while. Only those hear this who don't want to wait
+    /// for room: see [`crate::WhenFull`].
     #[error("the intake is full: try again")]
     Overloaded,
     /// The submission can't fit into a body. Nothing was proposed: split it.
@@ -168,6 +175,9 @@ pub enum AppendError {
     /// The disk is full. Nothing was proposed: try again here when there is room.
     #[error("the disk is full: no new commands are taken until there is room")]
     DiskFull,
+    /// Its deadline passed before it was proposed. It is not in the log and never will be.
+    #[error("the deadline passed before it was proposed")]
+    DeadlinePassed,
     /// It was proposed, and may or may not be chosen, now or later. Trying again may append it twice: read the log
     /// first to find out.
     #[error("the outcome is unknown: it was proposed, and may still be chosen")]
@@ -313,6 +323,10 @@ pub enum TransferError {
     /// It wasn't begun: the reason says what to wait for.
     #[error("the leadership isn't handed over: {0}")]
     Refused(synod_protocol::TransferError),
+    /// The connection to the leader was lost meanwhile: whether the target leads now, the status tells. Only a remote log
+    /// says this.
+    #[error("the outcome is unknown: look who leads")]
+    Unknown,
     /// The target didn't take over within an election timeout; this node leads on.
     #[error("{0} didn't take over in time: this node leads on")]
     RolledBack(NodeId),
@@ -333,6 +347,9 @@ pub enum ReadError {
     /// The node has stopped serving after a failure: read at another node.
     #[error("the node has stopped serving after a failure: read at another node")]
     Poisoned,
+    /// No node can be reached: try again. Only a remote log says this.
+    #[error("no node can be reached: try again")]
+    Unreachable,
     /// The body can't be read from this node's disk: read at another node.
     #[error("the body at slot {slot} can't be read from this node's disk: read at another node")]
     Disk {

@@ -7,6 +7,9 @@
 //! The queue has a gate. A shard that can't propose closes it with the reason, which refuses what waits and what
 //! arrives, both at once: there is no moment at which a submission slips in and is forgotten.
 //!
+//! A submission may have a deadline. One that is still here when it passes is refused; the shard looks at every turn of
+//! its clock, because futures on foreign executors have no clock of their own.
+//!
 //! Bounds: `bytes_max` over the submissions' bytes, `count_max` over their number. A submission larger than all the
 //! room is taken when the queue is empty, else nothing could ever bring it in. Who finds no room waits in line.
 
@@ -15,6 +18,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use futures_channel::oneshot;
 use synod_frame::Batch;
@@ -22,6 +26,7 @@ use synod_protocol::SlotRange;
 use synod_protocol::delivery::{SessionCommand, Terms, TicketCommand};
 
 use crate::error::AppendError;
+use crate::meters::Refusals;
 
 /// What a command about sessions or tickets counts for, in bytes.
 const COMMAND_BYTES: u64 = 32;
@@ -59,7 +64,24 @@ impl Work {
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) work: Work,
+    /// Not to be proposed after this.
+    pub(crate) deadline: Option<Instant>,
+    /// When it was called for.
+    pub(crate) arrived: Instant,
     pub(crate) reply: oneshot::Sender<Outcome>,
+}
+
+impl Submission {
+    /// A submission, and where its outcome comes out.
+    pub(crate) fn new(work: Work, deadline: Option<Instant>) -> (Submission, oneshot::Receiver<Outcome>) {
+        let (reply, outcome) = oneshot::channel();
+        (Submission { work, deadline, arrived: Instant::now(), reply }, outcome)
+    }
+
+    /// Whether its time is over.
+    pub(crate) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
 }
 
 /// The queue; see the module.
@@ -67,6 +89,8 @@ pub(crate) struct Submission {
 pub(crate) struct Intake {
     bytes_max: u64,
     count_max: usize,
+    /// Whom the gate, a full queue or a deadline has turned away.
+    pub(crate) refusals: Refusals,
     state: Mutex<State>,
 }
 
@@ -81,12 +105,15 @@ struct State {
     /// Appends that wait for room, in order.
     line: VecDeque<Waiting>,
     tickets: u64,
+    /// No deadline of the queue or the line is earlier; `None` if there are none.
+    earliest: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     ticket: u64,
     bytes: u64,
+    deadline: Option<Instant>,
     waker: Waker,
 }
 
@@ -100,8 +127,9 @@ impl Intake {
             shard: None,
             line: VecDeque::new(),
             tickets: 0,
+            earliest: None,
         };
-        Intake { bytes_max, count_max, state: Mutex::new(state) }
+        Intake { bytes_max, count_max, refusals: Refusals::default(), state: Mutex::new(state) }
     }
 
     /// Brings a submission in, waiting for room if there is none.
@@ -113,9 +141,11 @@ impl Intake {
     pub(crate) fn try_submit(&self, submission: Submission) -> Result<(), AppendError> {
         let mut state = self.lock();
         if let Some(reason) = &state.closed {
+            self.refusals.note(reason);
             return Err(reason.clone());
         }
         if !state.line.is_empty() || !self.has_room(&state, bytes_of(&submission)) {
+            self.refusals.note(&AppendError::Overloaded);
             return Err(AppendError::Overloaded);
         }
         state.push(submission);
@@ -127,13 +157,42 @@ impl Intake {
         let mut state = self.lock();
         if let Some(reason) = state.closed.clone() {
             drop(state);
-            refuse(submissions, &reason);
+            self.refuse(submissions, &reason);
             return;
         }
         for submission in submissions.rev() {
             state.bytes += bytes_of(&submission);
+            state.note_deadline(submission.deadline);
             state.queue.push_front(submission);
         }
+    }
+
+    /// Refuses what is late, and wakes those in the line whose time is over.
+    pub(crate) fn expire(&self) {
+        let mut state = self.lock();
+        if state.earliest.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        if state.earliest.is_none_or(|earliest| earliest > now) {
+            return;
+        }
+        let (late, kept): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut state.queue).into_iter().partition(|submission| submission.is_late(now));
+        state.bytes -= late.iter().map(bytes_of).sum::<u64>();
+        let deadlines = kept.iter().map(|submission| submission.deadline);
+        state.earliest = deadlines.chain(state.line.iter().map(|waiting| waiting.deadline)).flatten().min();
+        state.queue = kept;
+        let mut woken = Vec::new();
+        for waiting in &state.line {
+            if waiting.deadline.is_some_and(|deadline| deadline <= now) {
+                woken.push(waiting.waker.clone());
+            }
+        }
+        self.admit(&mut state);
+        drop(state);
+        self.refuse(late.into_iter(), &AppendError::DeadlinePassed);
+        woken.into_iter().for_each(Waker::wake);
     }
 
     /// Whether nothing waits to be proposed.
@@ -186,9 +245,24 @@ impl Intake {
         state.closed = Some(reason.clone());
         let line = std::mem::take(&mut state.line);
         drop(state);
-        refuse(refused.into_iter(), &reason);
+        self.refuse(refused.into_iter(), &reason);
         for waiting in line {
             waiting.waker.wake();
+        }
+    }
+
+    /// How many submissions wait, and their bytes.
+    pub(crate) fn level(&self) -> (usize, u64) {
+        let state = self.lock();
+        (state.queue.len(), state.bytes)
+    }
+
+    /// Called without the lock, because a reply wakes its receiver.
+    fn refuse(&self, submissions: impl Iterator<Item = Submission>, reason: &AppendError) {
+        for submission in submissions {
+            self.refusals.note(reason);
+            // A receiver that is gone doesn't want to know.
+            let _ = submission.reply.send(Err(reason.clone()));
         }
     }
 
@@ -221,22 +295,19 @@ impl Intake {
 impl State {
     fn push(&mut self, submission: Submission) {
         self.bytes += bytes_of(&submission);
+        self.note_deadline(submission.deadline);
         self.queue.push_back(submission);
         if let Some(shard) = self.shard.take() {
             shard.wake();
         }
     }
 
+    fn note_deadline(&mut self, deadline: Option<Instant>) {
+        self.earliest = self.earliest.into_iter().chain(deadline).min();
+    }
+
     fn is_closed_for_ever(&self) -> bool {
         matches!(self.closed, Some(AppendError::Shutdown | AppendError::Poisoned))
-    }
-}
-
-/// Called without the lock, because a reply wakes its receiver.
-fn refuse(submissions: impl Iterator<Item = Submission>, reason: &AppendError) {
-    for submission in submissions {
-        // A receiver that is gone doesn't want to know.
-        let _ = submission.reply.send(Err(reason.clone()));
     }
 }
 
@@ -266,7 +337,15 @@ impl Future for Submit {
         let submission = this.submission.take().expect("a submission isn't polled again once it is in");
         if let Some(reason) = state.closed.clone() {
             this.leave(&mut state);
+            intake.refusals.note(&reason);
             return Poll::Ready(Err(reason));
+        }
+        if submission.deadline.is_some() && submission.is_late(Instant::now()) {
+            this.leave(&mut state);
+            // The room that this one may have been let in for is the next one's.
+            intake.admit(&mut state);
+            intake.refusals.note(&AppendError::DeadlinePassed);
+            return Poll::Ready(Err(AppendError::DeadlinePassed));
         }
         // Whoever was let in by `admit` has left the line and goes before those who still stand in it.
         let place = this.ticket.and_then(|ticket| state.line.iter().position(|waiting| waiting.ticket == ticket));
@@ -274,7 +353,7 @@ impl Future for Submit {
             None => state.line.is_empty(),
             Some(_) => place.is_none_or(|place| place == 0),
         };
-        let bytes = bytes_of(&submission);
+        let (bytes, deadline) = (bytes_of(&submission), submission.deadline);
         if is_next && intake.has_room(&state, bytes) {
             this.leave(&mut state);
             state.push(submission);
@@ -289,7 +368,8 @@ impl Future for Submit {
                 }
             }
             None => {
-                let waiting = |ticket| Waiting { ticket, bytes, waker: context.waker().clone() };
+                state.note_deadline(deadline);
+                let waiting = |ticket| Waiting { ticket, bytes, deadline, waker: context.waker().clone() };
                 match this.ticket {
                     // Let in, but somebody was faster: back to the head, not to the end.
                     Some(ticket) => state.line.push_front(waiting(ticket)),
@@ -335,10 +415,13 @@ mod tests {
     use super::*;
 
     fn submission(bytes: usize) -> (Submission, oneshot::Receiver<Outcome>) {
-        let (reply, outcome) = oneshot::channel();
+        submission_until(bytes, None)
+    }
+
+    fn submission_until(bytes: usize, deadline: Option<Instant>) -> (Submission, oneshot::Receiver<Outcome>) {
         let mut batch = Batch::new();
         batch.push(&vec![7; bytes]);
-        (Submission { work: Work::Commands { batch, terms: Terms::NONE }, reply }, outcome)
+        Submission::new(Work::Commands { batch, terms: Terms::NONE }, deadline)
     }
 
     fn open_intake(bytes_max: u64, count_max: usize) -> Arc<Intake> {
@@ -413,6 +496,25 @@ mod tests {
         intake.try_submit(submission(1).0).unwrap();
         intake.try_submit(submission(1).0).unwrap();
         assert_eq!(intake.try_submit(submission(1).0), Err(AppendError::Overloaded));
+    }
+
+    #[test]
+    fn what_is_late_is_refused_in_the_queue_and_in_the_line() {
+        let intake = open_intake(100, 16);
+        let past = Instant::now();
+        let (late, outcome) = submission_until(60, Some(past));
+        intake.try_submit(late).unwrap();
+        let (early, _kept) = submission_until(30, Some(past + std::time::Duration::from_secs(3600)));
+        intake.try_submit(early).unwrap();
+        let mut in_line = pin!(intake.submit(submission_until(60, None).0));
+        assert_eq!(poll_now(in_line.as_mut()), None);
+        let mut late_at_once = pin!(intake.submit(submission_until(1, Some(past)).0));
+        assert_eq!(poll_now(late_at_once.as_mut()), Some(Err(AppendError::DeadlinePassed)));
+        intake.expire();
+        assert_eq!(block_on(outcome).unwrap(), Err(AppendError::DeadlinePassed));
+        assert_eq!(poll_now(in_line.as_mut()), Some(Ok(())), "the room of the late one is given on");
+        let sizes: Vec<u64> = take_all(&intake).iter().map(bytes_of).collect();
+        assert_eq!(sizes, [30, 60]);
     }
 
     #[test]

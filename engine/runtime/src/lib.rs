@@ -23,32 +23,43 @@
 //! underneath lies in the private module `seam`; nothing of it is part of this interface.
 #![deny(unsafe_code)]
 
+mod admin;
 pub mod client;
 mod clients;
 mod clock;
 mod config;
 mod error;
 mod intake;
+pub mod limits;
 mod link;
 mod log;
+pub mod machine;
 mod mailbox;
+mod memory;
+mod meters;
+mod metrics;
 mod node;
 mod probe;
 mod reader;
 mod seam;
+pub mod settings;
 mod shard;
 mod status;
+pub mod testing;
+mod watch;
 
 pub use config::{Config, ConfigError, Retention};
 pub use error::{
-    AppendError, BarrierError, ReadError, SessionError, ShutdownError, StartError, StopReason, TicketError,
+    AppendError, BarrierError, ReadError, Retry, SessionError, ShutdownError, StartError, StopReason, TicketError,
     TransferError, TrimError,
 };
-pub use log::{AppendOptions, Log};
+pub use log::{AppendOptions, Log, WhenFull};
+pub use memory::MemoryBound;
 pub use node::{GROUP, Node};
 pub use probe::{HostReport, ProbeError, probe};
 pub use reader::{Entries, Entry, ReadItem, Reader, SharedBody};
 pub use status::{Counters, Damage, Startup, Status};
+pub use watch::Watch;
 
 /// What [`probe()`] checks, one thing at a time: for programs that tell all that is wrong with a host.
 pub mod host {

@@ -4,6 +4,8 @@
 //! *bulk* for bodies, so that a megabyte never delays a heartbeat. What the peer says comes over the connections that
 //! it dials itself ([`accept`], [`receive`]).
 //!
+//! A cluster in one process has no sockets: its links lead over a [`Carrier`] instead.
+//!
 //! A link promises nothing. A message for a connection that is down, or whose outbox is full, is dropped: the core
 //! sends again what matters, and what it doesn't send again is stale. So an outbox never grows beyond its bound in
 //! bytes, and a peer that stops reading costs no more than that.
@@ -14,12 +16,16 @@ pub(crate) mod handshake;
 mod outbox;
 mod receive;
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use synod_frame::{Channel, GroupId, encode_message};
 use synod_protocol::{Message, NodeId, Slot};
 use synod_wal::Frame;
 
+use crate::meters::PeerMeter;
 use crate::seam::buffer::Buffer;
 use crate::seam::local::Moment;
 
@@ -27,8 +33,13 @@ pub(crate) use dial::dial;
 pub(crate) use handshake::Identity;
 use outbox::{Outbox, Parcel};
 
+/// What carries messages to a peer in place of sockets.
+pub(crate) trait Carrier {
+    /// Takes a message, with the exact bytes of its body; false if it was dropped.
+    fn carry(&self, to: NodeId, message: &Message, body: Option<&[u8]>) -> bool;
+}
+
 /// The outgoing side towards one peer.
-#[derive(Debug)]
 pub(crate) struct Link {
     group: GroupId,
     node: NodeId,
@@ -36,22 +47,31 @@ pub(crate) struct Link {
     address: SocketAddr,
     control: Outbox,
     bulk: Outbox,
+    /// In place of both.
+    carrier: Option<Rc<dyn Carrier>>,
     /// Announced when the peer shows that it lives: whoever waits to connect again needn't.
     alive: Moment,
 }
 
 impl Link {
     /// A link that is down.
-    pub(crate) fn new(group: GroupId, node: NodeId, peer: NodeId, address: SocketAddr, bytes_max: u64) -> Link {
+    pub(crate) fn new(group: GroupId, node: NodeId, meter: &PeerMeter, address: SocketAddr, bytes_max: u64) -> Link {
         Link {
             group,
             node,
-            peer,
+            peer: meter.peer,
             address,
-            control: Outbox::new(bytes_max),
-            bulk: Outbox::new(bytes_max),
+            control: Outbox::new(bytes_max, Arc::clone(&meter.control)),
+            bulk: Outbox::new(bytes_max, Arc::clone(&meter.bulk)),
+            carrier: None,
             alive: Moment::default(),
         }
+    }
+
+    /// A link without sockets.
+    pub(crate) fn over(carrier: Rc<dyn Carrier>, group: GroupId, node: NodeId, peer: NodeId) -> Link {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        Link { carrier: Some(carrier), ..Link::new(group, node, &PeerMeter::of(peer), nowhere, 0) }
     }
 
     /// Whom it leads to.
@@ -59,13 +79,16 @@ impl Link {
         self.peer
     }
 
-    /// Where the peer listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+    /// Where the peer listens, if it listens at all.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.carrier.is_none().then_some(self.address)
     }
 
     /// Hands a message to the connection that it belongs on; false if it was dropped.
     pub(crate) fn send(&self, message: &Message, body: Option<Frame<Buffer>>) -> bool {
+        if let Some(carrier) = &self.carrier {
+            return carrier.carry(self.peer, message, body.as_ref().map(Frame::body));
+        }
         let outbox = if body.is_some() { &self.bulk } else { &self.control };
         if !outbox.is_open() {
             return false;
@@ -99,5 +122,11 @@ impl Link {
 
     fn outbox(&self, channel: Channel) -> &Outbox {
         if channel == Channel::Bulk { &self.bulk } else { &self.control }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("peer", &self.peer).field("address", &self.address).finish_non_exhaustive()
     }
 }

@@ -1,11 +1,11 @@
 //! The handle of a log: append, read, trim, look.
 //!
 //! Everything here only puts work before the shard and waits for answers; the futures need no particular executor, and
-//! each has a blocking twin.
+//! each has a blocking twin. All of them may be dropped at any time; what that means stands with each.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use futures_lite::future::block_on;
@@ -17,21 +17,24 @@ use synod_protocol::{Mark, NodeId, Slot, SlotRange};
 use crate::error::{AppendError, BarrierError, SessionError, TicketError, TransferError, TrimError};
 use crate::intake::{Intake, Outcome, Submission, Work};
 use crate::mailbox::{Mailbox, Request};
+use crate::meters::Meters;
 use crate::reader::Reader;
 use crate::status::Status;
+use crate::watch::{Board, Watch};
 
 /// What a shard and the handles of its log share.
 pub(crate) struct Shared {
     pub(crate) intake: Arc<Intake>,
     pub(crate) mailbox: Mailbox,
-    pub(crate) status: Mutex<Status>,
+    pub(crate) board: Board,
+    pub(crate) meters: Arc<Meters>,
     /// What one submission may be at most.
     pub(crate) bounds: BodyBounds,
 }
 
 impl Shared {
     pub(crate) fn status(&self) -> Status {
-        self.status.lock().expect("no code that holds this lock panics").clone()
+        self.board.read()
     }
 }
 
@@ -53,6 +56,22 @@ pub struct AppendOptions {
     pub ticket: Option<TicketId>,
     /// Only if the first command comes to stand at this slot. [`Refusal::UnexpectedSlot`] tells where it stands instead.
     pub expected_slot: Option<Slot>,
+    /// Not to be proposed after this; then it is refused with [`AppendError::DeadlinePassed`]. If it is proposed by then
+    /// and not yet resolved, it is answered with [`AppendError::Unknown`]. Kept to within some 10 ms. `None` waits as long
+    /// as [`crate::Config::unknown_after`] says once it is proposed, and for ever before.
+    pub deadline: Option<Instant>,
+    /// What to do when the intake is full. Default: wait for room.
+    pub when_full: WhenFull,
+}
+
+/// What an append does when the intake has no room for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Wait in line, at most until the deadline: the caller feels how fast the log is.
+    #[default]
+    Wait,
+    /// Answer [`AppendError::Overloaded`] at once: the caller sheds load.
+    Refuse,
 }
 
 impl AppendOptions {
@@ -66,7 +85,7 @@ impl AppendOptions {
             AppendOptions { expected_slot: Some(slot), .. } if *slot == zero => {
                 Refusal::UnexpectedSlot { actual: Slot::FIRST }
             }
-            AppendOptions { session, ticket, expected_slot } => {
+            AppendOptions { session, ticket, expected_slot, .. } => {
                 return Ok(Terms { session: *session, ticket: *ticket, expected_slot: *expected_slot });
             }
         };
@@ -133,7 +152,7 @@ impl Log {
     /// # Errors
     /// See [`AppendError`].
     pub async fn append_batch(&self, batch: Batch) -> Result<SlotRange, AppendError> {
-        settle(self.submit(batch).await?).await
+        settle(self.submit(batch, AppendOptions::default()).await?).await
     }
 
     /// As [`Log::append_batch`], on terms; all commands of the batch count, or none.
@@ -143,19 +162,21 @@ impl Log {
     pub async fn append_batch_with(&self, batch: Batch, options: AppendOptions) -> Result<SlotRange, AppendError> {
         let terms = options.terms()?;
         self.check(&batch, &terms)?;
-        self.append_work(Work::Commands { batch, terms }).await
+        self.append_work(Work::Commands { batch, terms }, options.deadline, options.when_full).await
     }
 
     /// Opens a session, in which appends may be retried without being delivered twice. A cluster keeps 1,024 sessions; of
     /// more, the one that was used longest ago makes way, as does one that nobody used for a day.
     ///
     /// # Errors
-    /// See [`SessionError`].
+    /// See [`SessionError`]. A future that is dropped may leave a session behind that nobody knows, and that is evicted
+    /// some day.
     pub async fn open_session(&self) -> Result<SessionId, SessionError> {
-        Ok(SessionId(self.append_work(Work::Session(SessionCommand::Open)).await?.start))
+        Ok(SessionId(self.append_command(Work::Session(SessionCommand::Open)).await?.start))
     }
 
-    /// Closes a session that isn't used any more, and so makes room for others. Whoever still uses it is refused.
+    /// Closes a session that isn't used any more, and so makes room for others. Whoever still uses it is refused. If the
+    /// future is dropped, it may or may not be closed.
     ///
     /// # Errors
     /// See [`SessionError`].
@@ -163,22 +184,23 @@ impl Log {
         if session.0 < Slot::FIRST {
             return Err(SessionError::NoSuchSession);
         }
-        self.append_work(Work::Session(SessionCommand::Close(session))).await?;
+        self.append_command(Work::Session(SessionCommand::Close(session))).await?;
         Ok(())
     }
 
     /// Issues a ticket: the right to append, good for `lasts` of the log's own time, and only as long as no newer one is
     /// issued. A writer that appends under a ticket is fenced as soon as another has one. Appends without a ticket are as
-    /// free as ever. The log's time goes on only with what is appended, and by the clocks of its leaders.
+    /// free as ever. The log's time goes on only with what is appended, and by the clocks of its leaders. A
+    /// future that is dropped may have issued a ticket that nobody knows; it fences older ones all the same.
     ///
     /// # Errors
     /// See [`TicketError`].
     pub async fn issue_ticket(&self, lasts: Duration) -> Result<TicketId, TicketError> {
         let lasts_us = u64::try_from(lasts.as_micros()).unwrap_or(u64::MAX);
-        Ok(TicketId(self.append_work(Work::Ticket(TicketCommand::Issue { lasts_us })).await?.start))
+        Ok(TicketId(self.append_command(Work::Ticket(TicketCommand::Issue { lasts_us })).await?.start))
     }
 
-    /// Takes a ticket back before its time.
+    /// Takes a ticket back before its time. If the future is dropped, it may or may not be taken back.
     ///
     /// # Errors
     /// See [`TicketError`].
@@ -186,22 +208,33 @@ impl Log {
         if ticket.0 < Slot::FIRST {
             return Err(TicketError::NoSuchTicket);
         }
-        self.append_work(Work::Ticket(TicketCommand::Revoke(ticket))).await?;
+        self.append_command(Work::Ticket(TicketCommand::Revoke(ticket))).await?;
         Ok(())
     }
 
-    async fn append_work(&self, work: Work) -> Outcome {
-        let (reply, outcome) = oneshot::channel();
-        self.shared.intake.submit(Submission { work, reply }).await?;
+    async fn append_command(&self, work: Work) -> Outcome {
+        self.append_work(work, None, WhenFull::Wait).await
+    }
+
+    async fn append_work(&self, work: Work, deadline: Option<Instant>, when_full: WhenFull) -> Outcome {
+        let (submission, outcome) = Submission::new(work, deadline);
+        match when_full {
+            WhenFull::Wait => self.shared.intake.submit(submission).await?,
+            WhenFull::Refuse => self.shared.intake.try_submit(submission)?,
+        }
         settle(outcome).await
     }
 
     /// Brings a batch in, waiting for room; the receiver gets the outcome.
-    pub(crate) async fn submit(&self, batch: Batch) -> Result<oneshot::Receiver<Outcome>, AppendError> {
-        self.check(&batch, &Terms::NONE)?;
-        let (reply, outcome) = oneshot::channel();
-        let work = Work::Commands { batch, terms: Terms::NONE };
-        self.shared.intake.submit(Submission { work, reply }).await?;
+    pub(crate) async fn submit(
+        &self,
+        batch: Batch,
+        options: AppendOptions,
+    ) -> Result<oneshot::Receiver<Outcome>, AppendError> {
+        let terms = options.terms()?;
+        self.check(&batch, &terms)?;
+        let (submission, outcome) = Submission::new(Work::Commands { batch, terms }, options.deadline);
+        self.shared.intake.submit(submission).await?;
         Ok(outcome)
     }
 
@@ -215,9 +248,8 @@ impl Log {
         batch: Batch,
     ) -> Result<impl Future<Output = Result<SlotRange, AppendError>> + Send + use<>, AppendError> {
         self.check(&batch, &Terms::NONE)?;
-        let (reply, outcome) = oneshot::channel();
-        let work = Work::Commands { batch, terms: Terms::NONE };
-        self.shared.intake.try_submit(Submission { work, reply })?;
+        let (submission, outcome) = Submission::new(Work::Commands { batch, terms: Terms::NONE }, None);
+        self.shared.intake.try_submit(submission)?;
         Ok(settle(outcome))
     }
 
@@ -291,7 +323,8 @@ impl Log {
     }
 
     /// Agrees with the other replicas to drop what lies below `upto`, and gives the point that was agreed on, which may
-    /// be lower: nothing is dropped that some member doesn't durably have. Only a leader can.
+    /// be lower: nothing is dropped that some member doesn't durably have. Only a leader can. If the future is dropped,
+    /// the trim may be agreed on all the same.
     ///
     /// # Errors
     /// See [`TrimError`].
@@ -311,7 +344,7 @@ impl Log {
 
     /// Waits until everything that was acknowledged anywhere before this call has been delivered here, and gives the
     /// first slot behind it: a reader that has come this far reads nothing stale. Any node may be asked; a quorum
-    /// confirms it without writing anything.
+    /// confirms it without writing anything. Dropping the future changes nothing.
     ///
     /// # Errors
     /// See [`BarrierError`].
@@ -330,7 +363,8 @@ impl Log {
     }
 
     /// Hands the leadership over to `target`, which must keep pace; appends wait meanwhile. Resolves when this node
-    /// leads no more; then the target leads, in all likelihood, or is about to ([`Log::wait_for_leader`]).
+    /// leads no more; then the target leads, in all likelihood, or is about to ([`Log::wait_for_leader`]). If the future is
+    /// dropped, the transfer goes on.
     ///
     /// # Errors
     /// See [`TransferError`]. Nothing is lost in any case.
@@ -351,6 +385,11 @@ impl Log {
     /// How this node stands.
     pub fn status(&self) -> Status {
         self.shared.status()
+    }
+
+    /// Follows how this node stands, from now on.
+    pub fn watch(&self) -> Watch {
+        Watch::new(Arc::clone(&self.shared))
     }
 
     /// The delivered prefix that ends at `slot`, to compare chains between replicas; `None` if no body ends there, or
@@ -393,7 +432,8 @@ impl Log {
     }
 }
 
-fn one(command: &[u8]) -> Batch {
+/// A batch of one command.
+pub(crate) fn one(command: &[u8]) -> Batch {
     let mut batch = Batch::with_capacity(command.len());
     batch.push(command);
     batch

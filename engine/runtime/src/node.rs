@@ -5,6 +5,7 @@
 //! that the directory stays ours even if the thread has to be left behind with the disk not answering.
 
 mod recovery;
+mod retire;
 #[cfg(test)]
 mod tests;
 
@@ -13,17 +14,19 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use synod_frame::{BodyBounds, BodyHeader, Channel, ConfigurationBody, GroupId};
 use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::limits::BODY_SLOTS_MAX;
 use synod_protocol::{Ballot, Instant, NodeId, Replica, Slot};
 use synod_wal::directory::{self, Expected, OpenDirectory};
-use synod_wal::{LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, SyncMode, Wal};
+use synod_wal::{LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, Wal};
 
+use crate::admin::{Admin, View};
 use crate::clients::{ClientBounds, serve_clients};
 use crate::clock::Clock;
 use crate::config::{Config, POOL_SPARES};
@@ -33,24 +36,26 @@ use crate::link::accept::{Connections, serve_peers};
 use crate::link::{Identity, Link, dial};
 use crate::log::{Log, Shared};
 use crate::mailbox::{Mailbox, Request};
+use crate::meters::Meters;
 use crate::probe::probe;
 use crate::seam::buffer::Slab;
-use crate::seam::disk::Durability;
 use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
 use crate::seam::net::Listener;
 use crate::shard::{Shard, ShardSettings};
 use crate::status::{Counters, Damage, Startup, Status};
+use crate::watch::Board;
 
-use recovery::{Facts, recover_log};
+pub(crate) use recovery::Facts;
+use recovery::recover_log;
 
 /// The group of a node's one log: what `bootstrap` writes into genesis, and what clients ask for.
 pub const GROUP: GroupId = GroupId(1);
 
 /// The number of a node's one log.
-const LOG: u32 = 0;
+pub(crate) const LOG: u32 = 0;
 
 /// How long an orderly end waits for the disk.
-const DISK_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Part of the buffer slab that may hold bodies after they are written, for resending and for readers at the tail.
 const CACHE_SHARE: usize = 2;
@@ -61,7 +66,11 @@ pub struct Node {
     shared: Arc<Shared>,
     listen: SocketAddr,
     client_listen: Option<SocketAddr>,
+    view: Arc<View>,
+    admin: Option<Admin>,
     thread: Option<JoinHandle<Result<(), ShutdownError>>>,
+    /// Resolves when the thread is about to end.
+    ended: oneshot::Receiver<()>,
     /// Unlocks the directory when dropped, after the thread has ended.
     _directory: OpenDirectory,
 }
@@ -81,7 +90,16 @@ impl Node {
         let directory = directory::open(&config.directory, &Expected { node: Some(config.node), cluster: None })?;
         let report = probe(&config.directory)?;
         tracing::debug!(%report, "the host is fit");
-        let (facts, recovered, startup) = recover_log(&directory)?;
+        let view = Arc::new(View::new(&config));
+        // Before the log is read back: whoever asks meanwhile is told so.
+        let admin = match config.admin_listen {
+            Some(address) => {
+                let failed = |source| StartError::Listen { address, source };
+                Some(Admin::start(bind(address)?.0, Arc::clone(&view)).map_err(failed)?)
+            }
+            None => None,
+        };
+        let (facts, recovered, startup) = recover_log(&directory, config.sync)?;
         let (group, genesis) = check_members(&config, &recovered)?;
         let (listener, listen) = bind(config.listen)?;
         let (client_listener, client_listen) = match config.client_listen.map(bind).transpose()? {
@@ -89,13 +107,22 @@ impl Node {
             None => (None, None),
         };
         let (ready, started) = mpsc::channel();
+        let (ending, ended) = oneshot::channel::<()>();
         let setup = Setup { config, recovered, group, genesis, facts, startup, called_at, listener, client_listener };
         let thread = std::thread::Builder::new()
             .name(format!("synod-{}", setup.config.node))
-            .spawn(move || run_shard(setup, &ready))
+            .spawn(move || {
+                // Dropped when the thread is done, also by a panic.
+                let _ending = ending;
+                run_shard(setup, &ready)
+            })
             .map_err(StartError::Shard)?;
         match started.recv() {
-            Ok(Ok(shared)) => Ok(Node { shared, listen, client_listen, thread: Some(thread), _directory: directory }),
+            Ok(Ok(shared)) => {
+                view.is_up(Arc::clone(&shared));
+                let thread = Some(thread);
+                Ok(Node { shared, listen, client_listen, view, admin, thread, ended, _directory: directory })
+            }
             Ok(Err(error)) => Err(error),
             Err(mpsc::RecvError) => {
                 let panic = thread.join().err().map_or_else(String::new, |panic| panic_text(panic.as_ref()));
@@ -124,19 +151,60 @@ impl Node {
         self.client_listen
     }
 
+    /// Where the admin port is, with the port that was really taken.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(Admin::address)
+    }
+
+    /// What the admin port tells Prometheus, in the OpenMetrics text format: for an endpoint of the embedder's own.
+    pub fn metrics(&self) -> String {
+        self.view.metrics()
+    }
+
+    /// Whether the node does its work, as `/health` tells it, or what is wrong: it is fenced, or its shard hasn't moved for
+    /// ten seconds. Then it has to be started again.
+    ///
+    /// # Errors
+    /// The reason, in words.
+    pub fn health(&self) -> Result<(), String> {
+        self.view.health()
+    }
+
     /// Ends the node: refuses new work, answers what waits, waits for the disk, and joins the thread. What was
     /// proposed and isn't delivered yet is answered with [`AppendError::Unknown`].
     ///
     /// # Errors
     /// If it didn't end in order; see [`ShutdownError`]. Calling it again does nothing.
     pub fn shutdown(&mut self) -> Result<(), ShutdownError> {
+        self.ask_to_stop();
         let Some(thread) = self.thread.take() else { return Ok(()) };
-        self.shared.intake.close(AppendError::Shutdown);
-        self.shared.mailbox.ask(Request::Stop);
         match thread.join() {
             Ok(ended) => ended,
             Err(panic) => Err(ShutdownError::Panic(panic_text(panic.as_ref()))),
         }
+    }
+}
+
+impl Node {
+    /// [`Node::shutdown`] for those who must not block: the node's end is awaited.
+    ///
+    /// If the future is dropped the end goes on, and dropping the node waits for it.
+    ///
+    /// # Errors
+    /// As [`Node::shutdown`].
+    pub async fn close(&mut self) -> Result<(), ShutdownError> {
+        self.ask_to_stop();
+        if self.thread.is_some() {
+            // Nothing is ever sent: the sender is dropped, at the latest when the thread has unwound.
+            let _ = (&mut self.ended).await;
+        }
+        self.shutdown()
+    }
+
+    fn ask_to_stop(&self) {
+        self.view.is_leaving();
+        self.shared.intake.close(AppendError::Shutdown);
+        self.shared.mailbox.ask(Request::Stop);
     }
 }
 
@@ -222,6 +290,7 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
             if let Some(shard) = current.borrow_mut().take() {
                 shard.end_service(StopReason::Bug(text.clone()));
                 shard.shared.mailbox.close();
+                shard.shared.board.close();
             }
             Err(ShutdownError::Panic(text))
         }
@@ -230,46 +299,22 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
 
 async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
     let Setup { config, recovered, group, genesis, facts, startup, called_at, listener, client_listener } = setup;
-    let clock = Clock::start();
     let node = config.node;
-    let (boot_nonce, seed) = uuid::Uuid::new_v4().as_u64_pair();
-    let links: Vec<Rc<Link>> = config
-        .peers
-        .iter()
-        .map(|(peer, address)| Rc::new(Link::new(group, node, *peer, *address, config.link_bytes)))
-        .collect();
-    let bounds = BodyBounds { commands_max: genesis.alpha.min(BODY_SLOTS_MAX), ..BodyBounds::LARGEST };
-    let settings = ShardSettings {
-        node,
-        group,
-        log_directory: facts.log_directory.clone(),
-        segment_bytes: facts.segment_bytes,
-        durability: match config.sync {
-            SyncMode::Dsync => Durability::EachWrite,
-            SyncMode::Fdatasync => Durability::BySync,
-        },
-        record_bytes_max: config.body_bytes_max as usize,
-        backlog_bytes: config.wal_backlog_bytes,
-        unknown_after: config.unknown_after,
-        retention: config.retention,
-        called_at,
+    let meters = Arc::new(Meters::new());
+    let link = |(peer, address): &(NodeId, SocketAddr)| {
+        Rc::new(Link::new(group, node, &meters.peer(*peer), *address, config.link_bytes))
     };
+    let links = config.peers.iter().map(link).collect();
+    let (identity_facts, random) = (facts.identity, uuid::Uuid::new_v4().as_u64_pair());
+    let parts = Parts { facts, group, genesis: &genesis, recovered, startup, called_at, links, meters, random };
+    let shard = assemble(&config, parts, tasks).await?;
     let identity = Rc::new(Identity::new(
         node,
-        facts.identity.incarnation,
-        facts.identity.boot_counter,
-        boot_nonce,
+        identity_facts.incarnation,
+        identity_facts.boot_counter,
+        random.0,
         genesis.clone(),
     ));
-    let replica = open_replica(&config, &facts, (group, &genesis), recovered, (boot_nonce, seed), clock.now());
-    let shared = Arc::new(Shared {
-        intake: Arc::new(Intake::new(config.intake_bytes, config.intake_count)),
-        mailbox: Mailbox::default(),
-        status: Mutex::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
-        bounds,
-    });
-    let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), Arc::clone(&shared), links, replica));
-    shard.open_files(&facts.files).await.map_err(|(path, source)| StartError::Segment { path, source })?;
     shard.start();
     for link in &shard.links {
         for channel in [Channel::Control, Channel::Bulk] {
@@ -277,13 +322,59 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         }
     }
     let listener = Listener::adopt(listener);
-    let connections = || Connections::new(config.connections_max);
-    tasks.spawn(serve_peers(Rc::clone(&shard), Rc::clone(&identity), listener, connections()));
+    let connections = |port| Connections::new(config.connections_max, Arc::clone(&shard.shared.meters), port);
+    let peers = connections(|meters| &meters.peer_port);
+    tasks.spawn(serve_peers(Rc::clone(&shard), Rc::clone(&identity), listener, peers));
     if let Some(listener) = client_listener {
         let bounds = ClientBounds { requests_max: config.client_requests_max, bytes_max: config.client_bytes_max };
-        let listener = Listener::adopt(listener);
-        tasks.spawn(serve_clients(Rc::clone(&shard), identity, Log::new(shared), listener, connections(), bounds));
+        let (log, listener) = (Log::new(Arc::clone(&shard.shared)), Listener::adopt(listener));
+        let clients = connections(|meters| &meters.client_port);
+        tasks.spawn(serve_clients(Rc::clone(&shard), identity, log, listener, clients, bounds));
     }
+    Ok(shard)
+}
+
+/// What a shard is made of, besides its configuration.
+pub(crate) struct Parts<'a> {
+    pub(crate) facts: Facts,
+    pub(crate) group: GroupId,
+    pub(crate) genesis: &'a ConfigurationBody,
+    pub(crate) recovered: RecoveredLog,
+    pub(crate) startup: Startup,
+    pub(crate) called_at: std::time::Instant,
+    pub(crate) links: Vec<Rc<Link>>,
+    pub(crate) meters: Arc<Meters>,
+    /// The boot's nonce and a seed.
+    pub(crate) random: (u64, u64),
+}
+
+/// Makes a shard, with its files open, on whichever runtime this is.
+pub(crate) async fn assemble(config: &Config, parts: Parts<'_>, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
+    let Parts { facts, group, genesis, recovered, startup, called_at, links, meters, random } = parts;
+    let (clock, node) = (Clock::start(), config.node);
+    let bounds = BodyBounds { commands_max: genesis.alpha.min(BODY_SLOTS_MAX), ..BodyBounds::LARGEST };
+    let settings = ShardSettings {
+        node,
+        group,
+        disk: facts.disk.clone(),
+        segment_bytes: facts.segment_bytes,
+        record_bytes_max: config.body_bytes_max as usize,
+        backlog_bytes: config.wal_backlog_bytes,
+        unknown_after: config.unknown_after,
+        retention: config.retention,
+        client_peers: config.client_peers.clone(),
+        called_at,
+    };
+    let replica = open_replica(config, &facts, (group, genesis), recovered, random, clock.now());
+    let shared = Arc::new(Shared {
+        intake: Arc::new(Intake::new(config.intake_bytes, config.intake_count)),
+        mailbox: Mailbox::default(),
+        board: Board::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
+        meters,
+        bounds,
+    });
+    let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), shared, links, replica));
+    shard.open_files(&facts.files).await.map_err(|(path, source)| StartError::Segment { path, source })?;
     Ok(shard)
 }
 

@@ -72,8 +72,7 @@ impl SharedBody {
         self
     }
 
-    /// The slots whose commands don't count, ascending: duplicates, and what was refused. Empty for a body that a
-    /// [`crate::client::Client`] brought, which doesn't learn of them.
+    /// The slots whose commands don't count, ascending: duplicates, and what was refused.
     pub fn suppressed(&self) -> &[Suppressed] {
         self.suppressed.as_deref().unwrap_or_default()
     }
@@ -189,6 +188,12 @@ impl Reader {
     /// The first slot that was not given out yet.
     pub fn position(&self) -> Slot {
         self.next
+    }
+
+    /// Goes on at another slot. What it has fetched and not given out is forgotten.
+    pub fn seek(&mut self, to: Slot) {
+        (self.next, self.asked) = (to.max(Slot::FIRST), None);
+        self.ready.clear();
     }
 
     /// The next body; waits at the tail until one is delivered. May be dropped at any time without losing a body.

@@ -19,7 +19,7 @@ mod requests;
 mod retention;
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ use crate::error::{AppendError, ReadError, StopReason, TrimError};
 use crate::link::Link;
 use crate::log::Shared;
 use crate::seam::buffer::{Buffer, Slab};
-use crate::seam::disk::{Durability, Files};
+use crate::seam::disk::{Disk, Files};
 use crate::seam::executor::Tasks;
 use crate::seam::local::{Moment, Signal};
 use crate::seam::time::{sleep, within};
@@ -65,13 +65,14 @@ const FAREWELL: Duration = Duration::from_millis(200);
 pub(crate) struct ShardSettings {
     pub(crate) node: NodeId,
     pub(crate) group: synod_frame::GroupId,
-    pub(crate) log_directory: PathBuf,
+    pub(crate) disk: Disk,
     pub(crate) segment_bytes: u64,
-    pub(crate) durability: Durability,
     pub(crate) record_bytes_max: usize,
     pub(crate) backlog_bytes: u64,
     pub(crate) unknown_after: Duration,
     pub(crate) retention: Retention,
+    /// Where peers listen for clients, as far as that is known.
+    pub(crate) client_peers: Vec<(NodeId, SocketAddr)>,
     /// When somebody called for the node.
     pub(crate) called_at: std::time::Instant,
 }
@@ -243,10 +244,7 @@ impl Shard {
                 core.counters.delivered += 1;
                 core.delivered = true;
                 // Before anybody hears of it: a status asked for after an append covers that append.
-                {
-                    let mut status = self.shared.status.lock().expect("no code that holds this lock panics");
-                    (status.mark, status.judged) = (mark, core.replica.judged());
-                }
+                self.shared.board.update(|status| (status.mark, status.judged) = (mark, core.replica.judged()));
                 if let Some(frame) = &frame
                     && let Judgement::Known(suppressed) = core.replica.judgement(body.slots())
                 {
@@ -259,7 +257,7 @@ impl Shard {
             }
             Output::Judged { body, answers } => {
                 core.delivered = true;
-                self.shared.status.lock().expect("no code that holds this lock panics").judged = core.replica.judged();
+                self.shared.board.update(|status| status.judged = core.replica.judged());
                 self.resolve_judged(core, &body, &answers);
             }
             Output::Damaged { body, file, offset } => {
@@ -326,6 +324,7 @@ impl Shard {
             let now = self.clock.now();
             self.publish(&mut core, now);
         }
+        self.shared.board.close();
         if ended {
             self.files.close().await;
         }
@@ -399,6 +398,7 @@ impl Shard {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let now = self.clock.now();
+        self.shared.meters.beat();
         core.replica.set_wall_clock(self.clock.wall_us());
         if core.replica.poll_deadline() <= now {
             core.replica.handle_timeout(now);
@@ -407,6 +407,7 @@ impl Shard {
             core.file_retry_at = None;
             core.replica.retry_file(now);
         }
+        self.shared.intake.expire();
         core.counters.unknown += core.in_flight.expire(now, self.settings.unknown_after);
         core.waiting.expire(now);
         core.readers.forget_gone();
@@ -419,7 +420,8 @@ impl Shard {
         core.status_at = now;
         let status = core.replica.status();
         let protocol = status.protocol;
-        let leader = protocol.leader.map(|ballot| ballot.node);
+        // Who looks for support hasn't heard the last leader for a while: sending anybody there would be no help.
+        let leader = protocol.leader.filter(|_| protocol.role != Role::Candidate).map(|ballot| ballot.node);
         let leads = matches!(protocol.role, Role::Leader | Role::Recovering);
         self.tell_room(core);
         self.tell_behind(core, protocol.behind);
@@ -449,34 +451,35 @@ impl Shard {
             core.waiting.leader_is(known_leader);
         }
         core.waiting.leading_is(leads);
-        let mut shared = self.shared.status.lock().expect("no code that holds this lock panics");
-        shared.role = if core.stopped.is_some() { Role::Follower } else { protocol.role };
-        shared.leader = known_leader;
-        shared.ballot = protocol.leader.unwrap_or_default();
-        shared.promised = protocol.promised;
-        shared.mark = protocol.mark;
-        shared.base = status.base.slot;
-        shared.judged = core.replica.judged();
-        shared.sessions = core.replica.delivery_state().map_or(0, DeliveryState::sessions);
-        shared.stable = protocol.stable;
-        shared.open_bodies = protocol.open_bodies;
-        shared.peers = protocol.peers;
-        shared.full = core.full;
-        shared.behind = protocol.behind;
-        shared.held_by = core.keeper.held_by();
-        shared.damage = Damage {
-            found: status.damaged_found,
-            healed: status.healed,
-            lost: status.lost.len() as u64,
-            lost_first: status.lost.first().map(|body| body.first),
-            doubts: protocol.doubts.len() as u64,
-            unsure: protocol.unsure,
-            scrub_passes: status.scrub_passes,
-        };
-        shared.startup.ready = core.ready_after;
-        shared.wal = status.log;
-        shared.counters = core.counters;
-        shared.stopped.clone_from(&core.stopped);
+        self.shared.board.publish(|board| {
+            board.role = if core.stopped.is_some() { Role::Follower } else { protocol.role };
+            board.leader = known_leader;
+            board.ballot = protocol.leader.unwrap_or_default();
+            board.promised = protocol.promised;
+            board.mark = protocol.mark;
+            board.base = status.base.slot;
+            board.judged = core.replica.judged();
+            board.sessions = core.replica.delivery_state().map_or(0, DeliveryState::sessions);
+            board.stable = protocol.stable;
+            board.open_bodies = protocol.open_bodies;
+            board.peers = protocol.peers;
+            board.full = core.full;
+            board.behind = protocol.behind;
+            board.held_by = core.keeper.held_by();
+            board.damage = Damage {
+                found: status.damaged_found,
+                healed: status.healed,
+                lost: status.lost.len() as u64,
+                lost_first: status.lost.first().map(|body| body.first),
+                doubts: protocol.doubts.len() as u64,
+                unsure: protocol.unsure,
+                scrub_passes: status.scrub_passes,
+            };
+            board.startup.ready = core.ready_after;
+            board.wal = status.log;
+            board.counters = core.counters;
+            board.stopped.clone_from(&core.stopped);
+        });
     }
 
     /// Says so when what this node lacks turns out to be gone.
@@ -514,7 +517,8 @@ impl Shard {
     }
 
     fn not_leader(&self, leader: NodeId) -> AppendError {
-        let address = self.links.iter().find(|link| link.peer() == leader).map(|link| link.address());
-        AppendError::NotLeader { leader, address }
+        let address = self.links.iter().find(|link| link.peer() == leader).and_then(|link| link.address());
+        let client_address = self.settings.client_peers.iter().find(|(peer, _)| *peer == leader).map(|(_, at)| *at);
+        AppendError::NotLeader { leader, address, client_address }
     }
 }

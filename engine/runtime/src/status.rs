@@ -57,6 +57,13 @@ pub struct Status {
     pub stopped: Option<StopReason>,
 }
 
+impl Status {
+    /// At a leader: how many slots each peer lacks of what this node has delivered, as last told; empty elsewhere.
+    pub fn lags(&self) -> impl Iterator<Item = (NodeId, u64)> + '_ {
+        self.peers.iter().map(|peer| (peer.node, self.mark.slot.0.saturating_sub(peer.mark.0)))
+    }
+}
+
 /// What is or was wrong with a node's log, beyond what an interrupted write explains. The node heals by itself what its
 /// peers can give it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -126,6 +126,22 @@ fn a_node_lives_on_through_garbage_strangers_and_mistakes() {
     stranger.extend(["--peer".to_owned(), "2=127.0.0.1:9".to_owned()]);
     let (_, stderr) = failure(stranger);
     assert!(stderr.contains("members"), "{stderr}");
+    let file = root.path().join("node.toml");
+    std::fs::write(&file, "listen = \"127.0.0.1:0\"\nretention.age = \"7d\"\nwindow_bodies = 4\n").unwrap();
+    let mut printing = serve(&other[0], "1", "127.0.0.1:5");
+    printing.extend(["--config".to_owned(), file.display().to_string(), "--print-config".to_owned()]);
+    let printed = synod_ok(&printing);
+    for (name, value, origin) in [
+        ("listen", "\"127.0.0.1:5\"", "--listen"),
+        ("window_bodies", "4", "node.toml:3"),
+        ("sync", "\"dsync\"", "default"),
+    ] {
+        let line = printed.lines().find(|line| line.starts_with(name)).expect("every setting is shown");
+        assert!(line.contains(&format!("= {value} ")) && line.ends_with(origin), "{line}");
+    }
+    std::fs::write(&file, "windows_bodies = 4\n").unwrap();
+    let (code, stderr) = failure(&printing);
+    assert!(code == Some(2) && stderr.contains("did you mean \"window_bodies\"?"), "{stderr}");
     let (code, stderr) = failure(["serve", "--no-such-flag"]);
     assert_eq!((code, stderr.contains("--no-such-flag")), (Some(2), true), "{stderr}");
     let (code, stderr) = failure(["status", "--at", &free_addresses(1)[0].to_string()]);

@@ -64,7 +64,7 @@ fn a_cluster_commits_reads_trims_and_comes_back() {
 
     // A follower says who leads.
     match following.append_blocking(b"elsewhere") {
-        Err(AppendError::NotLeader { leader: named, address: Some(_) }) => assert_eq!(named, leader),
+        Err(AppendError::NotLeader { leader: named, address: Some(_), .. }) => assert_eq!(named, leader),
         other => panic!("{other:?}"),
     }
     assert_eq!(leading.append_batch_blocking(Batch::new()), Err(AppendError::Empty));

@@ -2,14 +2,23 @@
 //!
 //! | message | fields used besides kind, request (and group in requests) | payload |
 //! |---|---|---|
-//! | Append | | the batch's columns |
-//! | Status | | |
-//! | Read | first = from, argument = bytes_max | |
+//! | Append | first = expected slot, argument = microseconds to wait, session, sequence, ticket | the batch's columns |
+//! | Session | session to close | |
+//! | Ticket | ticket to revoke, or argument = microseconds that a new one lasts | |
+//! | Barrier, Status | | |
+//! | Trim | first = upto | |
+//! | Transfer | node = target | |
+//! | Read | first = from, argument = bytes_max, count = milliseconds to wait | |
 //! | Appended | first, count | |
-//! | Refused | reason, and by reason: node (leader), argument (microseconds), first (available) | leader's address |
+//! | Done | first = slot | |
+//! | Gaps | | the gaps |
+//! | Refused | reason, and by reason: node, argument, first, count | leader's address |
 //! | StatusReport | | the report |
 //! | Body | first, count | the body |
 //! | ReadEnd | first = next | |
+
+mod gaps;
+mod reason;
 
 use std::time::Duration;
 
@@ -18,6 +27,7 @@ use rkyv::rancor::Fallible;
 use rkyv::ser::{Writer, WriterExt};
 use rkyv::vec::{ArchivedVec, VecResolver};
 use rkyv::{Archive, Archived, Place, Serialize};
+use synod_protocol::delivery::{SessionCommand, SessionId, Terms, TicketCommand, TicketId};
 use synod_protocol::limits::BODY_SLOTS_MAX;
 use synod_protocol::{Ballot, BodyHandle, Chain, Mark, NodeId, Slot};
 use thiserror::Error;
@@ -30,6 +40,9 @@ use crate::archive;
 use crate::batch::{Batch, BatchError, Shape};
 use crate::commands::write_numbers;
 use crate::layout::{ENVELOPE_BYTES, GroupId};
+
+use gaps::{gaps_payload, parse_gaps};
+use reason::{fill_reason, parse_reason};
 
 /// Length of the root of an append's payload.
 pub(super) const APPEND_ROOT_BYTES: usize = size_of::<ArchivedAppend>();
@@ -45,19 +58,6 @@ pub(super) const STATUS_PAYLOAD_BYTES_MAX: usize =
 /// Longest payload with figures.
 pub(super) const FIGURES_PAYLOAD_BYTES_MAX: usize =
     FIGURES_BYTES_MAX + align_of::<ArchivedFigures>() + size_of::<ArchivedFigures>();
-
-mod reason {
-    pub(super) const NOT_LEADER: u32 = 1;
-    pub(super) const NO_LEADER: u32 = 2;
-    pub(super) const OVERLOADED: u32 = 3;
-    pub(super) const TOO_LARGE: u32 = 4;
-    pub(super) const DISK_FULL: u32 = 5;
-    pub(super) const UNKNOWN_OUTCOME: u32 = 6;
-    pub(super) const SHUTDOWN: u32 = 7;
-    pub(super) const TRIMMED: u32 = 8;
-    pub(super) const UNKNOWN_GROUP: u32 = 9;
-    pub(super) const UNREADABLE: u32 = 10;
-}
 
 /// What is read; written as [`AppendSource`].
 #[derive(Archive)]
@@ -187,17 +187,25 @@ pub enum ClientMessageError {
 
 /// Lays out a request.
 pub fn encode_request(request: &ClientRequest) -> ([u8; ENVELOPE_BYTES], Vec<u8>) {
-    if let ClientRequest::Append { request, group, batch } = request {
-        return encode_append(*request, *group, batch);
+    match request {
+        ClientRequest::Append { request, group, batch, terms, within } => {
+            encode_append(*request, *group, batch, terms, *within)
+        }
+        _ => (fill_request(request).encode(), Vec::new()),
     }
-    (fill_request(request).encode(), Vec::new())
 }
 
 /// Lays out an append without taking the batch. The batch must be one that fits into a body
 /// ([`crate::CommandsPlan`]), or the node won't read it.
-pub fn encode_append(request: u64, group: GroupId, batch: &Batch) -> ([u8; ENVELOPE_BYTES], Vec<u8>) {
+pub fn encode_append(
+    request: u64,
+    group: GroupId,
+    batch: &Batch,
+    terms: &Terms,
+    within: Duration,
+) -> ([u8; ENVELOPE_BYTES], Vec<u8>) {
     let payload = archive::to_vec_with_capacity(&AppendSource { batch }, append_bytes(batch));
-    let envelope = ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Append, request) };
+    let envelope = fill_append(request, group, terms, within);
     (with_payload(envelope, &payload).encode(), payload)
 }
 
@@ -208,6 +216,7 @@ pub fn encode_reply(reply: &ClientReply) -> ([u8; ENVELOPE_BYTES], Vec<u8>) {
         ClientReply::Refused { reason: ClientRefusal::NotLeader { address, .. }, .. } => address_payload(address),
         ClientReply::Status { status, .. } => status_payload(status),
         ClientReply::Figures { text, .. } => figures_payload(text),
+        ClientReply::Gaps { gaps, .. } => gaps_payload(gaps),
         _ => Vec::new(),
     };
     (with_payload(fill_reply(reply), &payload).encode(), payload)
@@ -223,13 +232,34 @@ pub fn decode_request(envelope: &ClientEnvelope, payload: &[u8]) -> Result<Clien
     let message = match kind {
         ClientKind::Append => {
             let batch = archive::with_aligned(payload, parse_batch)?;
-            ClientRequest::Append { request, group, batch }
+            let session = (envelope.session != Slot(0)).then_some((SessionId(envelope.session), envelope.sequence));
+            let ticket = (envelope.ticket != Slot(0)).then_some(TicketId(envelope.ticket));
+            let expected_slot = (envelope.first != Slot(0)).then_some(envelope.first);
+            let terms = Terms { session, ticket, expected_slot };
+            ClientRequest::Append { request, group, batch, terms, within: Duration::from_micros(envelope.argument) }
         }
+        ClientKind::Session => {
+            let command = match envelope.session {
+                Slot(0) => SessionCommand::Open,
+                session => SessionCommand::Close(SessionId(session)),
+            };
+            ClientRequest::Session { request, group, command }
+        }
+        ClientKind::Ticket => {
+            let command = match envelope.ticket {
+                Slot(0) => TicketCommand::Issue { lasts_us: envelope.argument },
+                ticket => TicketCommand::Revoke(TicketId(ticket)),
+            };
+            ClientRequest::Ticket { request, group, command }
+        }
+        ClientKind::Barrier => ClientRequest::Barrier { request, group },
+        ClientKind::Trim => ClientRequest::Trim { request, group, upto: envelope.first },
+        ClientKind::Transfer => ClientRequest::Transfer { request, group, target: envelope.node },
         ClientKind::Status => ClientRequest::Status { request, group },
         ClientKind::Figures => ClientRequest::Figures { request, group },
         ClientKind::Read => {
             let bytes_max = u32::try_from(envelope.argument).map_err(|_| ClientMessageError::Field { kind })?;
-            ClientRequest::Read { request, group, from: first_slot(envelope)?, bytes_max }
+            ClientRequest::Read { request, group, from: first_slot(envelope)?, bytes_max, wait_ms: envelope.count }
         }
         _ => return Err(ClientMessageError::Direction { kind }),
     };
@@ -253,6 +283,8 @@ pub fn decode_reply(
     }
     let message = match kind {
         ClientKind::Appended => ClientReply::Appended { request, first: first_slot(envelope)?, count: envelope.count },
+        ClientKind::Done => ClientReply::Done { request, slot: envelope.first },
+        ClientKind::Gaps => ClientReply::Gaps { request, gaps: archive::with_aligned(payload, parse_gaps)? },
         ClientKind::Refused => ClientReply::Refused { request, reason: parse_reason(envelope, payload)? },
         ClientKind::StatusReport => {
             ClientReply::Status { request, status: archive::with_aligned(payload, parse_status)? }
@@ -301,8 +333,32 @@ fn with_payload(envelope: ClientEnvelope, payload: &[u8]) -> ClientEnvelope {
 
 fn fill_request(message: &ClientRequest) -> ClientEnvelope {
     match *message {
-        ClientRequest::Append { request, group, batch: _ } => {
-            ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Append, request) }
+        ClientRequest::Append { request, group, batch: _, ref terms, within } => {
+            fill_append(request, group, terms, within)
+        }
+        ClientRequest::Session { request, group, command } => ClientEnvelope {
+            group,
+            session: match command {
+                SessionCommand::Open => Slot(0),
+                SessionCommand::Close(SessionId(session)) => session,
+            },
+            ..ClientEnvelope::blank(ClientKind::Session, request)
+        },
+        ClientRequest::Ticket { request, group, command } => {
+            let (ticket, argument) = match command {
+                TicketCommand::Issue { lasts_us } => (Slot(0), lasts_us),
+                TicketCommand::Revoke(TicketId(ticket)) => (ticket, 0),
+            };
+            ClientEnvelope { group, ticket, argument, ..ClientEnvelope::blank(ClientKind::Ticket, request) }
+        }
+        ClientRequest::Barrier { request, group } => {
+            ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Barrier, request) }
+        }
+        ClientRequest::Trim { request, group, upto } => {
+            ClientEnvelope { group, first: upto, ..ClientEnvelope::blank(ClientKind::Trim, request) }
+        }
+        ClientRequest::Transfer { request, group, target } => {
+            ClientEnvelope { group, node: target, ..ClientEnvelope::blank(ClientKind::Transfer, request) }
         }
         ClientRequest::Status { request, group } => {
             ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Status, request) }
@@ -310,12 +366,26 @@ fn fill_request(message: &ClientRequest) -> ClientEnvelope {
         ClientRequest::Figures { request, group } => {
             ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Figures, request) }
         }
-        ClientRequest::Read { request, group, from, bytes_max } => ClientEnvelope {
+        ClientRequest::Read { request, group, from, bytes_max, wait_ms } => ClientEnvelope {
             group,
             first: from,
+            count: wait_ms,
             argument: u64::from(bytes_max),
             ..ClientEnvelope::blank(ClientKind::Read, request)
         },
+    }
+}
+
+fn fill_append(request: u64, group: GroupId, terms: &Terms, within: Duration) -> ClientEnvelope {
+    let (SessionId(session), sequence) = terms.session.unwrap_or((SessionId(Slot(0)), 0));
+    ClientEnvelope {
+        group,
+        first: terms.expected_slot.unwrap_or_default(),
+        argument: u64::try_from(within.as_micros()).unwrap_or(u64::MAX),
+        session,
+        sequence,
+        ticket: terms.ticket.map_or(Slot(0), |TicketId(ticket)| ticket),
+        ..ClientEnvelope::blank(ClientKind::Append, request)
     }
 }
 
@@ -324,6 +394,10 @@ fn fill_reply(message: &ClientReply) -> ClientEnvelope {
         ClientReply::Appended { request, first, count } => {
             ClientEnvelope { first: *first, count: *count, ..ClientEnvelope::blank(ClientKind::Appended, *request) }
         }
+        ClientReply::Done { request, slot } => {
+            ClientEnvelope { first: *slot, ..ClientEnvelope::blank(ClientKind::Done, *request) }
+        }
+        ClientReply::Gaps { request, gaps: _ } => ClientEnvelope::blank(ClientKind::Gaps, *request),
         ClientReply::Refused { request, reason } => {
             fill_reason(ClientEnvelope::blank(ClientKind::Refused, *request), reason)
         }
@@ -339,51 +413,6 @@ fn fill_reply(message: &ClientReply) -> ClientEnvelope {
             ClientEnvelope { first: *next, ..ClientEnvelope::blank(ClientKind::ReadEnd, *request) }
         }
     }
-}
-
-fn fill_reason(base: ClientEnvelope, why: &ClientRefusal) -> ClientEnvelope {
-    match why {
-        ClientRefusal::NotLeader { leader, address: _ } => {
-            ClientEnvelope { reason: reason::NOT_LEADER, node: leader.unwrap_or_default(), ..base }
-        }
-        ClientRefusal::NoLeader => ClientEnvelope { reason: reason::NO_LEADER, ..base },
-        ClientRefusal::Overloaded { retry_after } => {
-            let microseconds = u64::try_from(retry_after.as_micros()).unwrap_or(u64::MAX);
-            ClientEnvelope { reason: reason::OVERLOADED, argument: microseconds, ..base }
-        }
-        ClientRefusal::TooLarge => ClientEnvelope { reason: reason::TOO_LARGE, ..base },
-        ClientRefusal::DiskFull => ClientEnvelope { reason: reason::DISK_FULL, ..base },
-        ClientRefusal::UnknownOutcome => ClientEnvelope { reason: reason::UNKNOWN_OUTCOME, ..base },
-        ClientRefusal::Shutdown => ClientEnvelope { reason: reason::SHUTDOWN, ..base },
-        ClientRefusal::Trimmed { available } => ClientEnvelope { reason: reason::TRIMMED, first: *available, ..base },
-        ClientRefusal::UnknownGroup => ClientEnvelope { reason: reason::UNKNOWN_GROUP, ..base },
-        ClientRefusal::Unreadable { slot } => ClientEnvelope { reason: reason::UNREADABLE, first: *slot, ..base },
-    }
-}
-
-fn parse_reason(envelope: &ClientEnvelope, payload: &[u8]) -> Result<ClientRefusal, ClientMessageError> {
-    if envelope.reason != reason::NOT_LEADER && !payload.is_empty() {
-        return Err(ClientMessageError::UnusedField { kind: envelope.kind });
-    }
-    Ok(match envelope.reason {
-        reason::NOT_LEADER => ClientRefusal::NotLeader {
-            leader: node(envelope.node.0),
-            address: match payload.is_empty() {
-                true => String::new(),
-                false => archive::with_aligned(payload, parse_address)?,
-            },
-        },
-        reason::NO_LEADER => ClientRefusal::NoLeader,
-        reason::OVERLOADED => ClientRefusal::Overloaded { retry_after: Duration::from_micros(envelope.argument) },
-        reason::TOO_LARGE => ClientRefusal::TooLarge,
-        reason::DISK_FULL => ClientRefusal::DiskFull,
-        reason::UNKNOWN_OUTCOME => ClientRefusal::UnknownOutcome,
-        reason::SHUTDOWN => ClientRefusal::Shutdown,
-        reason::TRIMMED => ClientRefusal::Trimmed { available: first_slot(envelope)? },
-        reason::UNKNOWN_GROUP => ClientRefusal::UnknownGroup,
-        reason::UNREADABLE => ClientRefusal::Unreadable { slot: first_slot(envelope)? },
-        found => return Err(ClientMessageError::Reason { found }),
-    })
 }
 
 fn parse_body(envelope: &ClientEnvelope, body: Option<&BodyHandle>) -> Result<BodyHandle, ClientMessageError> {

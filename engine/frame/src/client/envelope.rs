@@ -26,7 +26,10 @@ mod field {
     pub(super) const ARGUMENT: Field = FIRST.then(8);
     pub(super) const COUNT: Field = ARGUMENT.then(4);
     pub(super) const NODE: Field = COUNT.then(4);
-    pub(super) const RESERVED: Field = NODE.then(ENVELOPE_BYTES - 4 - NODE.end());
+    pub(super) const SESSION: Field = NODE.then(8);
+    pub(super) const SEQUENCE: Field = SESSION.then(8);
+    pub(super) const TICKET: Field = SEQUENCE.then(8);
+    pub(super) const RESERVED: Field = TICKET.then(ENVELOPE_BYTES - 4 - TICKET.end());
     pub(super) const CHECKSUM: Field = RESERVED.then(4);
 }
 
@@ -35,7 +38,8 @@ const _: () = {
     assert!(field::PAYLOAD_BYTES.offset == 8);
     assert!(field::REQUEST.offset == 24);
     assert!(field::ARGUMENT.offset == 40);
-    assert!(field::RESERVED.offset == 56);
+    assert!(field::SESSION.offset == 56);
+    assert!(field::RESERVED.offset == 80);
     assert!(field::CHECKSUM.offset == 124);
     assert!(field::CHECKSUM.end() == ENVELOPE_BYTES);
 };
@@ -49,32 +53,46 @@ pub enum ClientKind {
     Status = 2,
     Read = 3,
     Figures = 4,
+    Session = 5,
+    Ticket = 6,
+    Barrier = 7,
+    Trim = 8,
+    Transfer = 9,
     Appended = 17,
     Refused = 18,
     StatusReport = 19,
     Body = 20,
     ReadEnd = 21,
     FiguresReport = 22,
+    Done = 23,
+    Gaps = 24,
 }
 
 impl ClientKind {
     /// Every kind, requests first.
-    pub const ALL: [ClientKind; 10] = [
+    pub const ALL: [ClientKind; 17] = [
         ClientKind::Append,
         ClientKind::Status,
         ClientKind::Read,
         ClientKind::Figures,
+        ClientKind::Session,
+        ClientKind::Ticket,
+        ClientKind::Barrier,
+        ClientKind::Trim,
+        ClientKind::Transfer,
         ClientKind::Appended,
         ClientKind::Refused,
         ClientKind::StatusReport,
         ClientKind::Body,
         ClientKind::ReadEnd,
         ClientKind::FiguresReport,
+        ClientKind::Done,
+        ClientKind::Gaps,
     ];
 
     /// Whether it is a client that sends this.
     pub fn is_request(self) -> bool {
-        matches!(self, ClientKind::Append | ClientKind::Status | ClientKind::Read | ClientKind::Figures)
+        (self as u16) < ClientKind::Appended as u16
     }
 
     fn from_number(number: u16) -> Option<ClientKind> {
@@ -106,6 +124,12 @@ pub struct ClientEnvelope {
     pub count: u32,
     /// A node.
     pub node: NodeId,
+    /// A session, named by its slot.
+    pub session: Slot,
+    /// A submission's number in its session.
+    pub sequence: u64,
+    /// A ticket, named by its slot.
+    pub ticket: Slot,
 }
 
 /// Why bytes aren't an envelope of the client protocol. The stream can't be followed any further: close it.
@@ -169,6 +193,8 @@ impl ClientEnvelope {
         match kind {
             // A batch that goes into one body takes no more room on its way there.
             ClientKind::Append => (APPEND_ROOT_BYTES as u32, BODY_BYTES_MAX),
+            // A gap takes less room than the terms of its submission in the body.
+            ClientKind::Gaps => (1, BODY_BYTES_MAX),
             ClientKind::Body => (EMPTY_BODY.body_bytes, BODY_BYTES_MAX),
             ClientKind::Refused => (0, ADDRESS_PAYLOAD_BYTES_MAX as u32),
             ClientKind::StatusReport => (1, STATUS_PAYLOAD_BYTES_MAX as u32),
@@ -176,7 +202,13 @@ impl ClientEnvelope {
             ClientKind::Status
             | ClientKind::Read
             | ClientKind::Figures
+            | ClientKind::Session
+            | ClientKind::Ticket
+            | ClientKind::Barrier
+            | ClientKind::Trim
+            | ClientKind::Transfer
             | ClientKind::Appended
+            | ClientKind::Done
             | ClientKind::ReadEnd => (0, 0),
         }
     }
@@ -194,6 +226,9 @@ impl ClientEnvelope {
             argument: 0,
             count: 0,
             node: NodeId(0),
+            session: Slot(0),
+            sequence: 0,
+            ticket: Slot(0),
         }
     }
 
@@ -239,6 +274,9 @@ impl ClientEnvelope {
             argument: field::ARGUMENT.u64(bytes),
             count: field::COUNT.u32(bytes),
             node: NodeId(field::NODE.u32(bytes)),
+            session: Slot(field::SESSION.u64(bytes)),
+            sequence: field::SEQUENCE.u64(bytes),
+            ticket: Slot(field::TICKET.u64(bytes)),
         })
     }
 
@@ -257,6 +295,9 @@ impl ClientEnvelope {
         field::ARGUMENT.put(&mut bytes, &self.argument.to_le_bytes());
         field::COUNT.put(&mut bytes, &self.count.to_le_bytes());
         field::NODE.put(&mut bytes, &self.node.0.to_le_bytes());
+        field::SESSION.put(&mut bytes, &self.session.0.to_le_bytes());
+        field::SEQUENCE.put(&mut bytes, &self.sequence.to_le_bytes());
+        field::TICKET.put(&mut bytes, &self.ticket.0.to_le_bytes());
         let checksum = crc32fast::hash(&bytes[..field::CHECKSUM.offset]);
         field::CHECKSUM.put(&mut bytes, &checksum.to_le_bytes());
         bytes

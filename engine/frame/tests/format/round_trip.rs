@@ -5,15 +5,17 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use synod_frame::client::{
-    self, ClientEnvelope, ClientRefusal, ClientReply, ClientRequest, NodeReport, NodeRole, StatusReport,
+    self, ClientEnvelope, ClientRefusal, ClientReply, ClientRequest, Gap, NodeReport, NodeRole, StatusReport,
 };
 use synod_frame::{
     Batch, Channel, Envelope, EnvelopeError, GroupId, Hello, HelloRefusal, HelloReply, MessageError, decode_message,
     encode_message,
 };
+use synod_protocol::delivery::{Answer, Refusal, SessionCommand, SessionId, Terms, TicketCommand, TicketId};
 use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX, DOUBTS_MAX, PROMISE_PART_MAX};
 use synod_protocol::{
     AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Doubt, Mark, Message, NodeId, RejectReason, Slot,
+    TransferError,
 };
 
 fn node() -> impl Strategy<Value = NodeId> {
@@ -257,16 +259,91 @@ fn batch() -> impl Strategy<Value = Batch> {
 fn request() -> impl Strategy<Value = ClientRequest> {
     let group = || any::<u32>().prop_map(GroupId);
     prop_oneof![
-        (any::<u64>(), group(), batch()).prop_map(|(request, group, batch)| ClientRequest::Append {
+        (any::<u64>(), group(), batch(), terms(), microseconds()).prop_map(|(request, group, batch, terms, within)| {
+            ClientRequest::Append { request, group, batch, terms, within }
+        }),
+        (any::<u64>(), group(), proptest::option::of(slot())).prop_map(|(request, group, closed)| {
+            let command = closed.map_or(SessionCommand::Open, |slot| SessionCommand::Close(SessionId(slot)));
+            ClientRequest::Session { request, group, command }
+        }),
+        (any::<u64>(), group(), ticket_command()).prop_map(|(request, group, command)| ClientRequest::Ticket {
             request,
             group,
-            batch
+            command
+        }),
+        (any::<u64>(), group()).prop_map(|(request, group)| ClientRequest::Barrier { request, group }),
+        (any::<u64>(), group(), slot()).prop_map(|(request, group, upto)| ClientRequest::Trim { request, group, upto }),
+        (any::<u64>(), group(), node()).prop_map(|(request, group, target)| ClientRequest::Transfer {
+            request,
+            group,
+            target
         }),
         (any::<u64>(), group()).prop_map(|(request, group)| ClientRequest::Status { request, group }),
         (any::<u64>(), group()).prop_map(|(request, group)| ClientRequest::Figures { request, group }),
-        (any::<u64>(), group(), slot(), any::<u32>())
-            .prop_map(|(request, group, from, bytes_max)| ClientRequest::Read { request, group, from, bytes_max }),
+        (any::<u64>(), group(), slot(), any::<(u32, u32)>()).prop_map(
+            |(request, group, from, (bytes_max, wait_ms))| {
+                ClientRequest::Read { request, group, from, bytes_max, wait_ms }
+            }
+        ),
     ]
+}
+
+fn terms() -> impl Strategy<Value = Terms> {
+    let session = proptest::option::of((slot().prop_map(SessionId), any::<u64>()));
+    let (ticket, expected_slot) = (proptest::option::of(slot().prop_map(TicketId)), proptest::option::of(slot()));
+    (session, ticket, expected_slot).prop_map(|(session, ticket, expected_slot)| Terms {
+        session,
+        ticket,
+        expected_slot,
+    })
+}
+
+fn ticket_command() -> impl Strategy<Value = TicketCommand> {
+    prop_oneof![
+        any::<u64>().prop_map(|lasts_us| TicketCommand::Issue { lasts_us }),
+        slot().prop_map(|slot| TicketCommand::Revoke(TicketId(slot))),
+    ]
+}
+
+fn not_delivered() -> impl Strategy<Value = Refusal> {
+    prop_oneof![
+        Just(Refusal::SessionEvicted),
+        Just(Refusal::SessionUnknown),
+        any::<u64>().prop_map(|oldest| Refusal::SequenceTooOld { oldest }),
+        any::<u64>().prop_map(|highest| Refusal::SequenceAhead { highest }),
+        slot().prop_map(|slot| Refusal::TicketSuperseded { newest: TicketId(slot) }),
+        Just(Refusal::TicketExpired),
+        Just(Refusal::TicketUnknown),
+        slot().prop_map(|actual| Refusal::UnexpectedSlot { actual }),
+    ]
+}
+
+fn not_transferred() -> impl Strategy<Value = TransferError> {
+    prop_oneof![
+        Just(TransferError::NotLeader),
+        Just(TransferError::Recovering),
+        node().prop_map(TransferError::NotMember),
+        node().prop_map(TransferError::LeadsAlready),
+        node().prop_map(TransferError::Silent),
+        (node(), any::<u64>()).prop_map(|(target, slots)| TransferError::Lagging { target, slots }),
+        node().prop_map(TransferError::UnderWay),
+    ]
+}
+
+/// Steps and answers, laid one behind the other.
+fn gaps() -> impl Strategy<Value = Vec<Gap>> {
+    let answer =
+        prop_oneof![slot().prop_map(|first| Answer::Duplicate { first }), not_delivered().prop_map(Answer::Refused),];
+    vec((0u64..9, 1u32..9, answer), 1..9).prop_map(|rows| {
+        let mut next = Slot::FIRST;
+        rows.into_iter()
+            .map(|(step, count, answer)| {
+                let first = next.plus(step);
+                next = first.plus(u64::from(count));
+                Gap { first, count, answer }
+            })
+            .collect()
+    })
 }
 
 fn address() -> impl Strategy<Value = String> {
@@ -289,6 +366,12 @@ fn client_refusal() -> impl Strategy<Value = ClientRefusal> {
         slot().prop_map(|available| ClientRefusal::Trimmed { available }),
         Just(ClientRefusal::UnknownGroup),
         slot().prop_map(|slot| ClientRefusal::Unreadable { slot }),
+        Just(ClientRefusal::DeadlinePassed),
+        not_delivered().prop_map(ClientRefusal::NotDelivered),
+        (slot(), slot()).prop_map(|(held, trimmed)| ClientRefusal::NothingToTrim { held, trimmed }),
+        proptest::option::of(slot()).prop_map(|point| ClientRefusal::NoDeliveryState { point }),
+        not_transferred().prop_map(ClientRefusal::NotTransferred),
+        node().prop_map(|target| ClientRefusal::RolledBack { target }),
     ]
 }
 
@@ -317,6 +400,8 @@ fn reply() -> impl Strategy<Value = ClientReply> {
             first,
             count
         }),
+        (any::<u64>(), slot()).prop_map(|(request, slot)| ClientReply::Done { request, slot }),
+        (any::<u64>(), gaps()).prop_map(|(request, gaps)| ClientReply::Gaps { request, gaps }),
         (any::<u64>(), client_refusal()).prop_map(|(request, reason)| ClientReply::Refused { request, reason }),
         (any::<u64>(), status()).prop_map(|(request, status)| ClientReply::Status { request, status }),
         (any::<u64>(), body()).prop_map(|(request, body)| ClientReply::Body { request, body }),

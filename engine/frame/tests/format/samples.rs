@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use synod_frame::client::{self, ClientRefusal, ClientReply, ClientRequest, NodeReport, NodeRole, StatusReport};
+use synod_frame::client::{self, ClientRefusal, ClientReply, ClientRequest, Gap, NodeReport, NodeRole, StatusReport};
 use synod_frame::{
     Batch, Channel, ConfigurationBody, GroupId, Hello, HelloRefusal, HelloReply, Member, Origin, RecordBuffer,
     Submission, encode_commands, encode_configuration, encode_message, encode_noop, encode_session, encode_ticket,
     encode_trim, encode_trim_with_state,
 };
 use synod_protocol::delivery::{
-    DeliveryLimits, DeliveryState, SessionCommand, SessionId, Submitted, Terms, TicketCommand, TicketId,
+    Answer, DeliveryLimits, DeliveryState, Refusal, SessionCommand, SessionId, Submitted, Terms, TicketCommand,
+    TicketId,
 };
 use synod_protocol::{
     AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Doubt, Mark, Message, NodeId, RejectReason, Slot,
+    TransferError,
 };
 
 use crate::recode::{Reader, body_bytes};
@@ -317,7 +319,18 @@ pub(crate) fn hello_replies() -> Vec<(&'static str, Result<u16, HelloRefusal>)> 
 
 pub(crate) fn requests() -> Vec<(&'static str, ClientRequest)> {
     let (request, group) = (0x8182_8384_8586_8788, GroupId(3));
-    let append = |commands: &[&[u8]]| ClientRequest::Append { request, group, batch: commands.iter().collect() };
+    let on_terms = |commands: &[&[u8]], terms, within| {
+        let batch = commands.iter().collect();
+        ClientRequest::Append { request, group, batch, terms, within }
+    };
+    let append = |commands: &[&[u8]]| on_terms(commands, Terms::NONE, Duration::ZERO);
+    let terms = Terms {
+        session: Some((SessionId(Slot(1110)), 3)),
+        ticket: Some(TicketId(Slot(1112))),
+        expected_slot: Some(Slot(2000)),
+    };
+    let session = |command| ClientRequest::Session { request, group, command };
+    let ticket = |command| ClientRequest::Ticket { request, group, command };
     vec![
         ("append-stride", append(&[b"one", b"two"])),
         ("append-ends", append(&[b"one", b"", b"three"])),
@@ -325,7 +338,16 @@ pub(crate) fn requests() -> Vec<(&'static str, ClientRequest)> {
         ("append-nothing", append(&[])),
         ("status", ClientRequest::Status { request, group }),
         ("figures", ClientRequest::Figures { request, group }),
-        ("read", ClientRequest::Read { request, group, from: Slot(100), bytes_max: 1 << 20 }),
+        ("read", ClientRequest::Read { request, group, from: Slot(100), bytes_max: 1 << 20, wait_ms: 0 }),
+        ("read-waiting", ClientRequest::Read { request, group, from: Slot(100), bytes_max: 1 << 20, wait_ms: 500 }),
+        ("append-on-terms", on_terms(&[b"once"], terms, Duration::from_secs(2))),
+        ("session-open", session(SessionCommand::Open)),
+        ("session-close", session(SessionCommand::Close(SessionId(Slot(1110))))),
+        ("ticket-issue", ticket(TicketCommand::Issue { lasts_us: 30_000_000 })),
+        ("ticket-revoke", ticket(TicketCommand::Revoke(TicketId(Slot(1112))))),
+        ("barrier", ClientRequest::Barrier { request, group }),
+        ("trim", ClientRequest::Trim { request, group, upto: Slot(90) }),
+        ("transfer", ClientRequest::Transfer { request, group, target: NodeId(2) }),
     ]
 }
 
@@ -350,6 +372,11 @@ pub(crate) fn replies() -> Vec<(&'static str, ClientReply)> {
         nodes: vec![report(1, "10.0.0.1:7001", true), report(2, "", true), report(3, "[::1]:7003", false)],
     };
     let alone = StatusReport { role: NodeRole::Halted, leader: None, nodes: Vec::new(), ..status.clone() };
+    let gap = |first, count, answer| Gap { first: Slot(first), count, answer };
+    let gaps = vec![
+        gap(100, 2, Answer::Duplicate { first: Slot(90) }),
+        gap(102, 1, Answer::Refused(Refusal::TicketSuperseded { newest: TicketId(Slot(95)) })),
+    ];
     vec![
         ("appended", ClientReply::Appended { request, first: Slot(100), count: 3 }),
         ("not-leader", not_leader(Some(NodeId(3)), "10.0.0.3:7003")),
@@ -363,6 +390,17 @@ pub(crate) fn replies() -> Vec<(&'static str, ClientReply)> {
         ("trimmed", refused(ClientRefusal::Trimmed { available: Slot(50) })),
         ("unknown-group", refused(ClientRefusal::UnknownGroup)),
         ("unreadable", refused(ClientRefusal::Unreadable { slot: Slot(77) })),
+        ("done", ClientReply::Done { request, slot: Slot(1110) }),
+        ("gaps", ClientReply::Gaps { request, gaps }),
+        ("deadline-passed", refused(ClientRefusal::DeadlinePassed)),
+        ("not-delivered", refused(ClientRefusal::NotDelivered(Refusal::SequenceTooOld { oldest: 9 }))),
+        ("nothing-to-trim", refused(ClientRefusal::NothingToTrim { held: Slot(80), trimmed: Slot(70) })),
+        ("no-delivery-state", refused(ClientRefusal::NoDeliveryState { point: Some(Slot(85)) })),
+        (
+            "not-transferred",
+            refused(ClientRefusal::NotTransferred(TransferError::Lagging { target: NodeId(3), slots: 1000 })),
+        ),
+        ("rolled-back", refused(ClientRefusal::RolledBack { target: NodeId(3) })),
         ("status", ClientReply::Status { request, status }),
         ("status-alone", ClientReply::Status { request, status: alone }),
         ("body", ClientReply::Body { request, body: bodies()[0].1.handle }),

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt as _;
@@ -12,6 +13,7 @@ use synod_protocol::NodeId;
 
 use super::handshake::{HandshakeError, Identity, read_hello};
 use super::receive::{self, ReceiveError};
+use crate::meters::{Meters, PortMeter};
 use crate::seam::net::{Listener, Stream};
 use crate::seam::time::sleep;
 use crate::shard::Shard;
@@ -24,31 +26,45 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct Connections {
     open: Rc<Cell<usize>>,
     max: usize,
+    meters: Arc<Meters>,
+    port: fn(&Meters) -> &PortMeter,
 }
 
 /// One of them; gone when dropped.
 #[derive(Debug)]
-pub(crate) struct Admission(Rc<Cell<usize>>);
+pub(crate) struct Admission(Connections);
 
 impl Connections {
     /// None yet, of at most `max`.
-    pub(crate) fn new(max: usize) -> Connections {
-        Connections { open: Rc::default(), max }
+    pub(crate) fn new(max: usize, meters: Arc<Meters>, port: fn(&Meters) -> &PortMeter) -> Connections {
+        Connections { open: Rc::default(), max, meters, port }
+    }
+
+    /// Their figures.
+    pub(crate) fn meter(&self) -> &PortMeter {
+        (self.port)(&self.meters)
     }
 
     /// One more, unless there are too many.
     pub(crate) fn admit(&self) -> Option<Admission> {
+        self.meter().accepted.add(1);
         if self.open.get() >= self.max {
+            self.meter().refused.add(1);
             return None;
         }
-        self.open.set(self.open.get() + 1);
-        Some(Admission(Rc::clone(&self.open)))
+        self.set_open(self.open.get() + 1);
+        Some(Admission(self.clone()))
+    }
+
+    fn set_open(&self, open: usize) {
+        self.open.set(open);
+        self.meter().open.set(open as u64);
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.set_open(self.0.open.get() - 1);
     }
 }
 

@@ -4,10 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use synod_frame::ENVELOPE_BYTES;
 use synod_wal::Frame;
 
+use crate::meters::LinkMeter;
 use crate::seam::buffer::Buffer;
 use crate::seam::local::{Moment, Signal};
 
@@ -32,6 +34,7 @@ impl Parcel {
 #[derive(Debug)]
 pub(super) struct Outbox {
     bytes_max: u64,
+    meter: Arc<LinkMeter>,
     open: Cell<bool>,
     bytes: Cell<u64>,
     parcels: RefCell<VecDeque<Parcel>>,
@@ -42,9 +45,10 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(bytes_max: u64) -> Outbox {
+    pub(super) fn new(bytes_max: u64, meter: Arc<LinkMeter>) -> Outbox {
         Outbox {
             bytes_max,
+            meter,
             open: Cell::new(false),
             bytes: Cell::new(0),
             parcels: RefCell::default(),
@@ -61,18 +65,21 @@ impl Outbox {
     /// The connection is up.
     pub(super) fn open(&self) {
         self.open.set(true);
+        self.meter.up.set(1);
+        self.meter.connects.add(1);
     }
 
     /// The connection is down: what waits is stale.
     pub(super) fn close(&self) {
         self.open.set(false);
+        self.meter.up.set(0);
         self.drop_waiting();
         self.closed.announce();
     }
 
     /// Forgets what waits.
     pub(super) fn drop_waiting(&self) {
-        self.bytes.set(0);
+        self.set_bytes(0);
         self.parcels.borrow_mut().clear();
     }
 
@@ -99,7 +106,7 @@ impl Outbox {
         if bytes > self.bytes_max || self.is_ended() {
             return false;
         }
-        self.bytes.set(bytes);
+        self.set_bytes(bytes);
         self.parcels.borrow_mut().push_back(parcel);
         self.filled.raise();
         true
@@ -121,8 +128,13 @@ impl Outbox {
     /// The next message if there is one and it is wanted.
     pub(super) fn pop_if(&self, wanted: impl FnOnce(&Parcel) -> bool) -> Option<Parcel> {
         let parcel = self.parcels.borrow_mut().pop_front_if(|parcel| wanted(parcel))?;
-        self.bytes.set(self.bytes.get().saturating_sub(parcel.bytes()));
+        self.set_bytes(self.bytes.get().saturating_sub(parcel.bytes()));
         Some(parcel)
+    }
+
+    fn set_bytes(&self, bytes: u64) {
+        self.bytes.set(bytes);
+        self.meter.waiting_bytes.set(bytes);
     }
 }
 
@@ -138,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_full_outbox_drops_and_recovers() {
-        let outbox = Outbox::new(1000);
+        let outbox = Outbox::new(1000, Arc::default());
         outbox.open();
         assert!(outbox.push(parcel(700)));
         assert!(!outbox.push(parcel(700)));
@@ -148,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_is_lost_takes_what_waits_with_it() {
-        let outbox = Outbox::new(1000);
+        let outbox = Outbox::new(1000, Arc::default());
         outbox.open();
         assert!(outbox.push(parcel(1)));
         outbox.close();
@@ -158,7 +170,7 @@ mod tests {
 
     #[test]
     fn an_ended_outbox_gives_out_what_it_has_and_no_more() {
-        let outbox = Outbox::new(1000);
+        let outbox = Outbox::new(1000, Arc::default());
         outbox.open();
         assert!(outbox.push(parcel(1)));
         outbox.end();

@@ -1,32 +1,35 @@
 //! Reading the log back when a node starts: what the directory says, how far that is, and what is damaged.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use synod_protocol::limits::BODY_BYTES_MAX;
 use synod_wal::directory::{OpenDirectory, ReadAheadStore, ReadProgress};
 use synod_wal::{
-    FileId, Geometry, LogIdentity, LogSettings, RecoverOptions, RecoveredLog, SegmentStore as _, record_bytes,
-    recover_with,
+    FileId, Geometry, LogIdentity, LogSettings, RecoverOptions, RecoveredLog, SegmentStore as _, SyncMode,
+    record_bytes, recover_with,
 };
 
 use super::LOG;
 use crate::error::StartError;
+use crate::seam::disk::{Disk, Durability};
 use crate::status::Startup;
 
 /// Shortest time between two lines that say how far it is.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// What the directory says about itself.
-pub(super) struct Facts {
-    pub(super) identity: LogIdentity,
-    pub(super) segment_bytes: u64,
-    pub(super) log_directory: PathBuf,
-    pub(super) files: Vec<FileId>,
+pub(crate) struct Facts {
+    pub(crate) identity: LogIdentity,
+    pub(crate) segment_bytes: u64,
+    pub(crate) disk: Disk,
+    pub(crate) files: Vec<FileId>,
 }
 
 /// Reads back the log of a directory that is open.
-pub(super) fn recover_log(directory: &OpenDirectory) -> Result<(Facts, RecoveredLog, Startup), StartError> {
+pub(super) fn recover_log(
+    directory: &OpenDirectory,
+    sync: SyncMode,
+) -> Result<(Facts, RecoveredLog, Startup), StartError> {
     let known = directory.identity();
     let identity = known.log_identity(LOG).ok_or(StartError::Genesis)?;
     let needed = record_bytes(BODY_BYTES_MAX);
@@ -66,7 +69,12 @@ pub(super) fn recover_log(directory: &OpenDirectory) -> Result<(Facts, Recovered
         "log recovered"
     );
     tell_damage(&recovered);
-    Ok((Facts { identity, segment_bytes: known.segment_bytes, log_directory, files }, recovered, startup))
+    let durability = match sync {
+        SyncMode::Dsync => Durability::EachWrite,
+        SyncMode::Fdatasync => Durability::BySync,
+    };
+    let disk = Disk::Directory { path: log_directory, durability };
+    Ok((Facts { identity, segment_bytes: known.segment_bytes, disk, files }, recovered, startup))
 }
 
 /// Says what is damaged, and what that means for this node.

@@ -7,13 +7,17 @@
 /// A buffer at a 4096-byte boundary.
 pub(crate) type Buffer = glommio::io::DmaBuffer;
 
-/// Allocates `bytes` of undefined content from the slab, or from the heap when the slab is used up.
+/// Allocates `bytes` of undefined content from the slab, or from the heap when the slab is used up, or there is none.
 ///
 /// # Panics
 /// If `bytes` is zero or the process is out of memory.
 pub(crate) fn allocate(bytes: usize) -> Buffer {
     assert!(bytes > 0, "a buffer has at least one block");
-    glommio::allocate_dma_buffer(bytes)
+    if super::plain::is_here() {
+        glommio::allocate_dma_buffer_global(bytes)
+    } else {
+        glommio::allocate_dma_buffer(bytes)
+    }
 }
 
 /// The allocator that the log draws from.

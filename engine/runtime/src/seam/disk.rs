@@ -1,4 +1,4 @@
-//! Files with O_DIRECT.
+//! The segment files of a log: with O_DIRECT in a directory, or in memory.
 //!
 //! Every position and length is a multiple of 4096, whatever smaller unit the device would take: glommio reads the
 //! block size from another device's minor number. A short write is an error, not something to resume, because the log
@@ -8,14 +8,17 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use glommio::GlommioError;
 use glommio::io::{Directory, DmaFile, OpenOptions};
 use rustix::fs::OFlags;
+use synod_wal::FileId;
+use synod_wal::directory::note_file_made;
 
 use super::buffer::{self, Buffer};
+use super::memory_disk::MemoryDisk;
 
 /// How much is zeroed with one write.
 const ZERO_WRITE_BYTES: u64 = 1 << 20;
@@ -29,9 +32,70 @@ pub(crate) enum Durability {
     BySync,
 }
 
+/// Where the segment files of a log are.
+#[derive(Clone, Debug)]
+pub(crate) enum Disk {
+    /// In a directory; its path is absolute, because the runtime underneath opens some relative paths beside nothing.
+    Directory { path: PathBuf, durability: Durability },
+    /// In memory.
+    Memory(MemoryDisk),
+}
+
+impl Disk {
+    /// What to call a file when something is wrong with it.
+    pub(crate) fn path(&self, file: FileId) -> PathBuf {
+        match self {
+            Disk::Directory { path, .. } => path.join(file.file_name()),
+            Disk::Memory(_) => Path::new("memory").join(file.file_name()),
+        }
+    }
+
+    /// Opens an existing file for reading and writing.
+    pub(crate) async fn open(&self, file: FileId) -> io::Result<File> {
+        match self {
+            Disk::Directory { durability, .. } => File::open(&self.path(file), *durability).await,
+            Disk::Memory(disk) => Ok(File::Memory(disk.clone(), file)),
+        }
+    }
+
+    /// Creates a file full of zeros, durably, with its name, takes note of it, and opens it.
+    ///
+    /// # Errors
+    /// What the file system says; `Interrupted` if `stop` said so. The file is gone then.
+    pub(crate) async fn create(&self, file: FileId, bytes: u64, stop: impl Fn() -> bool) -> io::Result<File> {
+        match self {
+            Disk::Directory { path, durability } => {
+                let created = create_zeroed(&self.path(file), bytes, *durability, stop).await?;
+                note_file_made(path, file).map_err(|error| error.source)?;
+                Ok(created)
+            }
+            Disk::Memory(disk) => {
+                disk.create(file, bytes).await?;
+                Ok(File::Memory(disk.clone(), file))
+            }
+        }
+    }
+
+    /// Overwrites a range of an existing file with zeros, durably.
+    ///
+    /// # Errors
+    /// What the file system says; `Interrupted` if `stop` said so.
+    pub(crate) async fn zero(&self, file: FileId, range: Range<u64>, stop: impl Fn() -> bool) -> io::Result<()> {
+        match self {
+            Disk::Directory { .. } => zero(&self.path(file), range, stop).await,
+            Disk::Memory(disk) => disk.zero(file, range).await,
+        }
+    }
+}
+
 /// An open file.
 #[derive(Debug)]
-pub(crate) struct File(DmaFile);
+pub(crate) enum File {
+    /// With O_DIRECT.
+    Direct(DmaFile),
+    /// In memory.
+    Memory(MemoryDisk, FileId),
+}
 
 impl File {
     /// Opens an existing file for reading and writing.
@@ -47,14 +111,14 @@ impl File {
             .custom_flags(flags.bits() as _)
             .dma_open(path)
             .await
-            .map(File)
+            .map(File::Direct)
             .map_err(plain)
     }
 
     /// A file to which every write fails.
     #[cfg(test)]
     pub(crate) async fn open_read_only(path: &Path) -> io::Result<File> {
-        OpenOptions::new().read(true).dma_open(path).await.map(File).map_err(plain)
+        OpenOptions::new().read(true).dma_open(path).await.map(File::Direct).map_err(plain)
     }
 
     async fn create(path: &Path) -> io::Result<File> {
@@ -67,32 +131,47 @@ impl File {
             .custom_flags(OFlags::NOFOLLOW.bits() as _)
             .dma_open(path)
             .await
-            .map(File)
+            .map(File::Direct)
             .map_err(plain)
     }
 
     /// Writes the whole buffer.
     pub(crate) async fn write_shared(&self, bytes: Rc<Buffer>, position: u64) -> io::Result<()> {
         let expected = bytes.len();
-        let written = self.0.write_rc_at(bytes, position).await.map_err(plain)?;
-        complete(written, expected)
+        match self {
+            File::Direct(file) => complete(file.write_rc_at(bytes, position).await.map_err(plain)?, expected),
+            File::Memory(disk, file) => disk.write(*file, position, bytes.as_bytes()).await,
+        }
     }
 
     /// Writes the whole buffer.
     pub(crate) async fn write(&self, bytes: Buffer, position: u64) -> io::Result<()> {
         let expected = bytes.len();
-        let written = self.0.write_at(bytes, position).await.map_err(plain)?;
-        complete(written, expected)
+        match self {
+            File::Direct(file) => complete(file.write_at(bytes, position).await.map_err(plain)?, expected),
+            File::Memory(disk, file) => disk.write(*file, position, bytes.as_bytes()).await,
+        }
     }
 
     /// Makes everything written before durable.
     pub(crate) async fn sync(&self) -> io::Result<()> {
-        self.0.fdatasync().await.map_err(plain)
+        match self {
+            File::Direct(file) => file.fdatasync().await.map_err(plain),
+            File::Memory(disk, file) => disk.sync(*file).await,
+        }
     }
 
     /// Reads exactly `bytes` bytes.
     pub(crate) async fn read(&self, position: u64, bytes: usize) -> io::Result<Buffer> {
-        let read = self.0.read_at_aligned(position, bytes).await.map_err(plain)?;
+        let file = match self {
+            File::Direct(file) => file,
+            File::Memory(disk, file) => {
+                let mut buffer = buffer::allocate(bytes);
+                disk.read(*file, position, buffer.as_bytes_mut()).await?;
+                return Ok(buffer);
+            }
+        };
+        let read = file.read_at_aligned(position, bytes).await.map_err(plain)?;
         if read.len() != bytes {
             return Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -130,7 +209,10 @@ impl File {
     }
 
     async fn close(self) -> io::Result<()> {
-        self.0.close().await.map_err(plain)
+        match self {
+            File::Direct(file) => file.close().await.map_err(plain),
+            File::Memory(..) => Ok(()),
+        }
     }
 }
 
@@ -155,16 +237,13 @@ fn complete(written: usize, expected: usize) -> io::Result<()> {
 ///
 /// # Errors
 /// What the file system says; `Interrupted` if `stop` said so. The file is gone then.
-pub(crate) async fn create_zeroed(
-    path: &Path,
-    bytes: u64,
-    durability: Durability,
-    stop: impl Fn() -> bool,
-) -> io::Result<File> {
+async fn create_zeroed(path: &Path, bytes: u64, durability: Durability, stop: impl Fn() -> bool) -> io::Result<File> {
     let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let file = File::create(path).await?;
     let filled = async {
-        file.0.pre_allocate(bytes, false).await.map_err(plain)?;
+        if let File::Direct(file) = &file {
+            file.pre_allocate(bytes, false).await.map_err(plain)?;
+        }
         file.fill_with_zeros(0..bytes, stop).await
     };
     if let Err(error) = filled.await {
@@ -185,7 +264,7 @@ pub(crate) async fn create_zeroed(
 ///
 /// # Errors
 /// What the file system says; `Interrupted` if `stop` said so.
-pub(crate) async fn zero(path: &Path, range: Range<u64>, stop: impl Fn() -> bool) -> io::Result<()> {
+async fn zero(path: &Path, range: Range<u64>, stop: impl Fn() -> bool) -> io::Result<()> {
     let file = File::open(path, Durability::BySync).await?;
     let filled = file.fill_with_zeros(range, stop).await;
     file.close().await?;

@@ -20,6 +20,7 @@ use std::time::Duration;
 use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
 
 use super::local::{Moment, Signal};
+use super::plain;
 use super::pulse::Pulse;
 
 /// How the thread is set up.
@@ -54,7 +55,7 @@ where
     let pulse = Pulse::start(&settings.name)?;
     let ended = executor.run(async move {
         let feeling = glommio::spawn_local(pulse.feel());
-        let tasks = Rc::new(Tasks::new());
+        let tasks = Rc::new(Tasks::new(Spawner::on_rings()));
         // The first sleep of a process takes tens of milliseconds in glommio 0.9; better now than at an election.
         super::time::sleep(Duration::ZERO).await;
         let ended = main(tasks).await;
@@ -89,9 +90,37 @@ enum OnStop {
 /// All tasks of one executor.
 #[derive(Debug)]
 pub(crate) struct Tasks {
-    serve: TaskQueueHandle,
-    background: TaskQueueHandle,
+    spawner: Spawner,
     group: Rc<Group>,
+}
+
+/// Who runs them.
+#[derive(Debug)]
+pub(super) enum Spawner {
+    /// Glommio.
+    Rings { serve: TaskQueueHandle, background: TaskQueueHandle },
+    /// A plain thread, which has only one queue.
+    Plain(plain::Spawner),
+}
+
+impl Spawner {
+    fn on_rings() -> Spawner {
+        let executor = glommio::executor();
+        let serve = executor.create_task_queue(Shares::Static(1000), Latency::Matters(SERVE_LATENCY), "serve");
+        let background = executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "background");
+        Spawner::Rings { serve, background }
+    }
+
+    /// Schedules a task; it isn't run at once, for the caller may hold what it is about to borrow.
+    fn spawn(&self, queue: Queue, future: impl Future<Output = ()> + 'static) {
+        match (self, queue) {
+            (Spawner::Rings { serve: handle, .. }, Queue::Serve)
+            | (Spawner::Rings { background: handle, .. }, Queue::Background) => {
+                glommio::spawn_local_into(future, *handle).expect("both queues live as long as the executor").detach();
+            }
+            (Spawner::Plain(spawner), _) => spawner.spawn(future),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -106,11 +135,8 @@ struct Group {
 }
 
 impl Tasks {
-    fn new() -> Tasks {
-        let executor = glommio::executor();
-        let serve = executor.create_task_queue(Shares::Static(1000), Latency::Matters(SERVE_LATENCY), "serve");
-        let background = executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "background");
-        Tasks { serve, background, group: Rc::default() }
+    pub(super) fn new(spawner: Spawner) -> Tasks {
+        Tasks { spawner, group: Rc::default() }
     }
 
     /// Starts a task that is dropped when the group stops.
@@ -138,12 +164,7 @@ impl Tasks {
         });
         self.group.live.set(self.group.live.get() + 1);
         let guarded = Guarded { future: Some(Box::pin(future)), place, group: Rc::clone(&self.group) };
-        let handle = match queue {
-            Queue::Serve => self.serve,
-            Queue::Background => self.background,
-        };
-        // Scheduled, not run at once: the caller may hold what the task is about to borrow.
-        glommio::spawn_local_into(guarded, handle).expect("both queues live as long as the executor").detach();
+        self.spawner.spawn(queue, guarded);
     }
 
     /// Whether [`Tasks::stop`] was called: long work that ends by itself should end soon.
@@ -239,5 +260,9 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 
 /// Lets other tasks run if this one has used up its time. Every loop that may always have work must ask.
 pub(crate) async fn yield_if_needed() {
-    glommio::yield_if_needed().await;
+    if plain::is_here() {
+        futures_lite::future::yield_now().await;
+    } else {
+        glommio::yield_if_needed().await;
+    }
 }

@@ -7,7 +7,11 @@ use futures_lite::FutureExt as _;
 
 /// Sleeps at least this long.
 pub(crate) async fn sleep(duration: Duration) {
-    glommio::timer::sleep(duration).await;
+    if super::plain::is_here() {
+        async_io::Timer::after(duration).await;
+    } else {
+        glommio::timer::sleep(duration).await;
+    }
 }
 
 /// The output of `work`, or `None` when the deadline passes first.

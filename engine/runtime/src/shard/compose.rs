@@ -15,6 +15,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use synod_frame::{
     BodyBounds, CommandsPlan, EMPTY_BODY, Origin, PlanError, encode_commands, encode_session, encode_ticket,
 };
@@ -37,6 +38,8 @@ pub(super) struct InFlight {
     judging: VecDeque<Delivered>,
     /// Emptied vectors, whose memory the next bodies use.
     spares: Vec<Vec<Submission>>,
+    /// Some submission here may have a deadline.
+    has_deadlines: bool,
 }
 
 struct Proposed {
@@ -85,6 +88,21 @@ impl InFlight {
         self.judging.drain(..).for_each(Delivered::report_unknown);
     }
 
+    /// Reports proposed submissions whose deadline has passed as unknown; how many those were.
+    fn expire_deadlines(&mut self) -> u64 {
+        let now = std::time::Instant::now();
+        let proposed = self.bodies.iter_mut().flat_map(|proposed| &mut proposed.submissions);
+        let judging = self.judging.iter_mut().flat_map(|delivered| &mut delivered.submissions);
+        let all = proposed.chain(judging.map(|(_, _, submission)| submission));
+        let (mut expired, mut left) = (0, false);
+        for submission in all {
+            expired += u64::from(answer_late(submission, now));
+            left |= submission.deadline.is_some();
+        }
+        self.has_deadlines = left;
+        expired
+    }
+
     /// Reports what was proposed too long ago as unknown; how many submissions those were.
     pub(super) fn expire(&mut self, now: Instant, unknown_after: Duration) -> u64 {
         let mut expired = 0;
@@ -95,12 +113,27 @@ impl InFlight {
             expired += oldest.submissions.len() as u64;
             report_unknown(oldest.submissions);
         }
+        if self.has_deadlines {
+            expired += self.expire_deadlines();
+        }
         while let Some(oldest) = self.judging.pop_front_if(|oldest| now.since(oldest.at) >= unknown_after) {
             expired += oldest.submissions.len() as u64;
             oldest.report_unknown();
         }
         expired
     }
+}
+
+/// Answers a submission that stays where it is, because the others of its body are found by what stands before them.
+fn answer_late(submission: &mut Submission, now: std::time::Instant) -> bool {
+    let is_late = submission.is_late(now);
+    if is_late {
+        let (nobody, _) = oneshot::channel();
+        let reply = std::mem::replace(&mut submission.reply, nobody);
+        submission.deadline = None;
+        let _ = reply.send(Err(AppendError::Unknown));
+    }
+    is_late
 }
 
 fn report_unknown(submissions: impl IntoIterator<Item = Submission>) {
@@ -119,6 +152,7 @@ impl Shard {
         let mut plan = CommandsPlan::new();
         let mut is_command = false;
         let mut submissions = core.in_flight.spare();
+        self.shared.intake.expire();
         let emptied = self.shared.intake.take(&mut submissions, |submission| match &submission.work {
             _ if is_command => false,
             Work::Commands { batch, terms } => match plan.try_push_under(terms, batch, &shared) {
@@ -144,6 +178,7 @@ impl Shard {
                 core.counters.bodies += 1;
                 core.counters.submissions += submissions.len() as u64;
                 core.counters.commands += u64::from(body.count);
+                core.in_flight.has_deadlines |= submissions.iter().any(|submission| submission.deadline.is_some());
                 core.in_flight.bodies.push_back(Proposed { body, at: now, submissions });
                 true
             }
@@ -186,9 +221,12 @@ impl Shard {
             if proposed.body.id == body.id {
                 let mut waiting = Vec::new();
                 let mut first = body.first;
+                let now = std::time::Instant::now();
                 for (place, submission) in proposed.submissions.drain(..).enumerate() {
                     let end = first.plus(submission.work.slots());
                     if submission.work.is_plain() {
+                        self.shared.meters.append.record(now.saturating_duration_since(submission.arrived));
+                        self.shared.meters.appended.add(1);
                         let _ = submission.reply.send(Ok(first..end));
                     } else {
                         waiting.push((place, first..end, submission));
@@ -218,6 +256,11 @@ impl Shard {
             }
             for (place, slots, submission) in delivered.submissions {
                 let answer = answers.get(place).map_or(Err(AppendError::Unknown), |answer| outcome(answer, &slots));
+                self.shared.meters.append.record(submission.arrived.elapsed());
+                match answer {
+                    Ok(_) => self.shared.meters.appended.add(1),
+                    Err(_) => self.shared.meters.suppressed.add(1),
+                }
                 let _ = submission.reply.send(answer);
             }
         }
@@ -254,7 +297,6 @@ fn outcome(answer: &Answer, slots: &SlotRange) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use futures_channel::oneshot;
     use futures_lite::future::block_on;
     use synod_frame::Batch;
     use synod_protocol::delivery::Terms;
@@ -268,11 +310,24 @@ mod tests {
     }
 
     fn propose(in_flight: &mut InFlight, body: BodyHandle, at: u64) -> oneshot::Receiver<Outcome> {
-        let (reply, outcome) = oneshot::channel();
         let batch: Batch = (0..body.count).map(|_| [0u8]).collect();
-        let work = Work::Commands { batch, terms: Terms::NONE };
-        in_flight.bodies.push_back(Proposed { body, at: Instant(at), submissions: vec![Submission { work, reply }] });
+        let (submission, outcome) = Submission::new(Work::Commands { batch, terms: Terms::NONE }, None);
+        in_flight.bodies.push_back(Proposed { body, at: Instant(at), submissions: vec![submission] });
         outcome
+    }
+
+    #[test]
+    fn a_deadline_is_each_submissions_own() {
+        let mut in_flight = InFlight { has_deadlines: true, ..InFlight::default() };
+        let mut patient = propose(&mut in_flight, handle(1, 1, 1), 0);
+        let work = Work::Session(synod_protocol::delivery::SessionCommand::Open);
+        let (late, mut outcome) = Submission::new(work, Some(std::time::Instant::now()));
+        in_flight.bodies[0].submissions.push(late);
+        assert_eq!(in_flight.expire(Instant(0), Duration::from_secs(1)), 1);
+        assert_eq!(outcome.try_recv().unwrap(), Some(Err(AppendError::Unknown)));
+        assert_eq!(patient.try_recv().unwrap(), None);
+        assert!(!in_flight.has_deadlines);
+        assert_eq!(in_flight.bodies[0].submissions.len(), 2, "it keeps its place");
     }
 
     #[test]

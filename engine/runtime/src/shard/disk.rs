@@ -9,21 +9,19 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use synod_protocol::Instant;
-use synod_wal::directory::note_file_made;
 use synod_wal::{FileId, LoggedReplica, ReadId, SyncId, WriteId};
 
 use super::{FILE_RETRY, Shard};
 use crate::error::StopReason;
 use crate::seam::buffer::{self, Buffer, Slab};
-use crate::seam::disk::{self, File};
+use crate::seam::disk::File;
 use crate::seam::executor::Queue;
 
 impl Shard {
     /// Opens the segment files that recovery found.
     pub(crate) async fn open_files(&self, files: &[FileId]) -> Result<(), (PathBuf, io::Error)> {
         for file in files {
-            let path = self.path(*file);
-            let opened = File::open(&path, self.settings.durability).await.map_err(|error| (path, error))?;
+            let opened = self.settings.disk.open(*file).await.map_err(|error| (self.path(*file), error))?;
             self.files.insert(*file, opened);
         }
         Ok(())
@@ -32,10 +30,9 @@ impl Shard {
     /// Lets every further write fail.
     #[cfg(test)]
     pub(crate) async fn make_files_read_only(&self) {
-        for file in
-            synod_wal::SegmentStore::files(&synod_wal::directory::DirectoryStore::new(&self.settings.log_directory))
-                .expect("the log's directory")
-        {
+        let directory = self.path(FileId(1)).parent().expect("a file lies in a directory").to_path_buf();
+        let store = synod_wal::directory::DirectoryStore::new(directory);
+        for file in synod_wal::SegmentStore::files(&store).expect("the log's directory") {
             let opened = File::open_read_only(&self.path(file)).await.expect("a segment file");
             self.files.insert(file, opened);
         }
@@ -90,10 +87,13 @@ impl Shard {
         let shard = Rc::clone(self);
         let opened = self.files.find(file);
         self.tasks.spawn_io(Queue::Serve, async move {
+            let begun = std::time::Instant::now();
             let result = match opened {
                 Some(opened) => work(opened).await,
                 None => Err(io::ErrorKind::NotFound.into()),
             };
+            let meters = &shard.shared.meters;
+            if what == "sync" { &meters.sync } else { &meters.write }.record(begun.elapsed());
             match result {
                 Ok(()) => shard.turn(done),
                 Err(error) => {
@@ -126,19 +126,13 @@ impl Shard {
         let shard = Rc::clone(self);
         self.tasks.spawn_io(Queue::Background, async move {
             let settings = &shard.settings;
-            let path = shard.path(file);
             let stop = || shard.tasks.are_stopping();
-            let created = disk::create_zeroed(&path, settings.segment_bytes, settings.durability, stop).await;
-            let noted = |created| {
-                let noted = note_file_made(&settings.log_directory, file);
-                noted.map(|()| created).map_err(|error| error.source)
-            };
-            match created.and_then(noted) {
+            match settings.disk.create(file, settings.segment_bytes, stop).await {
                 Ok(created) => {
                     shard.files.insert(file, created);
                     shard.file_ready(file);
                 }
-                Err(error) => shard.file_failed(file, &path, "create", &error),
+                Err(error) => shard.file_failed(file, &shard.path(file), "create", &error),
             }
         });
     }
@@ -146,10 +140,10 @@ impl Shard {
     pub(super) fn zero_file(self: &Rc<Self>, file: FileId, offset: u64, bytes: u64) {
         let shard = Rc::clone(self);
         self.tasks.spawn_io(Queue::Background, async move {
-            let path = shard.path(file);
-            match disk::zero(&path, offset..offset + bytes, || shard.tasks.are_stopping()).await {
+            let stop = || shard.tasks.are_stopping();
+            match shard.settings.disk.zero(file, offset..offset + bytes, stop).await {
                 Ok(()) => shard.file_ready(file),
-                Err(error) => shard.file_failed(file, &path, "zero", &error),
+                Err(error) => shard.file_failed(file, &shard.path(file), "zero", &error),
             }
         });
     }
@@ -176,6 +170,6 @@ impl Shard {
     }
 
     fn path(&self, file: FileId) -> PathBuf {
-        self.settings.log_directory.join(file.file_name())
+        self.settings.disk.path(file)
     }
 }

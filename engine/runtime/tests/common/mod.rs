@@ -62,6 +62,7 @@ pub(crate) struct Served {
     pub(crate) child: Child,
     pub(crate) client: SocketAddr,
     pub(crate) listen: SocketAddr,
+    pub(crate) admin: Option<SocketAddr>,
     pub(crate) log: PathBuf,
 }
 
@@ -72,6 +73,18 @@ impl Served {
         Served::start_logging(directory, node, listens, client, log)
     }
 
+    /// As [`Served::start`], with further arguments.
+    pub(crate) fn start_with(
+        directory: &Path,
+        node: u32,
+        listens: &[SocketAddr],
+        client: SocketAddr,
+        further: &[&str],
+    ) -> Served {
+        let log = directory.with_extension("stderr");
+        Served::start_told(directory, node, listens, client, log, further)
+    }
+
     /// As [`Served::start`], with its log in a file of that name.
     pub(crate) fn start_logging(
         directory: &Path,
@@ -79,6 +92,17 @@ impl Served {
         listens: &[SocketAddr],
         client: SocketAddr,
         log: PathBuf,
+    ) -> Served {
+        Served::start_told(directory, node, listens, client, log, &[])
+    }
+
+    fn start_told(
+        directory: &Path,
+        node: u32,
+        listens: &[SocketAddr],
+        client: SocketAddr,
+        log: PathBuf,
+        further: &[&str],
     ) -> Served {
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
         let own = listens[node as usize - 1];
@@ -90,6 +114,7 @@ impl Served {
                 command.args(["--peer", &format!("{peer}={address}")]);
             }
         }
+        command.args(further);
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("the binary runs");
         let mut line = String::new();
         let stdout = child.stdout.take().expect("stdout is piped");
@@ -99,11 +124,11 @@ impl Served {
                 line.split_whitespace().find_map(|word| word.strip_prefix(name)).and_then(|v| v.strip_prefix('='));
             value.and_then(|value| value.parse().ok())
         };
-        let (Some(listen), Some(client)) = (field("listen"), field("client")) else {
+        let (Some(listen), Some(client), admin) = (field("listen"), field("client"), field("admin")) else {
             let stderr = std::fs::read_to_string(&log).unwrap_or_default();
             panic!("node {node} isn't ready: {line:?}\n{stderr}");
         };
-        Served { child, client, listen, log }
+        Served { child, client, listen, admin, log }
     }
 
     /// Ends it without warning.

@@ -4,6 +4,7 @@
 //! Results go to stdout, everything else to stderr; a reader that closes the pipe early is no error.
 #![forbid(unsafe_code)]
 
+mod arguments;
 mod remote;
 mod serve;
 mod setup;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use synod::StopReason;
+use synod::settings::{LoadError, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 const FAILED: u8 = 1;
@@ -22,7 +24,8 @@ const CONTRADICTION: u8 = 4;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed; 2 the command line or the configuration is wrong; \
 3 the node that was served has fenced itself, because a write or a sync of its log failed: mend the disk, then start it \
-again; 4 the node's log contradicts a peer's: find out which is wrong before you start it again";
+again; 4 the node's log contradicts a peer's: find out which is wrong before you start it again; 130 and 143 a second SIGINT or \
+SIGTERM came before the node had ended in order";
 
 /// A replicated log: commands go in, every replica gives them out in the same order.
 #[derive(Debug, Parser)]
@@ -42,6 +45,8 @@ enum Command {
     Probe(setup::Probe),
     /// Serve a node until SIGINT or SIGTERM.
     Serve(serve::Serve),
+    /// Print all limits of a node with the given settings, and the most memory that it takes.
+    Limits(serve::Limits),
     /// Show how a node stands.
     Status(remote::Status),
     /// Append the lines of stdin as commands and print their slots.
@@ -52,12 +57,16 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    start_logging();
+    // A node's settings say how its log is written.
+    if !matches!(arguments.command, Command::Serve(_)) {
+        start_logging(LogFormat::Text);
+    }
     let outcome = match arguments.command {
         Command::Init(init) => init.run(),
         Command::Bootstrap(bootstrap) => bootstrap.run(),
         Command::Probe(probe) => probe.run(),
         Command::Serve(serve) => serve.run(),
+        Command::Limits(limits) => limits.run(),
         Command::Status(status) => status.run(),
         Command::Append(append) => append.run(),
         Command::Read(read) => read.run(),
@@ -72,15 +81,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn start_logging() {
+/// The log goes to stderr; once a process.
+fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,glommio=error"));
-    let colours = io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(colours)
-        .with_target(false)
-        .init();
+    let colours = format == LogFormat::Text && io::stderr().is_terminal();
+    let logging =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).with_target(false);
+    match format {
+        LogFormat::Text => logging.init(),
+        LogFormat::Json => logging.json().flatten_event(true).init(),
+    }
     // The runtime underneath logs through `log`; an earlier logger can't be there.
     let _ = tracing_log::LogTracer::init();
 }
@@ -124,5 +134,7 @@ fn code(error: &anyhow::Error) -> u8 {
 }
 
 fn is_usage(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<synod::StartError>(), Some(synod::StartError::Config(_))) || error.is::<UsageError>()
+    matches!(error.downcast_ref::<synod::StartError>(), Some(synod::StartError::Config(_)))
+        || matches!(error.downcast_ref::<LoadError>(), Some(error) if !matches!(error, LoadError::Directory(_)))
+        || error.is::<UsageError>()
 }
