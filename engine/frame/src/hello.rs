@@ -7,7 +7,7 @@
 //! A hello carries what a peer should remember of a node durably: the highest boot counter, promise and durable
 //! position. A node that comes back with less was rolled back.
 
-use synod_protocol::{Ballot, NodeId};
+use synod_protocol::{Ballot, NodeId, Slot};
 use thiserror::Error;
 
 use crate::layout::{FORMAT_VERSION, Field, HELLO_BYTES, first_nonzero, magic};
@@ -49,7 +49,9 @@ mod field {
     pub(super) const REFUSAL: Field = FORMAT.then(2);
     pub(super) const DURABLE: Field = REFUSAL.then(8);
     pub(super) const DETAIL: Field = DURABLE.then(16);
-    pub(super) const RESERVED: Field = DETAIL.then(HELLO_BYTES - DETAIL.end());
+    pub(super) const CONFIGURATION: Field = DETAIL.then(8);
+    pub(super) const PORT: Field = CONFIGURATION.then(8);
+    pub(super) const RESERVED: Field = PORT.then(HELLO_BYTES - PORT.end());
 }
 
 // The byte map of engine/docs/wal-format.md. What lies before the cluster never moves, in any version.
@@ -61,7 +63,8 @@ const _: () = {
     assert!(field::BOOT_COUNTER.offset == 72);
     assert!(field::PROMISE_ROUND.offset == 88);
     assert!(field::DURABLE.offset == 112);
-    assert!(field::RESERVED.offset == 136);
+    assert!(field::CONFIGURATION.offset == 136);
+    assert!(field::RESERVED.offset == 152);
     assert!(field::RESERVED.end() == HELLO_BYTES);
 };
 
@@ -124,6 +127,10 @@ pub struct Hello {
     pub promise: Ballot,
     /// The sender's durable position in its log, as a log sequence number.
     pub durable: u64,
+    /// Where the newest configuration was chosen that the sender knows; zero for genesis.
+    pub configuration: Slot,
+    /// The port at which the sender listens for its peers; zero if it doesn't tell.
+    pub port: u16,
 }
 
 /// The answer to a hello.
@@ -173,8 +180,13 @@ pub enum HelloRefusal {
         node: NodeId,
     },
     /// A node that no configuration names.
-    #[error("the node there doesn't know this node as a member; add it by a configuration change")]
-    UnknownNode,
+    #[error(
+        "the newest configuration known there, of slot {configuration}, doesn't name this node: it was removed, or isn't added yet"
+    )]
+    UnknownNode {
+        /// Where the newest configuration was chosen that is known there; zero for genesis.
+        configuration: Slot,
+    },
     /// The store isn't the one that the configuration names: the directory was wiped or swapped.
     #[error(
         "the configuration names store {} for this node, which has another one; re-admit the node by a replacement",
@@ -262,6 +274,9 @@ pub enum HelloError {
     /// A node's hello without a node.
     #[error("hello on a channel between nodes that names no node")]
     Nobody,
+    /// A port beyond all that there are.
+    #[error("hello with a port that doesn't exist")]
+    Port,
     /// A refusal that this build doesn't know, or one that contradicts itself.
     #[error("refused for a reason that this build doesn't know ({found}); update it")]
     Refusal {
@@ -291,7 +306,8 @@ impl Hello {
     pub fn decode(bytes: &[u8]) -> Result<Hello, HelloError> {
         let bytes = check(bytes, KIND_HELLO)?;
         check_zero(bytes, field::FORMAT.offset..field::DURABLE.offset)?;
-        check_zero(bytes, field::DETAIL.offset..field::RESERVED.end())?;
+        check_zero(bytes, field::DETAIL.offset..field::DETAIL.end())?;
+        check_zero(bytes, field::RESERVED.offset..field::RESERVED.end())?;
         parse(bytes)
     }
 
@@ -347,6 +363,8 @@ impl Hello {
         field::PROMISE_BOOT.put(&mut bytes, &self.promise.boot.to_le_bytes());
         field::PROMISE_NODE.put(&mut bytes, &self.promise.node.0.to_le_bytes());
         field::DURABLE.put(&mut bytes, &self.durable.to_le_bytes());
+        field::CONFIGURATION.put(&mut bytes, &self.configuration.0.to_le_bytes());
+        field::PORT.put(&mut bytes, &u64::from(self.port).to_le_bytes());
         bytes
     }
 }
@@ -424,7 +442,7 @@ impl HelloRefusal {
             HelloRefusal::Cluster { cluster } => (refusal::CLUSTER, cluster),
             HelloRefusal::Lineage { lineage } => (refusal::LINEAGE, numbers(lineage, 0)),
             HelloRefusal::Node { node } => (refusal::NODE, numbers(u64::from(node.0), 0)),
-            HelloRefusal::UnknownNode => (refusal::UNKNOWN_NODE, [0; 16]),
+            HelloRefusal::UnknownNode { configuration } => (refusal::UNKNOWN_NODE, numbers(configuration.0, 0)),
             HelloRefusal::Incarnation { expected } => (refusal::INCARNATION, expected),
             HelloRefusal::RolledBack { boot_counter, durable } => {
                 (refusal::ROLLED_BACK, numbers(boot_counter, durable))
@@ -446,7 +464,7 @@ impl HelloRefusal {
             refusal::CLUSTER => HelloRefusal::Cluster { cluster: detail },
             refusal::LINEAGE => HelloRefusal::Lineage { lineage: low },
             refusal::NODE => HelloRefusal::Node { node: NodeId(u32::try_from(low).ok()?) },
-            refusal::UNKNOWN_NODE => HelloRefusal::UnknownNode,
+            refusal::UNKNOWN_NODE => HelloRefusal::UnknownNode { configuration: Slot(low) },
             refusal::INCARNATION => HelloRefusal::Incarnation { expected: detail },
             refusal::ROLLED_BACK => HelloRefusal::RolledBack { boot_counter: low, durable: high },
             refusal::CHANNEL => HelloRefusal::Channel,
@@ -517,6 +535,8 @@ fn parse(bytes: &[u8]) -> Result<Hello, HelloError> {
             boot: field::PROMISE_BOOT.u64(bytes),
         },
         durable: field::DURABLE.u64(bytes),
+        configuration: Slot(field::CONFIGURATION.u64(bytes)),
+        port: u16::try_from(field::PORT.u64(bytes)).map_err(|_| HelloError::Port)?,
     };
     let (minimum, maximum) = (hello.format_min, hello.format_max);
     if minimum == 0 || minimum > maximum {
@@ -564,6 +584,8 @@ mod tests {
             boot_nonce: 5,
             promise: Ballot { round: 6, node: NodeId(1), boot: 7 },
             durable: 8,
+            configuration: Slot(9),
+            port: 7001,
         }
     }
 

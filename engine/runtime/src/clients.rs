@@ -44,7 +44,7 @@ use crate::seam::net::{Listener, Stream};
 use crate::seam::time::within;
 use crate::shard::Shard;
 
-use refusal::{of_append, of_barrier, of_session, of_ticket, of_transfer, of_trim, refused};
+use refusal::{of_append, of_barrier, of_change, of_session, of_ticket, of_transfer, of_trim, refused};
 use report::{figures, report};
 
 /// Answers are gathered into writes of about this size.
@@ -271,6 +271,13 @@ async fn begin(shard: &Shard, log: &Log, request: ClientRequest) -> Pending {
         ClientRequest::Transfer { request, target, .. } => {
             let work = async move { log.transfer_leadership(target).await };
             later(request, async move { work.await.map(|()| Slot(0)).map_err(|error| of_transfer(&error)) }).await
+        }
+        ClientRequest::Members { request, .. } => match log.members().await {
+            Some(members) => Pending::Ready(ClientReply::Members { request, members }),
+            None => Pending::Ready(refused(request, ClientRefusal::Shutdown)),
+        },
+        ClientRequest::Change { request, change, .. } => {
+            later(request, async move { log.change_members(change).await.map_err(|error| of_change(&error)) }).await
         }
         ClientRequest::Status { request, .. } => {
             let status = report(&log.status(), &shard.settings.client_peers);

@@ -34,13 +34,17 @@ pub enum StartError {
     /// The log doesn't name its members in a way that this build understands.
     #[error("the log names no members that this build understands; run `synod-tools verify`")]
     Genesis,
-    /// The configured peers aren't the members that the cluster was bootstrapped with.
-    #[error("the cluster's members are {}, but this node and its peers are {}", names(members), names(configured))]
+    /// Nobody has told where some members listen.
+    #[error(
+        "the cluster's members are {}, but it isn't known where {} listen: name them with --peer ID=IP:PORT",
+        names(members),
+        names(missing)
+    )]
     Members {
         /// According to the directory.
         members: Vec<NodeId>,
-        /// According to the configuration, this node included.
-        configured: Vec<NodeId>,
+        /// Those that neither the directory nor the configuration gives an address.
+        missing: Vec<NodeId>,
     },
     /// A peer may propose a body that no segment of this node could take.
     #[error(
@@ -335,6 +339,32 @@ pub enum TransferError {
     Shutdown,
     /// The node has stopped serving after a failure, so it leads no more.
     #[error("the node has stopped serving after a failure, and leads no more")]
+    Poisoned,
+}
+
+/// Why the membership wasn't changed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum MembershipError {
+    /// This node doesn't lead: change the membership at the leader, if one is known.
+    #[error("this node doesn't lead: change the membership at the leader")]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// It wasn't proposed: the reason says what to do first.
+    #[error("the membership isn't changed: {0}")]
+    Refused(synod_protocol::ReconfigureError),
+    /// Another change was chosen first, which this one didn't know: look at the members and ask again.
+    #[error("another change was chosen before this one, which is void: look at the members, and ask again")]
+    Superseded,
+    /// It was proposed, and may or may not be chosen: look at the members.
+    #[error("the outcome is unknown: the change was proposed, and may still be chosen; look at the members")]
+    Unknown,
+    /// The node is shutting down, or gone.
+    #[error("the node has shut down")]
+    Shutdown,
+    /// The node has stopped serving after a failure.
+    #[error("the node has stopped serving after a failure")]
     Poisoned,
 }
 

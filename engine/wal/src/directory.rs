@@ -33,7 +33,7 @@ use synod_protocol::NodeId;
 use thiserror::Error;
 
 pub use ahead::{ReadAheadStore, ReadProgress};
-pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap};
+pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap, join};
 pub use compact::{CompactError, CompactOptions, CompactProgress, CompactStep, Compacted, compact};
 pub use copy::{CopyError, write_copy};
 pub use disk::FileDisk;
@@ -87,7 +87,7 @@ pub enum OpenError {
     #[error("{} isn't initialised; run `synod init` first, or check the path", .0.display())]
     NotInitialised(PathBuf),
     /// It belongs to no cluster yet.
-    #[error("{} isn't bootstrapped: it belongs to no cluster yet; run `synod bootstrap`", .0.display())]
+    #[error("{} isn't bootstrapped: it belongs to no cluster yet; run `synod bootstrap`, or `synod join` if the cluster exists", .0.display())]
     NotBootstrapped(PathBuf),
     /// Another process has it open.
     #[error("{} is locked by another process{}", .path.display(), .holder.as_ref().map(|holder| format!(" ({holder})")).unwrap_or_default())]

@@ -229,6 +229,8 @@ fn hello() -> impl Strategy<Value = Hello> {
             boot_nonce: numbers[3],
             promise,
             durable: numbers[4],
+            configuration: Slot(numbers[3]),
+            port: numbers[2] as u16,
         },
     )
 }
@@ -240,7 +242,7 @@ fn refusal() -> impl Strategy<Value = HelloRefusal> {
         any::<[u8; 16]>().prop_map(|cluster| HelloRefusal::Cluster { cluster }),
         any::<u64>().prop_map(|lineage| HelloRefusal::Lineage { lineage }),
         node().prop_map(|node| HelloRefusal::Node { node }),
-        Just(HelloRefusal::UnknownNode),
+        any::<u64>().prop_map(|slot| HelloRefusal::UnknownNode { configuration: Slot(slot) }),
         any::<[u8; 16]>().prop_map(|expected| HelloRefusal::Incarnation { expected }),
         any::<(u64, u64)>().prop_map(|(boot_counter, durable)| HelloRefusal::RolledBack { boot_counter, durable }),
         Just(HelloRefusal::Channel),

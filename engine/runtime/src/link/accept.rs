@@ -116,7 +116,7 @@ pub(crate) async fn serve_peers(
 }
 
 async fn serve_peer(shard: &Rc<Shard>, identity: &Identity, mut stream: Stream, address: SocketAddr) {
-    let (peer, channel) = match welcome(shard, identity, &mut stream).await {
+    let (peer, channel, port) = match welcome(shard, identity, &mut stream).await {
         Ok(peer) => peer,
         Err(error) => {
             if error.is_absence() {
@@ -128,8 +128,11 @@ async fn serve_peer(shard: &Rc<Shard>, identity: &Identity, mut stream: Stream, 
             return;
         }
     };
-    if let Some(link) = shard.links.iter().find(|link| link.peer() == peer) {
-        link.peer_is_alive();
+    match shard.link_to(peer) {
+        Some(link) => link.peer_is_alive(),
+        // Nobody has told yet where it listens: it has.
+        None if port != 0 => shard.meet(peer, SocketAddr::new(address.ip(), port)),
+        None => {}
     }
     let receiving = async {
         match channel {
@@ -151,7 +154,11 @@ async fn serve_peer(shard: &Rc<Shard>, identity: &Identity, mut stream: Stream, 
 }
 
 /// Hears a peer's hello and answers it.
-async fn welcome(shard: &Shard, identity: &Identity, stream: &mut Stream) -> Result<(NodeId, Channel), HandshakeError> {
+async fn welcome(
+    shard: &Shard,
+    identity: &Identity,
+    stream: &mut Stream,
+) -> Result<(NodeId, Channel, u16), HandshakeError> {
     stream.set_nodelay()?;
     let hello = read_hello(stream, Hello::decode).await?;
     let channel = if hello.channel == Channel::Client { Channel::Control } else { hello.channel };
@@ -163,5 +170,5 @@ async fn welcome(shard: &Shard, identity: &Identity, stream: &mut Stream) -> Res
     };
     stream.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
     outcome.map_err(HandshakeError::Refused)?;
-    Ok((hello.from, channel))
+    Ok((hello.from, channel, hello.port))
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_lite::FutureExt as _;
-use synod_frame::Channel;
+use synod_frame::{Channel, HelloRefusal};
 
 use super::Link;
 use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, greet};
@@ -41,6 +41,9 @@ pub(crate) async fn dial(shard: Rc<Shard>, identity: Rc<Identity>, link: Rc<Link
                 }
             }
             Err(error) => {
+                if let HandshakeError::Refused(HelloRefusal::UnknownNode { configuration }) = error {
+                    shard.is_unknown(link.peer, configuration);
+                }
                 let text = error.to_string();
                 // Once for each reason: a peer that is down for a day isn't worth a line every two seconds.
                 if told.as_ref() != Some(&text) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use synod_frame::{
     Channel, ConfigurationBody, FORMAT_VERSION, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
 };
-use synod_protocol::{Ballot, NodeId};
+use synod_protocol::{Ballot, NodeId, Slot};
 use thiserror::Error;
 
 use crate::seam::net::Stream;
@@ -24,9 +24,22 @@ pub(crate) struct Identity {
     pub(crate) incarnation: [u8; 16],
     pub(crate) boot_counter: u64,
     pub(crate) boot_nonce: u64,
-    pub(crate) genesis: ConfigurationBody,
-    /// The highest boot counter seen of each peer since this process started.
-    boots_seen: RefCell<BTreeMap<NodeId, u64>>,
+    /// The cluster's uuid and lineage.
+    cluster: ([u8; 16], u64),
+    /// The port at which this node listens for its peers.
+    port: u16,
+    roster: RefCell<Roster>,
+    /// The highest boot counter seen of each store since this process started.
+    boots_seen: RefCell<BTreeMap<[u8; 16], u64>>,
+}
+
+/// Who belongs to the cluster, as far as this node knows.
+#[derive(Debug, Default)]
+struct Roster {
+    /// Where the newest configuration was chosen that is delivered.
+    configuration: Slot,
+    /// Everybody whom a configuration names that may still be needed, with the store that counts.
+    stores: BTreeMap<NodeId, [u8; 16]>,
 }
 
 /// Why there is no connection, or no longer.
@@ -68,9 +81,24 @@ impl Identity {
         incarnation: [u8; 16],
         boot_counter: u64,
         boot_nonce: u64,
-        genesis: ConfigurationBody,
+        cluster: ([u8; 16], u64),
+        port: u16,
     ) -> Identity {
-        Identity { node, incarnation, boot_counter, boot_nonce, genesis, boots_seen: RefCell::default() }
+        let (roster, boots_seen) = (RefCell::default(), RefCell::default());
+        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, roster, boots_seen }
+    }
+
+    /// Takes note of the configurations that may still be needed: of several stores of a node, the last one counts. `newest`
+    /// is where the last configuration was chosen that is delivered.
+    pub(crate) fn know<'a>(&self, newest: Slot, configurations: impl Iterator<Item = &'a ConfigurationBody>) {
+        let members = configurations.flat_map(ConfigurationBody::nodes);
+        let stores = members.map(|member| (member.node, member.incarnation)).collect();
+        *self.roster.borrow_mut() = Roster { configuration: newest, stores };
+    }
+
+    /// Where the newest configuration was chosen that this node knows.
+    pub(crate) fn configuration(&self) -> Slot {
+        self.roster.borrow().configuration
     }
 
     /// This node's hello to `to`. The promise stays out of it: what is promised may not be durable yet, and a peer that
@@ -81,8 +109,8 @@ impl Identity {
             format_min: FORMAT_VERSION,
             format_max: FORMAT_VERSION,
             features: 0,
-            cluster: self.genesis.cluster,
-            lineage: self.genesis.lineage,
+            cluster: self.cluster.0,
+            lineage: self.cluster.1,
             from: self.node,
             to,
             incarnation: self.incarnation,
@@ -90,6 +118,8 @@ impl Identity {
             boot_nonce: self.boot_nonce,
             promise: Ballot::ZERO,
             durable,
+            configuration: self.configuration(),
+            port: self.port,
         }
     }
 
@@ -99,12 +129,19 @@ impl Identity {
             // Another process with this node's name, or this very process.
             return Err(HelloRefusal::Node { node: self.node });
         }
-        let expected = self.genesis.incarnation_of(hello.from).ok_or(HelloRefusal::UnknownNode)?;
-        if hello.incarnation != expected {
-            return Err(HelloRefusal::Incarnation { expected });
+        let roster = self.roster.borrow();
+        match roster.stores.get(&hello.from) {
+            Some(expected) if *expected != hello.incarnation => {
+                return Err(HelloRefusal::Incarnation { expected: *expected });
+            }
+            Some(_) => {}
+            // It may have come in by a configuration that this node is about to learn, from it perhaps. What it says is
+            // judged by the protocol, which heeds only those who know more.
+            None if hello.configuration > roster.configuration => {}
+            None => return Err(HelloRefusal::UnknownNode { configuration: roster.configuration }),
         }
         let mut seen = self.boots_seen.borrow_mut();
-        let boot_counter = seen.entry(hello.from).or_default();
+        let boot_counter = seen.entry(hello.incarnation).or_default();
         if hello.boot_counter < *boot_counter {
             return Err(HelloRefusal::RolledBack { boot_counter: *boot_counter, durable: 0 });
         }
@@ -169,7 +206,9 @@ mod tests {
             alpha: 1024,
             ..ConfigurationBody::default()
         };
-        Identity::new(NodeId(1), [1; 16], 4, 77, genesis)
+        let identity = Identity::new(NodeId(1), [1; 16], 4, 77, (genesis.cluster, genesis.lineage), 7001);
+        identity.know(Slot(0), std::iter::once(&genesis));
+        identity
     }
 
     fn hello_of(node: u32) -> Hello {
@@ -181,7 +220,8 @@ mod tests {
     fn members_are_welcome_with_their_own_store_only() {
         let identity = identity();
         assert_eq!(identity.judge(&hello_of(2)), Ok(()));
-        assert_eq!(identity.judge(&hello_of(4)), Err(HelloRefusal::UnknownNode));
+        assert_eq!(identity.judge(&hello_of(4)), Err(HelloRefusal::UnknownNode { configuration: Slot(0) }));
+        assert_eq!(identity.judge(&Hello { configuration: Slot(9), ..hello_of(4) }), Ok(()), "it knows more");
         let wiped = Hello { incarnation: [8; 16], ..hello_of(2) };
         assert_eq!(identity.judge(&wiped), Err(HelloRefusal::Incarnation { expected: [2; 16] }));
         assert_eq!(identity.judge(&hello_of(1)), Err(HelloRefusal::Node { node: NodeId(1) }));

@@ -65,6 +65,7 @@ pub(super) fn genesis(nodes: &[NodeId]) -> ConfigurationBody {
         prepare_quorum: majority,
         accept_quorum: majority,
         alpha: 65_536,
+        ..ConfigurationBody::default()
     }
 }
 

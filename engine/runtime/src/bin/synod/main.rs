@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod member;
 mod remote;
 mod serve;
 mod setup;
@@ -41,6 +42,11 @@ enum Command {
     Init(setup::Init),
     /// Write the first members of a cluster into their directories.
     Bootstrap(setup::Bootstrap),
+    /// Make a node's directory a part of a cluster that exists, before the node is added.
+    Join(member::Join),
+    /// Show or change who has a part in the log.
+    #[command(subcommand)]
+    Member(member::MemberCommand),
     /// Check that this host can run a node with the given directory.
     Probe(setup::Probe),
     /// Serve a node until SIGINT or SIGTERM.
@@ -64,6 +70,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Init(init) => init.run(),
         Command::Bootstrap(bootstrap) => bootstrap.run(),
+        Command::Join(join) => join.run(),
+        Command::Member(member) => member.run(),
         Command::Probe(probe) => probe.run(),
         Command::Serve(serve) => serve.run(),
         Command::Limits(limits) => limits.run(),

@@ -136,7 +136,7 @@ fn append(client: &mut Client, at: &[SocketAddr], batch: &Batch) -> anyhow::Resu
     }
 }
 
-fn find_leader(at: &[SocketAddr]) -> anyhow::Result<Client> {
+pub(crate) fn find_leader(at: &[SocketAddr]) -> anyhow::Result<Client> {
     let deadline = Instant::now() + LEADER_PATIENCE;
     loop {
         let mut problem = None;
@@ -203,6 +203,6 @@ fn print_body(out: &mut impl Write, body: &SharedBody, from: Slot, limit: u64) -
     Ok(printed)
 }
 
-fn connect(at: SocketAddr) -> anyhow::Result<Client> {
+pub(crate) fn connect(at: SocketAddr) -> anyhow::Result<Client> {
     Client::connect(at).with_context(|| format!("can't talk to {at}"))
 }
