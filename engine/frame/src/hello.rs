@@ -51,7 +51,8 @@ mod field {
     pub(super) const DETAIL: Field = DURABLE.then(16);
     pub(super) const CONFIGURATION: Field = DETAIL.then(8);
     pub(super) const PORT: Field = CONFIGURATION.then(8);
-    pub(super) const RESERVED: Field = PORT.then(HELLO_BYTES - PORT.end());
+    pub(super) const STABLE: Field = PORT.then(8);
+    pub(super) const RESERVED: Field = STABLE.then(HELLO_BYTES - STABLE.end());
 }
 
 // The byte map of engine/docs/wal-format.md. What lies before the cluster never moves, in any version.
@@ -64,7 +65,7 @@ const _: () = {
     assert!(field::PROMISE_ROUND.offset == 88);
     assert!(field::DURABLE.offset == 112);
     assert!(field::CONFIGURATION.offset == 136);
-    assert!(field::RESERVED.offset == 152);
+    assert!(field::RESERVED.offset == 160);
     assert!(field::RESERVED.end() == HELLO_BYTES);
 };
 
@@ -131,6 +132,9 @@ pub struct Hello {
     pub configuration: Slot,
     /// The port at which the sender listens for its peers; zero if it doesn't tell.
     pub port: u16,
+    /// The end of the chosen prefix that the sender will still know after any restart; zero if it doesn't tell, for its log
+    /// is damaged.
+    pub stable: Slot,
 }
 
 /// The answer to a hello.
@@ -198,13 +202,21 @@ pub enum HelloRefusal {
     },
     /// The store was in a later state before: it was restored from an old copy.
     #[error(
-        "this node's store has been rolled back: boot {boot_counter}, durable to {durable}, was seen before; re-admit the node by a replacement"
+        "this node's store went back in time: boot {boot_counter}, with everything below slot {stable}, was seen there before; what it promised since is forgotten: remove the node, and add it again with a new directory"
     )]
     RolledBack {
         /// Highest boot counter seen.
         boot_counter: u64,
-        /// Highest durable position seen.
-        durable: u64,
+        /// Highest end of a durable chosen prefix seen.
+        stable: Slot,
+    },
+    /// Another process has said the same of itself.
+    #[error(
+        "another process runs on a copy of this node's store: its boot {boot_counter} was seen there before; stop one of them, and never start a copy"
+    )]
+    Twin {
+        /// The boot counter of both.
+        boot_counter: u64,
     },
     /// The listener doesn't serve this channel.
     #[error("the listener there doesn't serve this kind of connection; check the port")]
@@ -365,6 +377,7 @@ impl Hello {
         field::DURABLE.put(&mut bytes, &self.durable.to_le_bytes());
         field::CONFIGURATION.put(&mut bytes, &self.configuration.0.to_le_bytes());
         field::PORT.put(&mut bytes, &u64::from(self.port).to_le_bytes());
+        field::STABLE.put(&mut bytes, &self.stable.0.to_le_bytes());
         bytes
     }
 }
@@ -425,6 +438,7 @@ mod refusal {
     pub(super) const TOO_MANY_CONNECTIONS: u16 = 10;
     pub(super) const NOT_BOOTSTRAPPED: u16 = 11;
     pub(super) const SHUTDOWN: u16 = 12;
+    pub(super) const TWIN: u16 = 13;
 }
 
 /// The two numbers of a refusal's detail; a refusal with one number has the other at zero.
@@ -444,9 +458,10 @@ impl HelloRefusal {
             HelloRefusal::Node { node } => (refusal::NODE, numbers(u64::from(node.0), 0)),
             HelloRefusal::UnknownNode { configuration } => (refusal::UNKNOWN_NODE, numbers(configuration.0, 0)),
             HelloRefusal::Incarnation { expected } => (refusal::INCARNATION, expected),
-            HelloRefusal::RolledBack { boot_counter, durable } => {
-                (refusal::ROLLED_BACK, numbers(boot_counter, durable))
+            HelloRefusal::RolledBack { boot_counter, stable } => {
+                (refusal::ROLLED_BACK, numbers(boot_counter, stable.0))
             }
+            HelloRefusal::Twin { boot_counter } => (refusal::TWIN, numbers(boot_counter, 0)),
             HelloRefusal::Channel => (refusal::CHANNEL, [0; 16]),
             HelloRefusal::TooManyConnections => (refusal::TOO_MANY_CONNECTIONS, [0; 16]),
             HelloRefusal::NotBootstrapped => (refusal::NOT_BOOTSTRAPPED, [0; 16]),
@@ -466,7 +481,8 @@ impl HelloRefusal {
             refusal::NODE => HelloRefusal::Node { node: NodeId(u32::try_from(low).ok()?) },
             refusal::UNKNOWN_NODE => HelloRefusal::UnknownNode { configuration: Slot(low) },
             refusal::INCARNATION => HelloRefusal::Incarnation { expected: detail },
-            refusal::ROLLED_BACK => HelloRefusal::RolledBack { boot_counter: low, durable: high },
+            refusal::ROLLED_BACK => HelloRefusal::RolledBack { boot_counter: low, stable: Slot(high) },
+            refusal::TWIN => HelloRefusal::Twin { boot_counter: low },
             refusal::CHANNEL => HelloRefusal::Channel,
             refusal::TOO_MANY_CONNECTIONS => HelloRefusal::TooManyConnections,
             refusal::NOT_BOOTSTRAPPED => HelloRefusal::NotBootstrapped,
@@ -537,6 +553,7 @@ fn parse(bytes: &[u8]) -> Result<Hello, HelloError> {
         durable: field::DURABLE.u64(bytes),
         configuration: Slot(field::CONFIGURATION.u64(bytes)),
         port: u16::try_from(field::PORT.u64(bytes)).map_err(|_| HelloError::Port)?,
+        stable: Slot(field::STABLE.u64(bytes)),
     };
     let (minimum, maximum) = (hello.format_min, hello.format_max);
     if minimum == 0 || minimum > maximum {
@@ -586,6 +603,7 @@ mod tests {
             durable: 8,
             configuration: Slot(9),
             port: 7001,
+            stable: Slot(10),
         }
     }
 

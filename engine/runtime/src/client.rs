@@ -173,6 +173,7 @@ impl Client {
             durable: 0,
             configuration: Slot(0),
             port: 0,
+            stable: Slot(0),
         };
         writing.write_all(&hello.encode())?;
         let mut reply = [0; HELLO_BYTES];

@@ -126,7 +126,7 @@ async fn serve_client(
 async fn welcome(shard: &Shard, identity: &Identity, stream: &mut Stream) -> Result<(), HandshakeError> {
     stream.set_nodelay()?;
     let hello = read_hello(stream, Hello::decode).await?;
-    let own = identity.hello(Channel::Client, NodeId(0), shard.durable_position());
+    let own = identity.hello(Channel::Client, NodeId(0), shard.position());
     let outcome = if hello.from == NodeId(0) { hello.check(&own) } else { Err(HelloRefusal::Channel) };
     stream.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
     outcome.map(|_| ()).map_err(HandshakeError::Refused)

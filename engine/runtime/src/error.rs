@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use synod_frame::HelloRefusal;
 use synod_protocol::delivery::{Refusal, TicketId};
 use synod_protocol::{HaltReason, NodeId, Slot};
 use thiserror::Error;
@@ -116,6 +117,15 @@ pub enum StopReason {
     /// This node's log contradicts a peer's: one of them isn't the log that was agreed on.
     #[error("{0}; don't start the node again before `synod-tools verify` has told which log is wrong")]
     Contradiction(HaltReason),
+    /// A peer remembers more of this node's store than is in it, or another process runs on a copy of it: what it has
+    /// promised is forgotten, so it must not vote.
+    #[error("{peer} refuses this node: {why}")]
+    Stranger {
+        /// Who remembers.
+        peer: NodeId,
+        /// What it says: [`HelloRefusal::RolledBack`] or [`HelloRefusal::Twin`].
+        why: HelloRefusal,
+    },
     /// A part of the program failed.
     #[error("a bug: {0}; report it, and start the node again")]
     Bug(String),

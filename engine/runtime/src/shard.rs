@@ -123,6 +123,8 @@ struct Core {
     file_retry_at: Option<Instant>,
     /// The configurations for which the links were last seen to.
     membership_version: u64,
+    /// When to keep again what was seen of peers.
+    keep_seen_at: Instant,
     /// The last attempt to make a segment file failed, and that was logged.
     file_failing: bool,
     status_at: Instant,
@@ -164,6 +166,7 @@ impl Shard {
             ready_after: None,
             file_retry_at: None,
             membership_version: 0,
+            keep_seen_at: Instant(0),
             file_failing: false,
             status_at: Instant(0),
         };
@@ -383,9 +386,13 @@ impl Shard {
         }
     }
 
-    /// The durable log position that a hello tells.
-    pub(crate) fn durable_position(&self) -> u64 {
-        self.core.borrow().replica.wal().durable().0
+    /// How far the log is on the disk, as a hello tells it: its position, and the chosen prefix.
+    pub(crate) fn position(&self) -> (u64, Slot) {
+        let core = self.core.borrow();
+        let status = core.replica.status();
+        // What is damaged can't be told from what was never there; what no record proves yet, a restart may not know.
+        let is_sound = status.damaged_found == 0 && !status.protocol.unsure && status.protocol.doubts.is_empty();
+        (core.replica.wal().durable().0, if is_sound { core.replica.replica().proved() } else { Slot(0) })
     }
 
     /// Whether it has stopped serving.
@@ -441,6 +448,7 @@ impl Shard {
         self.tell_room(core);
         self.tell_behind(core, protocol.behind);
         self.tell_removed(core, protocol.removed);
+        self.note_peers(core, now, &protocol.peers);
         if core.gate != Gate::Stopped {
             let gate = match leader {
                 _ if leads && core.replica.is_full() => Gate::DiskFull,

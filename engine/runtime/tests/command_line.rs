@@ -58,6 +58,7 @@ fn peer_hello(cluster: [u8; 16], from: u32, to: u32) -> Hello {
         durable: 0,
         configuration: Slot(0),
         port: 0,
+        stable: Slot(0),
     }
 }
 

@@ -4,7 +4,8 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -232,6 +233,60 @@ fn a_wiped_node_is_refused_until_it_is_added_again() {
     assert_eq!(told.lines().filter(|line| line.starts_with("member ")).count(), 3, "{told}");
     cluster.insist_on_progress();
     cluster.verify(&[1, 2, 3]);
+}
+
+#[test]
+fn an_old_copy_of_a_directory_is_refused_and_replaced() {
+    let mut cluster = Cluster::start(0);
+    // A follower, for it is leaders who remember how far a peer was.
+    let victim = wait_for("a leader", PATIENCE, || {
+        let leader = (1..=3u32).find(|node| leader_at(cluster.clients[*node as usize - 1]).is_ok())?;
+        Some(leader % 3 + 1)
+    });
+    let place = victim as usize - 1;
+    let directory = cluster.directories[place].clone();
+    let (copy, lost) = (directory.with_extension("copy"), directory.with_extension("lost"));
+    let running = cluster.nodes[place].as_ref().expect("it runs");
+    running.pause();
+    copy_directory(&directory, &copy);
+    running.resume();
+    // So much that the leader has heard of it, and has kept it.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_secs(2) {
+        cluster.insist_on_progress();
+    }
+    cluster.nodes[place].take().expect("it runs").kill();
+    std::fs::rename(&directory, &lost).expect("the same file system");
+    std::fs::rename(&copy, &directory).expect("the same file system");
+    cluster.serve(victim);
+    let mut restored = cluster.nodes[place].take().expect("it was started");
+    let code = wait_for("the end of the copy", PATIENCE, || restored.child.try_wait().expect("it runs"));
+    assert_eq!(code.code(), Some(5), "{}", restored.stderr());
+    assert!(restored.stderr().contains("went back in time"), "{}", restored.stderr());
+    cluster.insist_on_progress();
+
+    std::fs::remove_dir_all(&directory).expect("it is ours");
+    cluster.member_ok(&["remove", &victim.to_string()]);
+    let newcomer = cluster.init(victim);
+    cluster.join(victim, victim % 3 + 1);
+    cluster.serve(victim);
+    cluster.member_ok(&["add", &newcomer]);
+    cluster.directories.push(lost);
+    cluster.verify(&[1, 2, 3]);
+}
+
+fn copy_directory(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("a new directory");
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o700)).expect("it is ours");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy_directory(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).expect("room for a copy");
+        }
+    }
 }
 
 #[test]

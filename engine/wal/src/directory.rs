@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/identity              who this store is; readable, checksummed, replaced as a whole
 //! DIR/identity.spare        the identity before, which is written over and exchanged: that needs no room on the disk
+//! DIR/peers                 what was seen of the peers' stores; readable, checksummed, replaced as a whole (and its spare)
 //! DIR/LOCK                  flock'ed by whoever may write; never deleted
 //! DIR/log-0000/pool         how many files the pool has ever had; readable, checksummed, replaced as a whole
 //! DIR/log-0000/segment-NNNNNN.wal   the pool; a file keeps its name in all its lives
@@ -22,6 +23,7 @@ mod found;
 mod identity_file;
 mod init;
 mod lock;
+mod peers_file;
 mod pool_file;
 mod read_buffer;
 mod store;
@@ -41,6 +43,7 @@ pub use found::{FoundError, Founding, FoundingStart, check_unused, found};
 pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};
 pub use init::{InitError, InitOptions, InitProgress, init};
 pub use lock::DirectoryLock;
+pub use peers_file::{STORES_SEEN_MAX, StoreSeen, read_stores_seen, write_stores_seen};
 pub use pool_file::note_file_made;
 pub use read_buffer::ReadBuffer;
 pub use store::DirectoryStore;

@@ -38,7 +38,7 @@ pub(crate) fn all() -> Vec<Sample> {
         sample("message", name, Reader::Message, [&envelope[..], &payload, &attached].concat())
     }));
     samples.push(sample("hello", "node", Reader::Hello, hello().encode().to_vec()));
-    let listening = Hello { configuration: Slot(1108), port: 7001, ..hello() };
+    let listening = Hello { configuration: Slot(1108), port: 7001, stable: Slot(1100), ..hello() };
     samples.push(sample("hello", "listening", Reader::Hello, listening.encode().to_vec()));
     samples.push(sample("hello", "client", Reader::Hello, client_hello().encode().to_vec()));
     samples.extend(hello_replies().into_iter().map(|(name, outcome)| {
@@ -299,6 +299,7 @@ pub(crate) fn hello() -> Hello {
         durable: 0x0123_4567_89ab,
         configuration: Slot(0),
         port: 0,
+        stable: Slot(0),
     }
 }
 
@@ -319,6 +320,7 @@ pub(crate) fn client_hello() -> Hello {
         durable: 0,
         configuration: Slot(0),
         port: 0,
+        stable: Slot(0),
     }
 }
 
@@ -332,7 +334,8 @@ pub(crate) fn hello_replies() -> Vec<(&'static str, Result<u16, HelloRefusal>)> 
         ("node", Err(HelloRefusal::Node { node: NodeId(2) })),
         ("unknown-node", Err(HelloRefusal::UnknownNode { configuration: Slot(0) })),
         ("incarnation", Err(HelloRefusal::Incarnation { expected: *b"incarnation-uuid" })),
-        ("rolled-back", Err(HelloRefusal::RolledBack { boot_counter: 18, durable: 19 })),
+        ("rolled-back", Err(HelloRefusal::RolledBack { boot_counter: 18, stable: Slot(19) })),
+        ("twin", Err(HelloRefusal::Twin { boot_counter: 18 })),
         ("channel", Err(HelloRefusal::Channel)),
         ("too-many-connections", Err(HelloRefusal::TooManyConnections)),
         ("not-bootstrapped", Err(HelloRefusal::NotBootstrapped)),

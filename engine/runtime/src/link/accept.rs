@@ -162,7 +162,7 @@ async fn welcome(
     stream.set_nodelay()?;
     let hello = read_hello(stream, Hello::decode).await?;
     let channel = if hello.channel == Channel::Client { Channel::Control } else { hello.channel };
-    let own = identity.hello(channel, hello.from, shard.durable_position());
+    let own = identity.hello(channel, hello.from, shard.position());
     let outcome = if shard.is_stopped() {
         Err(HelloRefusal::Shutdown)
     } else {

@@ -10,6 +10,7 @@ use synod_frame::{Channel, HelloRefusal};
 use super::Link;
 use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, greet};
 use super::outbox::Outbox;
+use crate::error::StopReason;
 use crate::seam::executor::yield_if_needed;
 use crate::seam::net::Stream;
 use crate::seam::time::sleep;
@@ -41,8 +42,15 @@ pub(crate) async fn dial(shard: Rc<Shard>, identity: Rc<Identity>, link: Rc<Link
                 }
             }
             Err(error) => {
-                if let HandshakeError::Refused(HelloRefusal::UnknownNode { configuration }) = error {
-                    shard.is_unknown(link.peer, configuration);
+                match error {
+                    HandshakeError::Refused(HelloRefusal::UnknownNode { configuration }) => {
+                        shard.is_unknown(link.peer, configuration);
+                    }
+                    // Whatever this node has promised since may be forgotten: it must not vote.
+                    HandshakeError::Refused(why @ (HelloRefusal::RolledBack { .. } | HelloRefusal::Twin { .. })) => {
+                        shard.end_service(StopReason::Stranger { peer: link.peer, why });
+                    }
+                    _ => {}
                 }
                 let text = error.to_string();
                 // Once for each reason: a peer that is down for a day isn't worth a line every two seconds.
@@ -68,7 +76,7 @@ async fn connect(shard: &Shard, identity: &Identity, link: &Link, channel: Chann
     let mut stream = Stream::connect(link.address, HELLO_DEADLINE).await?;
     stream.set_nodelay()?;
     stream.set_user_timeout()?;
-    let hello = identity.hello(channel, link.peer, shard.durable_position());
+    let hello = identity.hello(channel, link.peer, shard.position());
     greet(&mut stream, &hello, identity).await?;
     Ok(stream)
 }

@@ -1,6 +1,6 @@
 //! Who talks to whom: making and judging hellos.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use synod_frame::{
     Channel, ConfigurationBody, FORMAT_VERSION, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
 };
 use synod_protocol::{Ballot, NodeId, Slot};
+use synod_wal::directory::StoreSeen;
 use thiserror::Error;
 
 use crate::seam::net::Stream;
@@ -29,8 +30,10 @@ pub(crate) struct Identity {
     /// The port at which this node listens for its peers.
     port: u16,
     roster: RefCell<Roster>,
-    /// The highest boot counter seen of each store since this process started.
-    boots_seen: RefCell<BTreeMap<[u8; 16], u64>>,
+    /// The most that was ever seen of each store.
+    seen: RefCell<BTreeMap<[u8; 16], StoreSeen>>,
+    /// What was seen has changed since it was last kept.
+    has_news: Cell<bool>,
 }
 
 /// Who belongs to the cluster, as far as this node knows.
@@ -83,9 +86,31 @@ impl Identity {
         boot_nonce: u64,
         cluster: ([u8; 16], u64),
         port: u16,
+        seen: Vec<StoreSeen>,
     ) -> Identity {
-        let (roster, boots_seen) = (RefCell::default(), RefCell::default());
-        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, roster, boots_seen }
+        let seen = RefCell::new(seen.into_iter().map(|store| (store.incarnation, store)).collect());
+        let (roster, has_news) = (RefCell::default(), Cell::new(false));
+        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, roster, seen, has_news }
+    }
+
+    /// A peer has shown that it durably has the chosen prefix up to `stable`.
+    pub(crate) fn has_shown(&self, peer: NodeId, stable: Slot) {
+        let roster = self.roster.borrow();
+        let mut seen = self.seen.borrow_mut();
+        if let Some(store) = roster.stores.get(&peer).and_then(|store| seen.get_mut(store))
+            && store.stable < stable
+        {
+            store.stable = stable;
+            self.has_news.set(true);
+        }
+    }
+
+    /// What should be kept of the stores that have a part in the log, if it has changed since this was last asked.
+    pub(crate) fn take_news(&self) -> Option<Vec<StoreSeen>> {
+        let (roster, seen) = (self.roster.borrow(), self.seen.borrow());
+        self.has_news
+            .replace(false)
+            .then(|| roster.stores.values().filter_map(|store| seen.get(store)).copied().collect())
     }
 
     /// Takes note of the configurations that may still be needed: of several stores of a node, the last one counts. `newest`
@@ -103,7 +128,7 @@ impl Identity {
 
     /// This node's hello to `to`. The promise stays out of it: what is promised may not be durable yet, and a peer that
     /// remembers too much would take this node for one that was rolled back.
-    pub(crate) fn hello(&self, channel: Channel, to: NodeId, durable: u64) -> Hello {
+    pub(crate) fn hello(&self, channel: Channel, to: NodeId, (durable, stable): (u64, Slot)) -> Hello {
         Hello {
             channel,
             format_min: FORMAT_VERSION,
@@ -120,6 +145,7 @@ impl Identity {
             durable,
             configuration: self.configuration(),
             port: self.port,
+            stable,
         }
     }
 
@@ -140,12 +166,25 @@ impl Identity {
             None if hello.configuration > roster.configuration => {}
             None => return Err(HelloRefusal::UnknownNode { configuration: roster.configuration }),
         }
-        let mut seen = self.boots_seen.borrow_mut();
-        let boot_counter = seen.entry(hello.incarnation).or_default();
-        if hello.boot_counter < *boot_counter {
-            return Err(HelloRefusal::RolledBack { boot_counter: *boot_counter, durable: 0 });
+        self.judge_store(hello)
+    }
+
+    /// Whether a store has all that it ever showed.
+    fn judge_store(&self, hello: &Hello) -> Result<(), HelloRefusal> {
+        let Hello { incarnation, boot_counter, boot_nonce, stable, .. } = *hello;
+        let mut seen = self.seen.borrow_mut();
+        let first = StoreSeen { incarnation, boot_counter: 0, boot_nonce: 0, stable: Slot(0) };
+        let known = seen.entry(incarnation).or_insert(first);
+        // A log that is damaged doesn't tell how far it was.
+        if boot_counter < known.boot_counter || stable < known.stable && stable != Slot(0) {
+            return Err(HelloRefusal::RolledBack { boot_counter: known.boot_counter, stable: known.stable });
         }
-        *boot_counter = hello.boot_counter;
+        if boot_counter == known.boot_counter && boot_nonce != known.boot_nonce {
+            return Err(HelloRefusal::Twin { boot_counter });
+        }
+        let now = StoreSeen { boot_counter, boot_nonce, stable: stable.max(known.stable), ..*known };
+        self.has_news.set(self.has_news.get() || *known != now);
+        *known = now;
         Ok(())
     }
 }
@@ -206,13 +245,13 @@ mod tests {
             alpha: 1024,
             ..ConfigurationBody::default()
         };
-        let identity = Identity::new(NodeId(1), [1; 16], 4, 77, (genesis.cluster, genesis.lineage), 7001);
+        let identity = Identity::new(NodeId(1), [1; 16], 4, 77, (genesis.cluster, genesis.lineage), 7001, Vec::new());
         identity.know(Slot(0), std::iter::once(&genesis));
         identity
     }
 
     fn hello_of(node: u32) -> Hello {
-        let own = identity().hello(Channel::Control, NodeId(1), 0);
+        let own = identity().hello(Channel::Control, NodeId(1), (0, Slot(0)));
         Hello { from: NodeId(node), incarnation: [node as u8; 16], ..own }
     }
 
@@ -228,11 +267,32 @@ mod tests {
     }
 
     #[test]
-    fn an_earlier_boot_of_a_peer_was_rolled_back() {
+    fn a_store_that_went_back_in_time_is_refused() {
         let identity = identity();
-        assert_eq!(identity.judge(&Hello { boot_counter: 7, ..hello_of(2) }), Ok(()));
-        assert_eq!(identity.judge(&Hello { boot_counter: 7, ..hello_of(2) }), Ok(()));
-        let refusal = identity.judge(&Hello { boot_counter: 6, ..hello_of(2) });
-        assert_eq!(refusal, Err(HelloRefusal::RolledBack { boot_counter: 7, durable: 0 }));
+        let hello = |boot_counter, stable| Hello { boot_counter, stable: Slot(stable), ..hello_of(2) };
+        let refusal = Err(HelloRefusal::RolledBack { boot_counter: 7, stable: Slot(50) });
+        assert_eq!(identity.judge(&hello(7, 50)), Ok(()));
+        assert_eq!(identity.judge(&hello(7, 50)), Ok(()));
+        assert_eq!(identity.judge(&hello(6, 50)), refusal, "an earlier boot");
+        assert_eq!(identity.judge(&hello(8, 49)), refusal, "a later boot of an earlier state");
+        assert_eq!(identity.judge(&hello(8, 0)), Ok(()), "it doesn't tell");
+        identity.has_shown(NodeId(2), Slot(60));
+        let kept = identity.take_news().expect("it has shown more");
+        assert_eq!(kept, [StoreSeen { incarnation: [2; 16], boot_counter: 8, boot_nonce: 77, stable: Slot(60) }]);
+        assert_eq!(identity.take_news(), None);
+        // The next process remembers.
+        let next = Identity::new(NodeId(1), [1; 16], 5, 78, ([9; 16], 1), 7001, kept);
+        next.know(Slot(0), std::iter::empty());
+        let late = Hello { configuration: Slot(1), ..hello(9, 59) };
+        assert_eq!(next.judge(&late), Err(HelloRefusal::RolledBack { boot_counter: 8, stable: Slot(60) }));
+    }
+
+    #[test]
+    fn of_two_processes_on_copies_of_a_store_the_second_is_refused() {
+        let identity = identity();
+        assert_eq!(identity.judge(&Hello { boot_counter: 7, boot_nonce: 1, ..hello_of(2) }), Ok(()));
+        let twin = Hello { boot_counter: 7, boot_nonce: 2, ..hello_of(2) };
+        assert_eq!(identity.judge(&twin), Err(HelloRefusal::Twin { boot_counter: 7 }));
+        assert_eq!(identity.judge(&Hello { boot_counter: 7, boot_nonce: 1, ..hello_of(2) }), Ok(()));
     }
 }

@@ -5,13 +5,18 @@
 //! own hello.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_channel::oneshot;
 use synod_frame::client::{MemberChange, MembersReport, StoredBody};
 use synod_frame::{BodyHeader, Channel, ConfigurationBody, Member};
-use synod_protocol::{Ballot, BodyHandle, Change, Instant, Message, NodeId, ReconfigureError, RejectReason, Slot};
+use synod_protocol::{
+    Ballot, BodyHandle, Change, Instant, Message, NodeId, PeerStatus, ReconfigureError, RejectReason, Slot,
+};
 use synod_wal::StoredConfiguration;
+use synod_wal::directory::write_stores_seen;
 
 use super::{Core, Shard};
 use crate::error::MembershipError;
@@ -24,7 +29,12 @@ pub(crate) struct Reach {
     pub(crate) configured: Vec<(NodeId, SocketAddr)>,
     /// Bytes that wait to be sent to one peer over one connection.
     pub(crate) link_bytes: u64,
+    /// Where what was seen of peers is kept.
+    pub(crate) directory: PathBuf,
 }
+
+/// How often what was seen of peers is kept, if it changes.
+const KEEP_SEEN_EVERY: Duration = Duration::from_secs(5);
 
 impl Shard {
     /// Dials from now on whom the configurations name.
@@ -140,6 +150,30 @@ impl Shard {
         }
     }
 
+    /// Remembers how far the peers of a leader have proved their logs, and keeps what is known of them. In a thread of its
+    /// own, for it waits for the disk; what it is late for, a rolled-back peer is not caught by.
+    pub(super) fn note_peers(&self, core: &mut Core, now: Instant, peers: &[PeerStatus]) {
+        let Some(reach) = self.reach.get() else { return };
+        for peer in peers {
+            reach.identity.has_shown(peer.node, peer.stable);
+        }
+        if now < core.keep_seen_at {
+            return;
+        }
+        if let Some(seen) = reach.identity.take_news() {
+            core.keep_seen_at = now.plus(KEEP_SEEN_EVERY);
+            let directory = reach.directory.clone();
+            let keeping = std::thread::Builder::new().name("synod-peers".to_owned()).spawn(move || {
+                if let Err(error) = write_stores_seen(&directory, &seen) {
+                    tracing::warn!(%error, "what was seen of the peers can't be kept");
+                }
+            });
+            if let Err(error) = keeping {
+                tracing::warn!(%error, "what was seen of the peers can't be kept");
+            }
+        }
+    }
+
     /// Says so when this node turns out to have no part in the log any more, or to have one again.
     pub(super) fn tell_removed(&self, core: &mut Core, removed: bool) {
         if std::mem::replace(&mut core.removed, removed) == removed {
@@ -147,7 +181,7 @@ impl Shard {
         }
         match removed {
             true => {
-                tracing::warn!("this node has no part in the log: it was removed, or isn't added yet; it doesn't vote")
+                tracing::warn!("this node has no part in the log: it was removed, or isn't added yet; it doesn't vote");
             }
             false => tracing::info!("this node has a part in the log"),
         }

@@ -22,10 +22,12 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const DISK_FAILED: u8 = 3;
 const CONTRADICTION: u8 = 4;
+const STRANGER: u8 = 5;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed; 2 the command line or the configuration is wrong; \
 3 the node that was served has fenced itself, because a write or a sync of its log failed: mend the disk, then start it \
-again; 4 the node's log contradicts a peer's: find out which is wrong before you start it again; 130 and 143 a second SIGINT or \
+again; 4 the node's log contradicts a peer's: find out which is wrong before you start it again; \
+5 the node's directory is an old copy, or runs twice: replace the node; 130 and 143 a second SIGINT or \
 SIGTERM came before the node had ended in order";
 
 /// A replicated log: commands go in, every replica gives them out in the same order.
@@ -136,6 +138,7 @@ fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(serve::StoppedError(StopReason::Disk { .. })) => DISK_FAILED,
         Some(serve::StoppedError(StopReason::Contradiction(_))) => CONTRADICTION,
+        Some(serve::StoppedError(StopReason::Stranger { .. })) => STRANGER,
         _ if is_usage(error) => USAGE,
         _ => FAILED,
     }
