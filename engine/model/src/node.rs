@@ -447,6 +447,8 @@ impl Node {
                 let may_forget = rules.setup.losing[self.id.0 as usize - 1];
                 !rules.setup.chatter && !may_forget && *ballot < promised
             }
+            // Who changes the membership learns from refusals who lags, and whether it is removed.
+            Message::Reject { .. } if rules.setup.changes > 0 => false,
             Message::PreVoteGranted { ballot } | Message::Reject { ballot, .. } if ballot.round == 0 => {
                 !self.replica.is_unsure() || ballot.boot != self.boot
             }

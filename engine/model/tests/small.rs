@@ -46,7 +46,7 @@ fn a_follower_that_missed_a_body_fetches_it() {
 
 #[test]
 fn bodies_that_overlap_die_whole() {
-    let bounds = Bounds { search: Search::Depth, states: Some(200_000), ..Bounds::default() };
+    let bounds = Bounds { search: Search::Depth, states: Some(500_000), ..Bounds::default() };
     expect_clean(&explore("overlap", &bounds), &["a dead body is filled by no-ops"]);
 }
 

@@ -327,9 +327,12 @@ impl Invariants {
         verdicts.into_iter().find_map(Result::err).map(|violation| violation.detail)
     }
 
-    /// A node opens a damaged log.
-    pub fn opened_damaged(&mut self, node: usize) {
+    /// A node opens a damaged log, and may be unsure of its promise.
+    pub fn opened_damaged(&mut self, node: usize, unsure: bool) {
         self.accepted_is_reported.note_damaged(node);
+        if unsure {
+            self.promise_monotonic.note_unsure(node);
+        }
     }
 
     /// A write or a sync of a node failed.

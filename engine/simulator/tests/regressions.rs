@@ -152,10 +152,11 @@ fn a_trim_that_a_crash_interrupted_is_carried_out() {
     check_hard(64_015_803);
 }
 
-/// A seal was torn by a crash, and then the header that named the end of the log there was lost.
+/// A seal or a record was torn by a crash, and the header that named the end of the log there, or would have, was lost.
 #[test]
-fn a_torn_seal_is_damage_without_the_header_that_cut_it() {
+fn what_is_torn_is_damage_without_the_header_that_cuts_it() {
     check_hard(64_017_048);
+    check_hard(66_011_740);
 }
 
 /// A header told of a trim whose record, and the delivery state with it, went down in a power failure: judging began with
@@ -163,4 +164,24 @@ fn a_torn_seal_is_damage_without_the_header_that_cut_it() {
 #[test]
 fn a_header_tells_of_no_trim_that_may_be_lost() {
     check_hard(64_022_507);
+}
+
+/// The last records of a segment were lost with its seal, and the first record of the next segment couldn't be read: it
+/// passed for one that follows the last known record.
+#[test]
+fn a_record_that_only_the_seal_names_shows_nothing_of_the_segment_before() {
+    check_hard(65_016_233);
+}
+
+/// Two nodes were thrown behind the trim as far as each other, and had nothing to give each other.
+#[test]
+fn two_nodes_behind_the_trim_do_not_help_each_other() {
+    check_hard(65_017_541);
+}
+
+/// An unsure node promised less than a ballot of its own, of an earlier life, that nobody had heard of.
+#[test]
+fn a_ballot_that_nobody_heard_of_binds_nobody() {
+    check_hard(65_024_248);
+    check_hard(65_035_607);
 }

@@ -149,9 +149,11 @@ impl Cluster {
     /// Whether damage has thrown a node back to where all others have trimmed: a snapshot would help it.
     fn is_stranded(&self, node: &Node) -> bool {
         let Some(mark) = node.status().map(|status| status.mark.slot).filter(|_| node.marred) else { return false };
+        // Another one that was thrown back as far has nothing to give.
         let keeps = |other: &Node| {
             let base = other.running.as_ref().map(|running| running.replica.wal().index().base().slot);
-            base.is_none_or(|base| base <= mark)
+            let ahead = other.status().is_none_or(|status| status.mark.slot > mark);
+            base.is_none_or(|base| base <= mark) && ahead
         };
         let helps = |other: &&Node| other.index != node.index && other.refused.is_none() && !other.left_out;
         !self.nodes.iter().filter(helps).any(keeps)

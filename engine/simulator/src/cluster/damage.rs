@@ -355,7 +355,7 @@ impl Cluster {
         if self.options.plant == Some(Plant::SureTooEarly) {
             recovered.unsure = false;
         }
-        self.invariants.opened_damaged(index);
+        self.invariants.opened_damaged(index, recovered.unsure);
         self.stats.coverage.note("opened a damaged log");
         let marred = std::mem::replace(&mut self.nodes[index].marred, true);
         let node = &self.nodes[index];
@@ -386,7 +386,12 @@ impl Cluster {
                 }
                 DamageCause::FileMissing => !damaged.is_empty() || node.scarred,
                 // Torn by a crash, and the header of the next segment, which said that the log ends there, is lost.
-                DamageCause::Seal if recovered.damages.iter().any(is_of_header) => true,
+                DamageCause::Seal | DamageCause::Hole(_)
+                    if (found.cause == DamageCause::Seal || found.class == DamageClass::Doubtful)
+                        && recovered.damages.iter().any(is_of_header) =>
+                {
+                    true
+                }
                 DamageCause::Hole(_) | DamageCause::Seal | DamageCause::End { .. } => {
                     damaged.contains(&found.file) || node.scarred || damage.has_lost()
                 }

@@ -79,8 +79,16 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
         {
             broken.header = Some(state.promised);
         }
+        // What a record follows that only the seal names isn't known: within the segment the one named before it, but the
+        // segment before it may have had more records, unless that says otherwise.
+        let before = index.checked_sub(1).filter(|_| index > verdict.start).map(|before| &scans[before]);
+        let mut at_seam = before.is_some_and(|before| !last.is_some_and(|last| ends_with(before, last)));
         for record in scan.kept(verdict.cut && is_last) {
-            let follows = record.previous_checksum.is_none_or(|previous| last.is_none_or(|last| last == previous));
+            let follows = match record.previous_checksum {
+                Some(previous) => last.is_none_or(|last| last == previous),
+                None => !at_seam,
+            };
+            at_seam = false;
             if !follows {
                 open.get_or_insert(begun(false, false, last_epoch)).tentative = false;
             }
@@ -130,6 +138,12 @@ impl Losses {
         self.doubts.push(doubt);
         self.pinned = Some(self.pinned.map_or(broken.pin, |pinned| pinned.min(broken.pin)));
     }
+}
+
+/// Whether the segment says itself, or the header behind it does, that the record with this checksum is its last one.
+fn ends_with(scan: &SegmentScan, last: u32) -> bool {
+    scan.seal.witness.is_some_and(|witness| witness.last_checksum == last)
+        || scan.named_end.is_some_and(|(_, checksum)| checksum == last)
 }
 
 /// Whether the last process that was unsure of its promise never became sure, nor any after it.
