@@ -125,10 +125,11 @@ fn a_node_lives_on_through_garbage_strangers_and_mistakes() {
     assert!(stderr.contains("init"), "{stderr}");
     let (code, stderr) = failure(serve(&other[0], "1", "0.0.0.0:0"));
     assert_eq!((code, stderr.contains("insecure")), (Some(2), true), "{stderr}");
-    let mut stranger = serve(&other[0], "1", "127.0.0.1:0");
-    stranger.extend(["--peer".to_owned(), "2=127.0.0.1:9".to_owned()]);
-    let (_, stderr) = failure(stranger);
-    assert!(stderr.contains("members"), "{stderr}");
+    let third = root.path().join("third");
+    std::fs::create_dir(&third).unwrap();
+    let pair = make_cluster(&third, 2, 2 << 20);
+    let (_, stderr) = failure(serve(&pair[0], "1", "127.0.0.1:0"));
+    assert!(stderr.contains("it isn't known where 2 listen: name them with --peer"), "{stderr}");
     let file = root.path().join("node.toml");
     std::fs::write(&file, "listen = \"127.0.0.1:0\"\nretention.age = \"7d\"\nwindow_bodies = 4\n").unwrap();
     let mut printing = serve(&other[0], "1", "127.0.0.1:5");
