@@ -4,6 +4,7 @@
 //! of bodies, exactly as they lie in the log, each behind what of it doesn't count if there is such a thing, and one
 //! [`ClientReply::ReadEnd`]; every other request by one reply.
 
+use std::fmt;
 use std::time::Duration;
 
 use synod_protocol::delivery::{Answer, Refusal, SessionCommand, Terms, TicketCommand};
@@ -283,6 +284,32 @@ pub enum ClientRefusal {
         /// Why, in words; at most [`REASON_BYTES_MAX`].
         reason: String,
     },
+    /// The client's certificate doesn't grant the role that this takes; nothing was done.
+    Forbidden {
+        /// The role that is lacking.
+        role: ClientRole,
+    },
+}
+
+/// What a client may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientRole {
+    /// Appends, sessions and tickets.
+    Append,
+    /// Reads, barriers and figures.
+    Read,
+    /// Everything, trims and transfers included.
+    Admin,
+}
+
+impl fmt::Display for ClientRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ClientRole::Append => "append",
+            ClientRole::Read => "read",
+            ClientRole::Admin => "admin",
+        })
+    }
 }
 
 /// What a node is in a group.

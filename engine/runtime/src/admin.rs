@@ -21,13 +21,16 @@ use std::time::Duration;
 use async_executor::{LocalExecutor, Task};
 use async_io::{Async, Timer};
 use futures_channel::oneshot;
-use futures_lite::{AsyncWriteExt as _, FutureExt as _};
+use futures_lite::{AsyncRead, AsyncWrite, AsyncWriteExt as _, FutureExt as _};
+use futures_rustls::TlsAcceptor;
+use synod_frame::client::ClientRole;
 
 use crate::config::Config;
 use crate::limits;
 use crate::log::Shared;
 use crate::meters::PortMeter;
 use crate::metrics;
+use crate::tls::{Door, Names, Tls};
 
 use http::{Answer, HttpError, Request};
 
@@ -51,13 +54,18 @@ pub(crate) struct View {
     facts: metrics::Facts,
     limits: String,
     port: Arc<PortMeter>,
+    tls: Option<Arc<Tls>>,
+    /// Whether the port itself speaks TLS.
+    is_secure: bool,
     shared: OnceLock<Arc<Shared>>,
     leaving: AtomicBool,
 }
 
 impl View {
     /// Of a node that isn't up yet.
-    pub(crate) fn new(config: &Config) -> View {
+    pub(crate) fn new(config: &Config, tls: Option<Arc<Tls>>) -> View {
+        // Probes on the same machine have no certificates, and whoever is there can't do more here than look.
+        let is_secure = tls.is_some() && config.admin_listen.is_some_and(|address| !address.ip().is_loopback());
         View {
             facts: metrics::Facts {
                 node: config.node.0,
@@ -66,6 +74,8 @@ impl View {
             },
             limits: limits::print(config),
             port: Arc::default(),
+            tls,
+            is_secure,
             shared: OnceLock::new(),
             leaving: AtomicBool::new(false),
         }
@@ -83,7 +93,13 @@ impl View {
 
     /// See [`metrics::encode`].
     pub(crate) fn metrics(&self) -> String {
-        metrics::encode(&self.facts, self.shared.get(), &self.port)
+        let expires = self.tls.as_ref().map(|tls| tls.expires());
+        metrics::encode(&self.facts, self.shared.get(), &self.port, expires)
+    }
+
+    /// The node's certificates, if it has any.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
     }
 
     /// Whether a restart wouldn't help, or why it would.
@@ -222,24 +238,46 @@ async fn serve(executor: Rc<LocalExecutor<'static>>, listener: Async<TcpListener
     }
 }
 
-async fn exchange(mut stream: Async<TcpStream>, view: &View) -> Result<(), HttpError> {
+async fn exchange(stream: Async<TcpStream>, view: &View) -> Result<(), HttpError> {
     let answering = async {
-        let (answer, error) = match http::read_request(&mut stream).await {
-            Ok(request) => (view.answer(&request).without_body_if(request.is_head), None),
-            Err(error) => match error.answer() {
-                Some(answer) => (answer, Some(error)),
-                None => return Err(error),
-            },
-        };
-        stream.write_all(&answer.encode()).await?;
-        stream.close().await?;
-        error.map_or(Ok(()), Err)
+        match view.tls() {
+            Some(tls) if view.is_secure => {
+                let acceptor = TlsAcceptor::from(tls.accepting(Door::Clients));
+                let stream = acceptor.accept(stream).await?;
+                let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                let names = certificate.map(|certificate| Names::of(certificate, tls.cluster())).unwrap_or_default();
+                let is_allowed = names.roles.allow(ClientRole::Read);
+                answer(stream, view, is_allowed).await
+            }
+            _ => answer(stream, view, true).await,
+        }
     };
     let deadline = async {
         Timer::after(EXCHANGE_DEADLINE).await;
         Err(HttpError::Late)
     };
     answering.or(deadline).await
+}
+
+async fn answer(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    view: &View,
+    is_allowed: bool,
+) -> Result<(), HttpError> {
+    let (answer, error) = match http::read_request(&mut stream).await {
+        Ok(_) if !is_allowed => (
+            Answer::new(403, PLAIN, "this takes the role read, which the certificate doesn't grant\n".to_owned()),
+            None,
+        ),
+        Ok(request) => (view.answer(&request).without_body_if(request.is_head), None),
+        Err(error) => match error.answer() {
+            Some(answer) => (answer, Some(error)),
+            None => return Err(error),
+        },
+    };
+    stream.write_all(&answer.encode()).await?;
+    stream.close().await?;
+    error.map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! [`ClientRefusal::UnknownOutcome`].
 
 use std::collections::VecDeque;
-use std::io::{self, BufReader, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -21,12 +21,13 @@ use synod_protocol::{Ballot, NodeId, Slot, SlotRange};
 use thiserror::Error;
 
 pub use synod_frame::client::{
-    ClientEnvelopeError, ClientMessageError, ClientRefusal, Gap, NodeReport, NodeRole, StatusReport,
+    ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientRole, Gap, NodeReport, NodeRole, StatusReport,
 };
 use synod_wal::Suppressed;
 
 use crate::node::GROUP;
 use crate::reader::SharedBody;
+use crate::tls::{ClientTls, Wire};
 
 /// How long to wait for a connection and its hello.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -97,6 +98,9 @@ pub fn refusal_sentence(refusal: &ClientRefusal) -> String {
         ClientRefusal::NotTransferred(error) => format!("the leadership isn't handed over: {error}"),
         ClientRefusal::NotChanged { reason } => format!("the membership isn't changed: {}", printable(reason)),
         ClientRefusal::RolledBack { target } => format!("node {target} didn't take over in time"),
+        ClientRefusal::Forbidden { role } => {
+            format!("this takes the role {role}, which the client's certificate doesn't grant")
+        }
     }
 }
 
@@ -130,8 +134,7 @@ pub struct ReadAnswer {
 /// A connection to a node's client port.
 #[derive(Debug)]
 pub struct Client {
-    reading: BufReader<TcpStream>,
-    writing: TcpStream,
+    wire: Wire,
     group: GroupId,
     request: u64,
     /// Appends sent and not answered, in order.
@@ -152,35 +155,29 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`]; a deadline of zero is refused.
     pub fn connect_within(address: SocketAddr, deadline: Duration) -> Result<Client, ClientError> {
+        Client::connect_with(address, deadline, None)
+    }
+
+    /// As [`Client::connect_within`], with the client's certificates for a cluster that asks for them. What it may do there
+    /// follows from its certificate; see [`crate::tls`].
+    ///
+    /// # Errors
+    /// As [`Client::connect_within`]; a certificate that either side doesn't take is a connection that failed.
+    pub fn connect_with(
+        address: SocketAddr,
+        deadline: Duration,
+        tls: Option<&ClientTls>,
+    ) -> Result<Client, ClientError> {
         let stream = TcpStream::connect_timeout(&address, deadline)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(deadline))?;
-        let mut writing = stream.try_clone()?;
-        let mut reading = BufReader::with_capacity(64 << 10, stream);
-        let hello = Hello {
-            channel: Channel::Client,
-            format_min: FORMAT_VERSION,
-            format_max: FORMAT_VERSION,
-            features: 0,
-            cluster: [0; 16],
-            lineage: 0,
-            from: NodeId(0),
-            to: NodeId(0),
-            incarnation: [0; 16],
-            boot_counter: 0,
-            boot_nonce: 0,
-            promise: Ballot::ZERO,
-            durable: 0,
-            configuration: Slot(0),
-            port: 0,
-            stable: Slot(0),
-        };
-        writing.write_all(&hello.encode())?;
+        let mut wire = Wire::new(stream, tls)?;
+        wire.write_all(&client_hello().encode())?;
         let mut reply = [0; HELLO_BYTES];
-        reading.read_exact(&mut reply)?;
+        wire.read_exact(&mut reply)?;
         HelloReply::decode(&reply)?.outcome.map_err(ClientError::Unwelcome)?;
-        reading.get_ref().set_read_timeout(None)?;
-        Ok(Client { reading, writing, group: GROUP, request: 0, sent: VecDeque::new() })
+        wire.set_read_timeout(None)?;
+        Ok(Client { wire, group: GROUP, request: 0, sent: VecDeque::new() })
     }
 
     /// Lets an answer take at most this long; the connection has failed then. Default: any time.
@@ -188,7 +185,7 @@ impl Client {
     /// # Errors
     /// If the socket doesn't take it; zero is refused.
     pub fn set_timeout(&mut self, timeout: Option<Duration>) -> Result<(), ClientError> {
-        Ok(self.reading.get_ref().set_read_timeout(timeout)?)
+        Ok(self.wire.set_read_timeout(timeout)?)
     }
 
     /// Appends the commands of a batch and waits for their slots. Nothing may be outstanding.
@@ -211,8 +208,8 @@ impl Client {
     pub fn send_append(&mut self, batch: &Batch) -> Result<u64, ClientError> {
         let request = self.next_request();
         let (envelope, payload) = encode_append(request, self.group, batch, &Terms::NONE, Duration::ZERO);
-        self.writing.write_all(&envelope)?;
-        self.writing.write_all(&payload)?;
+        self.wire.write_all(&envelope)?;
+        self.wire.write_all(&payload)?;
         self.sent.push_back(request);
         Ok(request)
     }
@@ -329,13 +326,13 @@ impl Client {
 
     fn send(&mut self, request: &ClientRequest) -> Result<(), ClientError> {
         let (envelope, payload) = encode_request(request);
-        self.writing.write_all(&envelope)?;
-        Ok(self.writing.write_all(&payload)?)
+        self.wire.write_all(&envelope)?;
+        Ok(self.wire.write_all(&payload)?)
     }
 
     fn read_reply(&mut self) -> Result<(ClientReply, Option<SharedBody>), ClientError> {
         let mut head = [0; ENVELOPE_BYTES];
-        self.reading.read_exact(&mut head)?;
+        self.wire.read_exact(&mut head)?;
         let envelope = ClientEnvelope::decode(&head)?;
         // Bounded by the envelope's own check.
         let payload_bytes = envelope.payload_bytes as usize;
@@ -344,20 +341,47 @@ impl Client {
             return Ok((decode_reply(&envelope, &[], Some(&body.handle()))?, Some(body)));
         }
         let mut payload = vec![0; payload_bytes];
-        self.reading.read_exact(&mut payload)?;
+        self.wire.read_exact(&mut payload)?;
         Ok((decode_reply(&envelope, &payload, None)?, None))
     }
 
     fn read_body(&mut self, body_bytes: usize) -> Result<SharedBody, ClientError> {
         let mut record = RecordBuffer::zeroed(RECORD_HEADER_BYTES + body_bytes);
-        let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body_bytes;
-        self.reading.read_exact(&mut record.as_mut()[body.clone()])?;
-        // The length of the record follows from the body's own header, and must be the one that was received.
-        let layout = BodyLayout::peek(&record.as_ref()[body.clone()])?;
-        if layout.body_bytes as usize != body_bytes {
-            return Err(BodyError::Truncated { needed: layout.body_bytes.into(), found: body_bytes as u64 }.into());
-        }
-        let _: BodyHeader = verify_body_in_record(record.as_ref())?;
-        Ok(SharedBody::copy(&record.as_ref()[body])?)
+        self.wire.read_exact(&mut record.as_mut()[RECORD_HEADER_BYTES..][..body_bytes])?;
+        check_body(&record, body_bytes)
+    }
+}
+
+/// A body that came, behind the room for a record's header.
+pub(crate) fn check_body(record: &RecordBuffer, body_bytes: usize) -> Result<SharedBody, ClientError> {
+    let body = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + body_bytes;
+    // The length of the record follows from the body's own header, and must be the one that was received.
+    let layout = BodyLayout::peek(&record.as_ref()[body.clone()])?;
+    if layout.body_bytes as usize != body_bytes {
+        return Err(BodyError::Truncated { needed: layout.body_bytes.into(), found: body_bytes as u64 }.into());
+    }
+    let _: BodyHeader = verify_body_in_record(record.as_ref())?;
+    Ok(SharedBody::copy(&record.as_ref()[body])?)
+}
+
+/// What every client says first.
+pub(crate) fn client_hello() -> Hello {
+    Hello {
+        channel: Channel::Client,
+        format_min: FORMAT_VERSION,
+        format_max: FORMAT_VERSION,
+        features: 0,
+        cluster: [0; 16],
+        lineage: 0,
+        from: NodeId(0),
+        to: NodeId(0),
+        incarnation: [0; 16],
+        boot_counter: 0,
+        boot_nonce: 0,
+        promise: Ballot::ZERO,
+        durable: 0,
+        configuration: Slot(0),
+        port: 0,
+        stable: Slot(0),
     }
 }

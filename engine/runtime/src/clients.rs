@@ -8,6 +8,7 @@
 //! connection for nothing else. So does what waits for a quorum: barriers, trims, transfers. While a node that was just
 //! started judges its log again, a read waits for that.
 
+mod budget;
 mod refusal;
 mod report;
 
@@ -23,8 +24,8 @@ use futures_channel::oneshot;
 use futures_lite::FutureExt as _;
 use futures_lite::future::poll_once;
 use synod_frame::client::{
-    ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, Gap,
-    decode_request, encode_reply,
+    ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, ClientRole,
+    Gap, decode_request, encode_reply,
 };
 use synod_frame::{Channel, ENVELOPE_BYTES, Hello, HelloRefusal, HelloReply};
 use synod_protocol::delivery::{SessionCommand, TicketCommand};
@@ -34,7 +35,8 @@ use thiserror::Error;
 use crate::error::{AppendError, ReadError};
 use crate::intake::Outcome;
 use crate::link::Identity;
-use crate::link::accept::{Connections, accept_all};
+use crate::link::accept::{Admission, Connections, Newcomer, accept_all};
+use crate::link::connection::{Reading, Writing};
 use crate::link::handshake::{HandshakeError, read_hello};
 use crate::log::{AppendOptions, Log};
 use crate::reader::{ReadItem, Reader, SharedBody};
@@ -43,7 +45,10 @@ use crate::seam::local::Signal;
 use crate::seam::net::{Listener, Stream};
 use crate::seam::time::within;
 use crate::shard::Shard;
+use crate::tls::Roles;
 
+pub(crate) use budget::RATE_MIN;
+use budget::{Budget, Room, patience, too_slow};
 use refusal::{of_append, of_barrier, of_change, of_session, of_ticket, of_transfer, of_trim, refused};
 use report::{figures, report};
 
@@ -58,9 +63,11 @@ const READ_WAIT_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct ClientBounds {
     pub(crate) requests_max: usize,
     pub(crate) bytes_max: u64,
+    /// Of all connections together.
+    pub(crate) all_bytes_max: u64,
 }
 
-/// Why a connection ends. All but the first are the client's fault.
+/// Why a connection ends. All but the first and the last are the client's fault.
 #[derive(Debug, Error)]
 enum ClientEnd {
     #[error(transparent)]
@@ -69,6 +76,8 @@ enum ClientEnd {
     Envelope(#[from] ClientEnvelopeError),
     #[error(transparent)]
     Message(#[from] ClientMessageError),
+    #[error("it was idle, and its place was wanted")]
+    Idle,
 }
 
 /// Serves the client port.
@@ -77,15 +86,16 @@ pub(crate) async fn serve_clients(
     identity: Rc<Identity>,
     log: Log,
     listener: Listener,
-    connections: Connections,
+    connections: Rc<Connections>,
     bounds: ClientBounds,
 ) {
     let tasks = Rc::clone(&shard.tasks);
-    accept_all(listener, connections, move |stream, address, admission| {
+    let budget = Budget::new(bounds.all_bytes_max);
+    accept_all(listener, connections, move |stream, address, newcomer| {
         let (shard, identity, log) = (Rc::clone(&shard), Rc::clone(&identity), log.clone());
+        let desk = Desk::new(bounds, Rc::clone(&budget));
         tasks.spawn(async move {
-            serve_client(&shard, &identity, &log, stream, address, bounds).await;
-            drop(admission);
+            serve_client(&shard, &identity, &log, stream, address, newcomer, desk).await;
         });
     })
     .await;
@@ -95,46 +105,73 @@ async fn serve_client(
     shard: &Shard,
     identity: &Identity,
     log: &Log,
-    mut stream: Stream,
+    stream: Stream,
     address: SocketAddr,
-    bounds: ClientBounds,
+    newcomer: Newcomer,
+    desk: Desk,
 ) {
-    if let Err(error) = welcome(shard, identity, &mut stream).await {
-        if error.is_absence() {
-            tracing::debug!(%address, %error, "a connection ended before its hello");
-        } else {
-            shard.count(|counters| counters.refusals += 1);
-            tracing::warn!(%address, %error, "a connection to the client port was closed");
+    let introduced = newcomer.introduce(welcome(shard, identity, stream, &newcomer)).await;
+    let connections = newcomer.leave();
+    let Welcomed { reading, writing, roles, admission } = match introduced {
+        Ok(welcomed) => welcomed,
+        Err(error) => {
+            shard.count(|counters| counters.refusals += u64::from(!error.is_absence()));
+            return connections.complain(address, &error);
         }
-        return;
-    }
-    let answering = match stream.second() {
-        Ok(answering) => answering,
-        Err(error) => return tracing::warn!(%address, %error, "can't serve a client"),
     };
-    let desk = Desk::new(bounds);
-    let end = take_requests(shard, log, stream, &desk).or(answer(log, answering, &desk)).await;
+    let desk = Desk { roles, admission: Some(admission), ..desk };
+    let serving = take_requests(shard, log, reading, &desk).or(answer(log, writing, &desk));
+    let end = serving.or(desk.make_way()).await;
     match end {
-        ClientEnd::Io(error) => tracing::debug!(%address, %error, "a client's connection ended"),
+        error @ (ClientEnd::Io(_) | ClientEnd::Idle) => {
+            tracing::debug!(%address, %error, "a client's connection ended");
+        }
         error => {
             shard.count(|counters| counters.refusals += 1);
-            tracing::warn!(%address, %error, "a client's connection was closed");
+            connections.complain_of(|| tracing::warn!(%address, %error, "a client's connection was closed"));
         }
     }
 }
 
-async fn welcome(shard: &Shard, identity: &Identity, stream: &mut Stream) -> Result<(), HandshakeError> {
-    stream.set_nodelay()?;
-    let hello = read_hello(stream, Hello::decode).await?;
+/// A client that may send requests.
+struct Welcomed {
+    reading: Reading,
+    writing: Writing,
+    roles: Roles,
+    admission: Admission,
+}
+
+async fn welcome(
+    shard: &Shard,
+    identity: &Identity,
+    stream: Stream,
+    newcomer: &Newcomer,
+) -> Result<Welcomed, HandshakeError> {
+    // A client that has vanished with its machine must not keep its place.
+    stream.set_user_timeout()?;
+    stream.set_keepalive()?;
+    let (mut connection, names) = newcomer.secure(stream).await?;
+    let hello = read_hello(&mut connection, Hello::decode).await?;
     let own = identity.hello(Channel::Client, NodeId(0), shard.position());
-    let outcome = if hello.from == NodeId(0) { hello.check(&own) } else { Err(HelloRefusal::Channel) };
-    stream.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
-    outcome.map(|_| ()).map_err(HandshakeError::Refused)
+    let checked = if hello.from == NodeId(0) { hello.check(&own) } else { Err(HelloRefusal::Channel) };
+    let (outcome, admission) = match checked.and_then(|format| Ok((format, newcomer.admit()?))) {
+        Ok((format, admission)) => (Ok(format), Ok(admission)),
+        Err(refusal) => (Err(refusal), Err(HandshakeError::Refused(refusal))),
+    };
+    connection.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
+    let admission = admission?;
+    let (reading, writing) = connection.split()?;
+    let roles = names.map_or(Roles::ALL, |names| names.roles);
+    Ok(Welcomed { reading, writing, roles, admission })
 }
 
 /// The requests of one connection that are under way, in their order.
 struct Desk {
     bounds: ClientBounds,
+    budget: Rc<Budget>,
+    roles: Roles,
+    /// None before it is let in.
+    admission: Option<Admission>,
     pending: RefCell<VecDeque<Pending>>,
     /// Of all appends under way, those that the answering task holds included.
     bytes: Cell<u64>,
@@ -147,6 +184,7 @@ enum Pending {
     Append {
         request: u64,
         bytes: u64,
+        room: Room,
         outcome: oneshot::Receiver<Outcome>,
     },
     /// Begun already, and not answered yet.
@@ -160,9 +198,12 @@ enum Pending {
 }
 
 impl Desk {
-    fn new(bounds: ClientBounds) -> Desk {
+    fn new(bounds: ClientBounds, budget: Rc<Budget>) -> Desk {
         Desk {
             bounds,
+            budget,
+            roles: Roles::default(),
+            admission: None,
             pending: RefCell::default(),
             bytes: Cell::new(0),
             arrived: Signal::default(),
@@ -184,8 +225,26 @@ impl Desk {
         self.arrived.raise();
     }
 
+    /// The oldest request; without one the connection is idle.
     fn take(&self) -> Option<Pending> {
-        self.pending.borrow_mut().pop_front()
+        let next = self.pending.borrow_mut().pop_front();
+        self.is_idle(next.is_none());
+        next
+    }
+
+    fn is_idle(&self, is_idle: bool) {
+        if let Some(admission) = &self.admission {
+            admission.is_idle(is_idle);
+        }
+    }
+
+    /// Ends when the connection has been idle, and its place is wanted.
+    async fn make_way(&self) -> ClientEnd {
+        match &self.admission {
+            Some(admission) => admission.make_way().await,
+            None => std::future::pending().await,
+        }
+        ClientEnd::Idle
     }
 
     fn done(&self, bytes: u64) {
@@ -194,7 +253,7 @@ impl Desk {
     }
 }
 
-async fn take_requests(shard: &Shard, log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
+async fn take_requests(shard: &Shard, log: &Log, mut stream: Reading, desk: &Desk) -> ClientEnd {
     loop {
         desk.wait_for_room().await;
         if let Err(end) = take_request(shard, log, &mut stream, desk).await {
@@ -204,25 +263,55 @@ async fn take_requests(shard: &Shard, log: &Log, mut stream: Stream, desk: &Desk
     }
 }
 
-async fn take_request(shard: &Shard, log: &Log, stream: &mut Stream, desk: &Desk) -> Result<(), ClientEnd> {
+async fn take_request(shard: &Shard, log: &Log, stream: &mut Reading, desk: &Desk) -> Result<(), ClientEnd> {
     let mut head = [0; ENVELOPE_BYTES];
-    stream.read_exact(&mut head).await?;
+    // A client may be silent for as long as it likes, but not in the middle of a request.
+    let begun = stream.read(&mut head).await?;
+    if begun == 0 {
+        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+    }
+    desk.is_idle(false);
+    let rest = within(patience(ENVELOPE_BYTES), stream.read_exact(&mut head[begun..])).await;
+    rest.unwrap_or_else(|| Err(too_slow()))?;
     let envelope = ClientEnvelope::decode(&head)?;
     // Bounded by the envelope's own check.
-    let mut payload = vec![0; envelope.payload_bytes as usize];
-    stream.read_exact(&mut payload).await?;
+    let room = desk.budget.reserve(envelope.payload_bytes.into()).await;
+    let payload = desk.budget.read(stream, envelope.payload_bytes as usize).await?;
     let request = decode_request(&envelope, &payload)?;
     let number = request.request();
     if envelope.group != shard.settings.group {
         desk.put(Pending::Ready(refused(number, ClientRefusal::UnknownGroup)));
         return Ok(());
     }
-    desk.put(begin(shard, log, request).await);
+    if let Some(role) = role_for(&request)
+        && !desk.roles.allow(role)
+    {
+        desk.put(Pending::Ready(refused(number, ClientRefusal::Forbidden { role })));
+        return Ok(());
+    }
+    drop(payload);
+    desk.put(begin(shard, log, request, room).await);
     Ok(())
 }
 
+/// What a client must be allowed for a request; whoever is let in may ask for the leader.
+fn role_for(request: &ClientRequest) -> Option<ClientRole> {
+    match request {
+        ClientRequest::Status { .. } | ClientRequest::Members { .. } => None,
+        ClientRequest::Append { .. } | ClientRequest::Session { .. } | ClientRequest::Ticket { .. } => {
+            Some(ClientRole::Append)
+        }
+        ClientRequest::Barrier { .. } | ClientRequest::Figures { .. } | ClientRequest::Read { .. } => {
+            Some(ClientRole::Read)
+        }
+        ClientRequest::Trim { .. } | ClientRequest::Transfer { .. } | ClientRequest::Change { .. } => {
+            Some(ClientRole::Admin)
+        }
+    }
+}
+
 /// Carries a request out, or begins to.
-async fn begin(shard: &Shard, log: &Log, request: ClientRequest) -> Pending {
+async fn begin(shard: &Shard, log: &Log, request: ClientRequest, room: Room) -> Pending {
     let log = log.clone();
     match request {
         ClientRequest::Append { request, batch, terms, within, .. } => {
@@ -236,7 +325,7 @@ async fn begin(shard: &Shard, log: &Log, request: ClientRequest) -> Pending {
             };
             let bytes = batch.bytes().len() as u64;
             match log.submit(batch, options).await {
-                Ok(outcome) => Pending::Append { request, bytes, outcome },
+                Ok(outcome) => Pending::Append { request, bytes, room, outcome },
                 Err(error) => Pending::Ready(refused(request, of_append(error))),
             }
         }
@@ -280,11 +369,13 @@ async fn begin(shard: &Shard, log: &Log, request: ClientRequest) -> Pending {
             later(request, async move { log.change_members(change).await.map_err(|error| of_change(&error)) }).await
         }
         ClientRequest::Status { request, .. } => {
-            let status = report(&log.status(), &shard.settings.client_peers);
-            Pending::Ready(ClientReply::Status { request, status })
+            // Made when they are due, so that who asks and doesn't listen takes no memory.
+            let clients = shard.settings.client_peers.clone();
+            let status = async move { ClientReply::Status { request, status: report(&log.status(), &clients) } };
+            Pending::Later(Box::pin(status))
         }
         ClientRequest::Figures { request, .. } => {
-            Pending::Ready(ClientReply::Figures { request, text: figures(&log.status()) })
+            Pending::Later(Box::pin(async move { ClientReply::Figures { request, text: figures(&log.status()) } }))
         }
         ClientRequest::Read { request, from, bytes_max, wait_ms, .. } => {
             let wait = Duration::from_millis(wait_ms.into()).min(READ_WAIT_MAX);
@@ -307,8 +398,8 @@ async fn later(request: u64, work: impl Future<Output = Result<Slot, ClientRefus
     }
 }
 
-async fn answer(log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
-    let mut gathered = Vec::with_capacity(GATHER_BYTES + 1024);
+async fn answer(log: &Log, mut stream: Writing, desk: &Desk) -> ClientEnd {
+    let mut gathered = Vec::new();
     loop {
         if let Err(error) = answer_next(log, &mut stream, desk, &mut gathered).await {
             return error.into();
@@ -317,9 +408,11 @@ async fn answer(log: &Log, mut stream: Stream, desk: &Desk) -> ClientEnd {
     }
 }
 
-async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut Vec<u8>) -> io::Result<()> {
+async fn answer_next(log: &Log, stream: &mut Writing, desk: &Desk, gathered: &mut Vec<u8>) -> io::Result<()> {
     let Some(pending) = desk.take() else {
         flush(stream, gathered).await?;
+        // An idle connection costs little.
+        gathered.shrink_to(GATHER_BYTES / 16);
         desk.arrived.wait().await;
         return Ok(());
     };
@@ -328,7 +421,7 @@ async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut
             gather(gathered, &reply);
             desk.done(0);
         }
-        Pending::Append { request, bytes, mut outcome } => {
+        Pending::Append { request, bytes, room, mut outcome } => {
             let outcome = match outcome.try_recv() {
                 Ok(Some(outcome)) => outcome,
                 _ => {
@@ -346,6 +439,7 @@ async fn answer_next(log: &Log, stream: &mut Stream, desk: &Desk, gathered: &mut
                     Err(error) => refused(request, of_append(error)),
                 },
             );
+            drop(room);
             desk.done(bytes);
         }
         Pending::Later(mut answering) => {
@@ -380,7 +474,7 @@ struct Wanted {
     wait: Duration,
 }
 
-async fn send_bodies(log: &Log, stream: &mut Stream, gathered: &mut Vec<u8>, wanted: Wanted) -> io::Result<()> {
+async fn send_bodies(log: &Log, stream: &mut Writing, gathered: &mut Vec<u8>, wanted: Wanted) -> io::Result<()> {
     let Wanted { request, from, bytes_max, wait } = wanted;
     let mut reader = log.reader(from);
     let mut sent = 0;
@@ -399,7 +493,8 @@ async fn send_bodies(log: &Log, stream: &mut Stream, gathered: &mut Vec<u8>, wan
                     flush(stream, gathered).await?;
                 }
                 let (envelope, _) = encode_reply(&ClientReply::Body { request, body: body.handle() });
-                stream.write_both(&envelope, body.bytes()).await?;
+                let sending = within(patience(body.bytes().len()), stream.write_both(&envelope, body.bytes()));
+                sending.await.unwrap_or_else(|| Err(too_slow()))?;
                 sent += body.bytes().len() as u64;
             }
             Some(Err(reason)) => {
@@ -438,9 +533,10 @@ fn gather(gathered: &mut Vec<u8>, reply: &ClientReply) {
     gathered.extend_from_slice(&payload);
 }
 
-async fn flush(stream: &mut Stream, gathered: &mut Vec<u8>) -> io::Result<()> {
+async fn flush(stream: &mut Writing, gathered: &mut Vec<u8>) -> io::Result<()> {
     if !gathered.is_empty() {
-        stream.write_all(gathered).await?;
+        let sending = within(patience(gathered.len()), stream.write_all(gathered));
+        sending.await.unwrap_or_else(|| Err(too_slow()))?;
         gathered.clear();
     }
     Ok(())

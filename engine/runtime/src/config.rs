@@ -14,6 +14,8 @@ use thiserror::Error;
 
 use synod_frame::BLOCK_BYTES;
 
+use crate::tls::TlsFiles;
+
 /// Segment files that a node keeps for its next starts: with two, any number of starts in a row need no new file.
 pub(crate) const POOL_SPARES: u32 = 2;
 
@@ -35,7 +37,14 @@ pub struct Config {
     /// Where other members listen for clients. Told to whoever asks this node for what only the leader can do; may be
     /// left out, then clients look for the leader among the addresses that they know. Default none.
     pub client_peers: Vec<(NodeId, SocketAddr)>,
-    /// Allows addresses beyond the loopback interface although nothing is encrypted or authenticated yet. Default no.
+    /// While another node leads, pass appends on to it, over its client port ([`Config::client_peers`]), in place of
+    /// answering [`crate::AppendError::NotLeader`]. Each is tried for [`Config::unknown_after`], and appended once. Default
+    /// no.
+    pub forward_writes: bool,
+    /// Certificates for TLS, which all listeners and connections to peers then use; only an admin port on a loopback
+    /// address stays without. All nodes of a cluster have it or none. Default none.
+    pub tls: Option<TlsFiles>,
+    /// Allows addresses beyond the loopback interface although without TLS nothing is encrypted or authenticated. Default no.
     pub insecure_plaintext: bool,
     /// The protocol's timing and windows.
     pub settings: Settings,
@@ -72,6 +81,9 @@ pub struct Config {
     pub client_requests_max: usize,
     /// See [`Config::client_requests_max`].
     pub client_bytes_max: u64,
+    /// Bytes of what all clients together have sent, or are sending, and isn't answered; above it no more is read from them.
+    /// Default 64 MiB.
+    pub clients_bytes_max: u64,
     /// How much of the log to keep. Default: everything, until somebody trims.
     pub retention: Retention,
     /// Keep the shard's thread on this core, which must be one that the process may use. Worth it only where the core
@@ -121,10 +133,14 @@ pub enum ConfigError {
     /// A client address of somebody who is no peer, or a second one.
     #[error("client_peers names {0}, which is not among the peers, or is named twice")]
     ClientPeer(NodeId),
+    /// Nobody to forward to.
+    #[error("forward_writes needs client_peers: name where the other members listen for clients")]
+    ForwardWhere,
     /// An address beyond the loopback interface without the explicit consent.
     #[error(
-        "{address} ({field}) is not a loopback address, and connections are neither encrypted nor authenticated yet: \
-         set insecure_plaintext (--insecure-plaintext) only where the network is trusted"
+        "{address} ({field}) is not a loopback address, and without TLS connections are neither encrypted nor authenticated: \
+         set tls.authorities, tls.certificate and tls.key, or insecure_plaintext (--insecure-plaintext) where the network \
+         is trusted"
     )]
     Plaintext {
         /// The field.
@@ -132,6 +148,12 @@ pub enum ConfigError {
         /// The address.
         address: SocketAddr,
     },
+    /// Part of what TLS needs is missing.
+    #[error("{0} is not set: TLS needs tls.authorities, tls.certificate and tls.key")]
+    TlsPart(&'static str),
+    /// Plaintext is asked for and TLS as well.
+    #[error("tls and insecure_plaintext contradict each other: with certificates nothing is sent in plaintext")]
+    TlsOrPlaintext,
     /// Timing and windows don't fit together.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -179,6 +201,8 @@ impl Config {
             client_listen: None,
             admin_listen: None,
             client_peers: Vec::new(),
+            forward_writes: false,
+            tls: None,
             insecure_plaintext: false,
             settings: Settings::default(),
             sync: SyncMode::Dsync,
@@ -195,6 +219,7 @@ impl Config {
             connections_max: 256,
             client_requests_max: 1024,
             client_bytes_max: 8 << 20,
+            clients_bytes_max: 64 << 20,
             retention: Retention::default(),
             pin_to_core: None,
         }
@@ -250,10 +275,22 @@ impl Config {
                 return Err(ConfigError::PeerPort(*peer));
             }
         }
+        if self.forward_writes && self.client_peers.is_empty() {
+            return Err(ConfigError::ForwardWhere);
+        }
         Ok(())
     }
 
     fn validate_addresses(&self) -> Result<(), ConfigError> {
+        if let Some(tls) = &self.tls {
+            if self.insecure_plaintext {
+                return Err(ConfigError::TlsOrPlaintext);
+            }
+            let parts =
+                [("tls.authorities", &tls.authorities), ("tls.certificate", &tls.certificate), ("tls.key", &tls.key)];
+            let missing = parts.into_iter().find(|(_, path)| path.as_os_str().is_empty());
+            return missing.map_or(Ok(()), |(field, _)| Err(ConfigError::TlsPart(field)));
+        }
         if self.insecure_plaintext {
             return Ok(());
         }
@@ -289,6 +326,7 @@ impl Config {
         range("connections_max", self.connections_max as u64, 2 * self.peers.len().max(1) as u64, 1 << 20)?;
         range("client_requests_max", self.client_requests_max as u64, 1, 1 << 20)?;
         range("client_bytes_max", self.client_bytes_max, 2 * record_max, 1 << 40)?;
+        range("clients_bytes_max", self.clients_bytes_max, self.client_bytes_max, 1 << 40)?;
         if let (Some(bytes), Some(hard_bytes)) = (self.retention.bytes, self.retention.hard_bytes) {
             range("retention.hard_bytes", hard_bytes, bytes, u64::MAX)?;
         }
@@ -341,6 +379,28 @@ mod tests {
         let mut peers = config();
         peers.peers[0].1 = "10.0.0.1:7000".parse().unwrap();
         assert!(matches!(peers.validate(), Err(ConfigError::Plaintext { field: "peers", .. })));
+    }
+
+    #[test]
+    fn tls_is_whole_or_not_at_all() {
+        let files = TlsFiles { authorities: "ca".into(), certificate: "cert".into(), key: "key".into() };
+        let open: SocketAddr = "0.0.0.0:7000".parse().unwrap();
+        let mut whole = Config { listen: open, tls: Some(files.clone()), ..config() };
+        assert_eq!(whole.validate(), Ok(()));
+        whole.insecure_plaintext = true;
+        assert_eq!(whole.validate(), Err(ConfigError::TlsOrPlaintext));
+        let part = Config { tls: Some(TlsFiles { key: PathBuf::new(), ..files }), ..config() };
+        assert_eq!(part.validate(), Err(ConfigError::TlsPart("tls.key")));
+    }
+
+    #[test]
+    fn client_ports_belong_to_peers_and_forwarding_needs_them() {
+        let client_peers = |node| vec![(NodeId(node), "127.0.0.1:9".parse().unwrap())];
+        let stranger = Config { client_peers: client_peers(4), ..config() };
+        assert_eq!(stranger.validate(), Err(ConfigError::ClientPeer(NodeId(4))));
+        assert_eq!(Config { forward_writes: true, ..config() }.validate(), Err(ConfigError::ForwardWhere));
+        let forwarding = Config { forward_writes: true, client_peers: client_peers(3), ..config() };
+        assert_eq!(forwarding.validate(), Ok(()));
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub enum StartError {
     /// The configuration contradicts itself.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The certificates can't be used.
+    #[error("can't use the certificates for TLS: {0}")]
+    Tls(#[from] crate::tls::TlsError),
     /// The host lacks something.
     #[error(transparent)]
     Host(#[from] ProbeError),
@@ -192,6 +195,9 @@ pub enum AppendError {
     /// Its deadline passed before it was proposed. It is not in the log and never will be.
     #[error("the deadline passed before it was proposed")]
     DeadlinePassed,
+    /// Over the network only: the client's certificate doesn't grant the role *append*. Nothing was proposed.
+    #[error("the client's certificate doesn't grant the role append")]
+    Forbidden,
     /// It was proposed, and may or may not be chosen, now or later. Trying again may append it twice: read the log
     /// first to find out.
     #[error("the outcome is unknown: it was proposed, and may still be chosen")]
@@ -364,6 +370,9 @@ pub enum MembershipError {
     /// It wasn't proposed: the reason says what to do first.
     #[error("the membership isn't changed: {0}")]
     Refused(synod_protocol::ReconfigureError),
+    /// A remote log doesn't change the membership: [`crate::client::Client`] and `synod member` do.
+    #[error("a remote log doesn't change the membership: use a client of the leader, or `synod member`")]
+    Remote,
     /// Another change was chosen first, which this one didn't know: look at the members and ask again.
     #[error("another change was chosen before this one, which is void: look at the members, and ask again")]
     Superseded,

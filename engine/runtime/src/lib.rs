@@ -1,6 +1,40 @@
 //! Synod: a replicated log. Commands go in, every replica gives them out in the same order, and none is acknowledged
 //! before a quorum has it on disk.
 //!
+//! ```
+//! use synod::testing::Cluster;
+//! use synod::{Entry, ReadItem, Slot};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     // Three nodes in this process. With real disks and sockets the next lines are the same: see below.
+//!     let cluster = Cluster::start(3)?;
+//!     let log = cluster.log(cluster.wait_for_leader());
+//!
+//!     // Resolves when the command is chosen, durable on a quorum, and delivered.
+//!     let slot = log.append_blocking(b"x = 1")?;
+//!     log.append_batch_blocking(["x = 2", "y = 3"].into_iter().collect())?;
+//!
+//!     // Everything that was acknowledged anywhere is delivered here now, up to this slot.
+//!     let end = log.barrier_blocking()?;
+//!     let mut reader = log.reader(slot);
+//!     let mut commands = Vec::new();
+//!     while reader.position() < end {
+//!         let ReadItem::Body(body) = reader.next_blocking()? else { continue };
+//!         for entry in body.entries()? {
+//!             match entry? {
+//!                 Entry::Command { slot, command } => commands.push((slot, command.to_vec())),
+//!                 Entry::Suppressed(gap) => println!("{:?} doesn't count: {:?}", gap.slots, gap.answer),
+//!             }
+//!         }
+//!     }
+//!     assert_eq!(commands.len(), 3);
+//!     assert_eq!(commands[0], (slot, b"x = 1".to_vec()));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A node of its own has a directory, made by `synod init` and `synod bootstrap` or by [`directory`], and peers:
+//!
 //! ```no_run
 //! use synod::{Config, Node, NodeId};
 //!
@@ -9,13 +43,23 @@
 //! config.peers = vec![(NodeId(2), "127.0.0.1:7002".parse()?), (NodeId(3), "127.0.0.1:7003".parse()?)];
 //! let node = Node::start(config)?; // owns its thread; no runtime of the caller's is needed
 //! let log = node.log(); // Clone + Send + Sync
-//! let slot = log.append_blocking(b"x = 1")?; // chosen, durable on a quorum, and delivered
-//! let mut reader = log.reader(slot);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! The directory is made by `synod init` and `synod bootstrap`, or by [`directory`].
+//! # Where to go on
+//! | for | see |
+//! |---|---|
+//! | appending, reading, barriers, trims, leadership | [`Log`] |
+//! | terms: once only, under a ticket, at a slot, by a deadline | [`AppendOptions`] |
+//! | following who leads and how far everybody is | [`Log::watch`] |
+//! | what to do after an error | [`Retry`] |
+//! | a state machine that is driven by the log | [`machine`] |
+//! | the same log over the network | [`remote`] |
+//! | a cluster for tests, with faults | [`testing`] |
+//! | how much memory a node takes | [`Config::memory_bound`] |
+//!
+//! Futures work on any executor, and each has a twin that blocks. All may be dropped at any time.
 //!
 //! # Architecture
 //! [`Node`] starts one thread, a *shard*, that drives the sans-IO core of `synod-wal` and `synod-protocol` on one
@@ -41,11 +85,13 @@ mod metrics;
 mod node;
 mod probe;
 mod reader;
+pub mod remote;
 mod seam;
 pub mod settings;
 mod shard;
 mod status;
 pub mod testing;
+pub mod tls;
 mod watch;
 
 pub use config::{Config, ConfigError, Retention};

@@ -11,7 +11,9 @@ use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::limits;
 
 use crate::admin;
+use crate::clients::RATE_MIN;
 use crate::config::Config;
+use crate::link::accept;
 use crate::link::handshake::HELLO_DEADLINE;
 
 /// One limit.
@@ -45,12 +47,32 @@ fn limits_of(config: &Config) -> Vec<Limit> {
         limit("body", bytes(limits::BODY_BYTES_MAX.into()), "larger submissions are refused, larger messages closed"),
         limit("body header", bytes(BODY_HEADER_BYTES as u64), "read and checked before memory is taken for the body"),
         limit("commands of a body", limits::BODY_SLOTS_MAX.to_string(), "larger submissions are refused"),
-        limit("connections to the peer port", config.connections_max.to_string(), "further ones are closed"),
-        limit("connections to the client port", config.connections_max.to_string(), "further ones are closed"),
+        limit("connections without a hello", accept::LOBBY_MAX.to_string(), "each port; the oldest is closed"),
+        limit(
+            "connections taken in a second",
+            accept::ACCEPTS_PER_SECOND.to_string(),
+            "each port; others wait in the kernel",
+        ),
+        limit("connections to the peer port", config.connections_max.to_string(), "further ones are refused"),
+        limit(
+            "connections to the client port",
+            config.connections_max.to_string(),
+            "an idle one makes way, or refused",
+        ),
         limit("connections to the admin port", admin::CONNECTIONS_MAX.to_string(), "the oldest is closed"),
         limit("exchange on the admin port", time(admin::EXCHANGE_DEADLINE), "the connection is closed"),
         limit("requests of a client under way", config.client_requests_max.to_string(), "no more is read from it"),
         limit("their bytes", bytes(config.client_bytes_max), "no more is read from it"),
+        limit(
+            "bytes of all clients",
+            bytes(config.clients_bytes_max),
+            "no more is read from any; the slowest is closed",
+        ),
+        limit(
+            "a transfer to or from a client",
+            format!("{} /s", bytes(RATE_MIN)),
+            "slower by more than 10 s, it is closed",
+        ),
         limit("submissions that wait", config.intake_count.to_string(), "appends wait, or are refused as overloaded"),
         limit("their bytes", bytes(config.intake_bytes), "appends wait, or are refused as overloaded"),
         limit("bodies proposed and not chosen", settings.window_bodies.to_string(), "submissions gather"),

@@ -11,6 +11,7 @@
 //! bytes, and a peer that stops reading costs no more than that.
 
 pub(crate) mod accept;
+pub(crate) mod connection;
 mod dial;
 pub(crate) mod handshake;
 mod outbox;

@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) meters: Arc<Meters>,
     /// What one submission may be at most.
     pub(crate) bounds: BodyBounds,
+    /// Where appends go while another node leads.
+    pub(crate) forward: Option<Log>,
 }
 
 impl Shared {
@@ -125,7 +127,8 @@ impl Log {
         self.append_with(command, AppendOptions::default()).await
     }
 
-    /// As [`Log::append`], on terms. A retry in a session gives the slot of the first attempt.
+    /// As [`Log::append`], on terms. A retry in a session gives the slot of the first attempt. Dropping the future means what
+    /// it means in [`Log::append`].
     ///
     /// # Errors
     /// See [`AppendError`]. In a session, [`AppendError::Unknown`] may be answered by trying again, at any leader; of the
@@ -156,7 +159,8 @@ impl Log {
         settle(self.submit(batch, AppendOptions::default()).await?).await
     }
 
-    /// As [`Log::append_batch`], on terms; all commands of the batch count, or none.
+    /// As [`Log::append_batch`], on terms; all commands of the batch count, or none. Dropping the future means what it means
+    /// in [`Log::append`].
     ///
     /// # Errors
     /// As [`Log::append_with`].
@@ -219,11 +223,20 @@ impl Log {
 
     async fn append_work(&self, work: Work, deadline: Option<Instant>, when_full: WhenFull) -> Outcome {
         let (submission, outcome) = Submission::new(work, deadline);
+        let intake = self.intake();
         match when_full {
-            WhenFull::Wait => self.shared.intake.submit(submission).await?,
-            WhenFull::Refuse => self.shared.intake.try_submit(submission)?,
+            WhenFull::Wait => intake.submit(submission).await?,
+            WhenFull::Refuse => intake.try_submit(submission)?,
         }
         settle(outcome).await
+    }
+
+    /// This node's own, or that of the way to the leader.
+    fn intake(&self) -> &Arc<Intake> {
+        let own = &self.shared.intake;
+        let Some(forward) = &self.shared.forward else { return own };
+        let (node, leader) = self.shared.board.leader();
+        if leader.is_some_and(|leader| leader != node) { &forward.shared.intake } else { own }
     }
 
     /// Brings a batch in, waiting for room; the receiver gets the outcome.
@@ -235,7 +248,7 @@ impl Log {
         let terms = options.terms()?;
         self.check(&batch, &terms)?;
         let (submission, outcome) = Submission::new(Work::Commands { batch, terms }, options.deadline);
-        self.shared.intake.submit(submission).await?;
+        self.intake().submit(submission).await?;
         Ok(outcome)
     }
 
@@ -250,7 +263,7 @@ impl Log {
     ) -> Result<impl Future<Output = Result<SlotRange, AppendError>> + Send + use<>, AppendError> {
         self.check(&batch, &Terms::NONE)?;
         let (submission, outcome) = Submission::new(Work::Commands { batch, terms: Terms::NONE }, None);
-        self.shared.intake.try_submit(submission)?;
+        self.intake().try_submit(submission)?;
         Ok(settle(outcome))
     }
 
@@ -404,7 +417,7 @@ impl Log {
     }
 
     /// The configurations that this node knows and that may still be needed, with stores and addresses; `None` if it has
-    /// shut down. Who has a part in the log, its status tells at once.
+    /// shut down, and from a remote log. Who has a part in the log, its status tells at once.
     pub async fn members(&self) -> Option<MembersReport> {
         let (reply, answer) = oneshot::channel();
         self.shared.mailbox.ask(Request::Members { reply });
@@ -427,7 +440,7 @@ impl Log {
     }
 
     /// The delivered prefix that ends at `slot`, to compare chains between replicas; `None` if no body ends there, or
-    /// it is trimmed or not delivered yet.
+    /// it is trimmed or not delivered yet. Dropping the future changes nothing.
     pub async fn mark_at(&self, slot: Slot) -> Option<Mark> {
         let (reply, answer) = oneshot::channel();
         self.shared.mailbox.ask(Request::MarkAt { slot, reply });
@@ -439,7 +452,8 @@ impl Log {
         block_on(self.mark_at(slot))
     }
 
-    /// Waits until this node knows a leader that takes appends, and names it; `None` after `timeout`.
+    /// Waits until this node knows a leader that takes appends, and names it; `None` after `timeout`. Dropping the future
+    /// changes nothing.
     pub async fn wait_for_leader(&self, timeout: Duration) -> Option<NodeId> {
         let (reply, answer) = oneshot::channel();
         self.shared.mailbox.ask(Request::WaitForLeader { timeout, reply });

@@ -41,8 +41,8 @@ pub struct MemoryBound {
     pub state: u64,
     /// Connections from peers: `connections_max` × (256 KiB + 1 MiB).
     pub peers: u64,
-    /// Connections from clients, if there is a port for them: `connections_max` × (256 KiB + 2 MiB + 2 ×
-    /// `client_bytes_max` + 256 × `client_requests_max`).
+    /// Connections from clients, if there is a port for them: 2 × `clients_bytes_max` + `connections_max` × (256 KiB + 2 MiB +
+    /// 256 × `client_requests_max`).
     pub clients: u64,
     /// Everything else: 64 MiB.
     pub fixed: u64,
@@ -73,10 +73,7 @@ impl Config {
         let record_max = 2 * u64::from(BODY_BYTES_MAX);
         let (peers, connections, alpha) = (self.peers.len() as u64, self.connections_max as u64, u64::from(alpha));
         let windows = self.settings.window_bytes + self.wal_backlog_bytes + u64::from(self.settings.fetch_bytes);
-        let client = CONNECTION_BYTES
-            + record_max
-            + 2 * self.client_bytes_max
-            + SUBMISSION_BYTES * self.client_requests_max as u64;
+        let client = CONNECTION_BYTES + record_max + SUBMISSION_BYTES * self.client_requests_max as u64;
         MemoryBound {
             bodies: self.io_memory_bytes as u64 + 2 * (windows + 2 * peers * self.link_bytes),
             submissions: 2 * (self.intake_bytes + self.settings.window_bytes)
@@ -85,7 +82,7 @@ impl Config {
                 + INDEX_BODY_BYTES * LogSettings::default().index_bodies_max as u64
                 + SESSION_BYTES * u64::from(DeliveryLimits::CLUSTER.sessions_max),
             peers: connections * (CONNECTION_BYTES + u64::from(BODY_BYTES_MAX)),
-            clients: if self.client_listen.is_some() { connections * client } else { 0 },
+            clients: if self.client_listen.is_some() { 2 * self.clients_bytes_max + connections * client } else { 0 },
             fixed: FIXED_BYTES,
             each_reader: 2 * record_max,
         }

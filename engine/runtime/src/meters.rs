@@ -92,7 +92,11 @@ impl Refusals {
             AppendError::DeadlinePassed => 4,
             AppendError::Shutdown | AppendError::Poisoned => 5,
             // The others aren't said before a submission is proposed, but to what can't be proposed at all.
-            AppendError::TooLarge { .. } | AppendError::Empty | AppendError::Refused(_) | AppendError::Unknown => 6,
+            AppendError::TooLarge { .. }
+            | AppendError::Empty
+            | AppendError::Forbidden
+            | AppendError::Refused(_)
+            | AppendError::Unknown => 6,
         };
         self.0[place].add(1);
     }

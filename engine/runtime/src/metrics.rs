@@ -26,11 +26,16 @@ pub(crate) struct Facts {
 }
 
 /// The metrics as text; before the log is open there is no `shared`, and little to tell.
-pub(crate) fn encode(facts: &Facts, shared: Option<&Arc<Shared>>, admin_port: &Arc<PortMeter>) -> String {
+pub(crate) fn encode(
+    facts: &Facts,
+    shared: Option<&Arc<Shared>>,
+    admin_port: &Arc<PortMeter>,
+    expires: Option<u64>,
+) -> String {
     let labels = [("node".into(), facts.node.to_string().into())];
     let mut registry = Registry::with_prefix_and_labels("synod", labels.into_iter());
     let (facts, shared, admin_port) = (facts.clone(), shared.map(Arc::clone), Arc::clone(admin_port));
-    registry.register_collector(Box::new(Snapshot { facts, shared, admin_port }));
+    registry.register_collector(Box::new(Snapshot { facts, shared, admin_port, expires }));
     let mut text = String::new();
     text::encode(&mut text, &registry).expect("a string takes everything");
     text
@@ -41,6 +46,8 @@ struct Snapshot {
     facts: Facts,
     shared: Option<Arc<Shared>>,
     admin_port: Arc<PortMeter>,
+    /// When the node's certificates do, in seconds since 1970.
+    expires: Option<u64>,
 }
 
 impl Collector for Snapshot {
@@ -49,6 +56,9 @@ impl Collector for Snapshot {
         let version = [[("version", env!("CARGO_PKG_VERSION").to_owned())]];
         out.gauges("build", "The version of this build", version.map(|version| (version, 1u64)))?;
         out.gauge("insecure_plaintext", "1 if plaintext beyond loopback is allowed", self.facts.insecure_plaintext)?;
+        if let Some(expires) = self.expires {
+            out.gauge("certificate_expires_timestamp_seconds", "When the node's certificates expire", expires)?;
+        }
         if let Ok(disk) = rustix::fs::statvfs(&self.facts.directory) {
             out.gauge("disk_free_bytes", "Room left on the file system", disk.f_bavail.saturating_mul(disk.f_frsize))?;
             out.gauge("disk_size_bytes", "Size of the file system", disk.f_blocks.saturating_mul(disk.f_frsize))?;

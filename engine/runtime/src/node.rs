@@ -38,11 +38,13 @@ use crate::log::{Log, Shared};
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
 use crate::probe::probe;
+use crate::remote::{Remote, RemoteConfig};
 use crate::seam::buffer::Slab;
 use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
 use crate::seam::net::Listener;
 use crate::shard::{Reach, Shard, ShardSettings, membership};
 use crate::status::{Counters, Damage, Membership, Startup, Status};
+use crate::tls::{ClientTls, Door, Tls, TlsError};
 use crate::watch::Board;
 
 pub(crate) use recovery::Facts;
@@ -71,6 +73,8 @@ pub struct Node {
     thread: Option<JoinHandle<Result<(), ShutdownError>>>,
     /// Resolves when the thread is about to end.
     ended: oneshot::Receiver<()>,
+    /// The way to the leader for appends.
+    forwarder: Option<Remote>,
     /// Unlocks the directory when dropped, after the thread has ended.
     _directory: OpenDirectory,
 }
@@ -90,7 +94,8 @@ impl Node {
         let directory = directory::open(&config.directory, &Expected { node: Some(config.node), cluster: None })?;
         let report = probe(&config.directory)?;
         tracing::debug!(%report, "the host is fit");
-        let view = Arc::new(View::new(&config));
+        let tls = load_tls(&config, &directory)?;
+        let view = Arc::new(View::new(&config, tls.clone()));
         // Before the log is read back: whoever asks meanwhile is told so.
         let admin = match config.admin_listen {
             Some(address) => {
@@ -108,8 +113,22 @@ impl Node {
         };
         let (ready, started) = mpsc::channel();
         let (ending, ended) = oneshot::channel::<()>();
-        let setup =
-            Setup { config, recovered, group, genesis, facts, startup, called_at, listener, listen, client_listener };
+        let forwarder = config.forward_writes.then(|| start_forwarder(&config, tls.as_ref())).transpose()?;
+        let forward = forwarder.as_ref().map(Remote::log);
+        let setup = Setup {
+            config,
+            tls,
+            recovered,
+            group,
+            genesis,
+            facts,
+            startup,
+            called_at,
+            listener,
+            listen,
+            client_listener,
+            forward,
+        };
         let thread = std::thread::Builder::new()
             .name(format!("synod-{}", setup.config.node))
             .spawn(move || {
@@ -122,7 +141,7 @@ impl Node {
             Ok(Ok(shared)) => {
                 view.is_up(Arc::clone(&shared));
                 let thread = Some(thread);
-                Ok(Node { shared, listen, client_listen, view, admin, thread, ended, _directory: directory })
+                Ok(Node { shared, listen, client_listen, view, admin, thread, ended, forwarder, _directory: directory })
             }
             Ok(Err(error)) => Err(error),
             Err(mpsc::RecvError) => {
@@ -162,6 +181,15 @@ impl Node {
         self.view.metrics()
     }
 
+    /// Reads the files of [`Config::tls`] again. Connections that are made from now on use them, in both directions;
+    /// without TLS nothing happens.
+    ///
+    /// # Errors
+    /// If the files can't be used; those that were read before stay in use.
+    pub fn reload_certificates(&self) -> Result<(), TlsError> {
+        self.view.tls().map_or(Ok(()), Tls::reload)
+    }
+
     /// Whether the node does its work, as `/health` tells it, or what is wrong: it is fenced, or its shard hasn't moved for
     /// ten seconds. Then it has to be started again.
     ///
@@ -179,6 +207,7 @@ impl Node {
     pub fn shutdown(&mut self) -> Result<(), ShutdownError> {
         self.ask_to_stop();
         let Some(thread) = self.thread.take() else { return Ok(()) };
+        self.forwarder = None;
         match thread.join() {
             Ok(ended) => ended,
             Err(panic) => Err(ShutdownError::Panic(panic_text(panic.as_ref()))),
@@ -217,9 +246,18 @@ impl Drop for Node {
     }
 }
 
+/// The way to the other members' client ports.
+fn start_forwarder(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Remote, StartError> {
+    let servers = config.client_peers.iter().map(|(_, address)| *address).collect();
+    let tls = tls.map(|tls| ClientTls::of_node(Arc::clone(tls)));
+    let remote = RemoteConfig { tls, retry_within: config.unknown_after, ..RemoteConfig::new(servers) };
+    Remote::start(remote).map_err(|error| StartError::Shard(io::Error::other(error)))
+}
+
 /// What the shard's thread takes over.
 struct Setup {
     config: Config,
+    tls: Option<Arc<Tls>>,
     recovered: RecoveredLog,
     group: GroupId,
     genesis: ConfigurationBody,
@@ -229,6 +267,7 @@ struct Setup {
     listener: TcpListener,
     listen: SocketAddr,
     client_listener: Option<TcpListener>,
+    forward: Option<Log>,
 }
 
 /// What the log's first configuration says, and whether everybody can be reached whom the newest one names.
@@ -307,13 +346,26 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
 }
 
 async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
-    let Setup { config, recovered, group, genesis, facts, startup, called_at, listener, listen, client_listener } =
-        setup;
+    let Setup {
+        config,
+        tls,
+        recovered,
+        group,
+        genesis,
+        facts,
+        startup,
+        called_at,
+        listener,
+        listen,
+        client_listener,
+        forward,
+    } = setup;
     let node = config.node;
     let meters = Arc::new(Meters::new());
     let links = Vec::new();
     let (identity_facts, random) = (facts.identity, uuid::Uuid::new_v4().as_u64_pair());
-    let parts = Parts { facts, group, genesis: &genesis, recovered, startup, called_at, links, meters, random };
+    let parts =
+        Parts { facts, group, genesis: &genesis, recovered, startup, called_at, links, meters, random, forward };
     let shard = assemble(&config, parts, tasks).await?;
     let identity = Rc::new(Identity::new(
         node,
@@ -334,15 +386,21 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         configured,
         link_bytes: config.link_bytes,
         directory: config.directory.clone(),
+        tls: tls.clone(),
     });
     let listener = Listener::adopt(listener);
-    let connections = |port| Connections::new(config.connections_max, Arc::clone(&shard.shared.meters), port);
-    let peers = connections(|meters| &meters.peer_port);
+    let connections =
+        |door| Connections::new(config.connections_max, Arc::clone(&shard.shared.meters), door, tls.clone());
+    let peers = connections(Door::Peers);
     tasks.spawn(serve_peers(Rc::clone(&shard), Rc::clone(&identity), listener, peers));
     if let Some(listener) = client_listener {
-        let bounds = ClientBounds { requests_max: config.client_requests_max, bytes_max: config.client_bytes_max };
+        let bounds = ClientBounds {
+            requests_max: config.client_requests_max,
+            bytes_max: config.client_bytes_max,
+            all_bytes_max: config.clients_bytes_max,
+        };
         let (log, listener) = (Log::new(Arc::clone(&shard.shared)), Listener::adopt(listener));
-        let clients = connections(|meters| &meters.client_port);
+        let clients = connections(Door::Clients);
         tasks.spawn(serve_clients(Rc::clone(&shard), identity, log, listener, clients, bounds));
     }
     Ok(shard)
@@ -360,11 +418,13 @@ pub(crate) struct Parts<'a> {
     pub(crate) meters: Arc<Meters>,
     /// The boot's nonce and a seed.
     pub(crate) random: (u64, u64),
+    /// Where appends go while another node leads.
+    pub(crate) forward: Option<Log>,
 }
 
 /// Makes a shard, with its files open, on whichever runtime this is.
 pub(crate) async fn assemble(config: &Config, parts: Parts<'_>, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
-    let Parts { facts, group, genesis, recovered, startup, called_at, links, meters, random } = parts;
+    let Parts { facts, group, genesis, recovered, startup, called_at, links, meters, random, forward } = parts;
     let (clock, node) = (Clock::start(), config.node);
     let bounds = BodyBounds { commands_max: genesis.alpha.min(BODY_SLOTS_MAX), ..BodyBounds::LARGEST };
     let settings = ShardSettings {
@@ -386,6 +446,7 @@ pub(crate) async fn assemble(config: &Config, parts: Parts<'_>, tasks: &Rc<Tasks
         board: Board::new(first_status(node, facts.identity.boot_counter, startup, &replica)),
         meters,
         bounds,
+        forward,
     });
     let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), shared, links, replica));
     shard.open_files(&facts.files).await.map_err(|(path, source)| StartError::Segment { path, source })?;
@@ -460,6 +521,13 @@ fn first_status(node: NodeId, boot: u64, startup: Startup, replica: &LoggedRepli
         damage: Damage::default(),
         stopped: None,
     }
+}
+
+/// Certificates must name the cluster that the directory belongs to; one that belongs to none can't be served anyway.
+fn load_tls(config: &Config, directory: &OpenDirectory) -> Result<Option<Arc<Tls>>, StartError> {
+    let Some(files) = &config.tls else { return Ok(None) };
+    let cluster = directory.identity().cluster.ok_or(StartError::Genesis)?;
+    Ok(Some(Arc::new(Tls::load(files, cluster, config.node)?)))
 }
 
 fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -433,12 +433,16 @@ fn fields_of(error: &ConfigError) -> Vec<&'static str> {
         ConfigError::Settings(SettingsError::Zero(field)) => vec![field],
         ConfigError::Range { field: "link_bytes", .. } => vec!["link_bytes", "window_bytes"],
         ConfigError::Range { field: "connections_max", .. } => vec!["connections_max", "peers"],
+        ConfigError::Range { field: "clients_bytes_max", .. } => vec!["clients_bytes_max", "client_bytes_max"],
         ConfigError::Range { field: "retention.hard_bytes", .. } => vec!["retention.hard_bytes", "retention.bytes"],
         ConfigError::Range { field: "pool_free_min", .. } => vec!["pool_free_min", "pool_files_max"],
         ConfigError::Range { field, .. }
         | ConfigError::PowerOfTwo { field, .. }
         | ConfigError::Plaintext { field, .. } => vec![field.split_once(' ').map_or(field, |(name, _)| name)],
         ConfigError::Core { .. } => vec!["pin_to_core"],
+        ConfigError::TlsPart(_) => vec!["tls.authorities", "tls.certificate", "tls.key"],
+        ConfigError::TlsOrPlaintext => vec!["insecure_plaintext", "tls.authorities", "tls.certificate", "tls.key"],
+        ConfigError::ForwardWhere => vec!["forward_writes", "client_peers"],
         ConfigError::ClientPeer(_) => vec!["client_peers", "peers"],
     }
 }

@@ -92,6 +92,20 @@ impl Membership {
         Membership { configuration: pending.unwrap_or(ruling), is_pending, retiring, is_removed }
     }
 
+    /// That of somebody who hasn't heard of any.
+    pub(crate) fn unknown() -> Membership {
+        let configuration = Configuration {
+            chosen_at: Slot(0),
+            members: Vec::new(),
+            prepare_quorum: 0,
+            accept_quorum: 0,
+            alpha: 0,
+            learners: Vec::new(),
+            leaving: Vec::new(),
+        };
+        Membership { configuration, is_pending: false, retiring: Vec::new(), is_removed: false }
+    }
+
     /// Whether another change may begin.
     pub fn is_settled(&self) -> bool {
         !self.is_pending && self.retiring.is_empty() && self.configuration.learners.is_empty()

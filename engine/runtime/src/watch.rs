@@ -10,6 +10,8 @@ use std::task::{Context, Poll, Waker};
 use futures_lite::Stream;
 use futures_lite::future::{block_on, poll_fn};
 
+use synod_protocol::NodeId;
+
 use crate::log::Shared;
 use crate::status::Status;
 
@@ -45,6 +47,12 @@ impl Board {
     /// What it shows.
     pub(crate) fn read(&self) -> Status {
         self.lock().status.clone()
+    }
+
+    /// Whose status it is, and who leads.
+    pub(crate) fn leader(&self) -> (NodeId, Option<NodeId>) {
+        let state = self.lock();
+        (state.status.node, state.status.leader)
     }
 
     /// Changes it without waking anybody: [`Board::publish`] follows soon.

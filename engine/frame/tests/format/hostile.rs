@@ -244,7 +244,7 @@ fn client_messages() {
         ("client-request-append-ends", &[(136, &[7])], "Batch(Ends { bytes: 8, index: 2, end: 7 })"),
         ("client-request-append-ends", &[(-4, &[0xff; 4])], "PayloadArchive { kind: Append }"),
         ("client-reply-no-leader", &[(20, &[0])], "Reason { found: 0 }"),
-        ("client-reply-no-leader", &[(20, &[18])], "Reason { found: 18 }"),
+        ("client-reply-no-leader", &[(20, &[19])], "Reason { found: 19 }"),
         ("client-reply-not-delivered", &[(48, &[9])], "Field { kind: Refused }"),
         ("client-reply-not-transferred", &[(48, &[8])], "Field { kind: Refused }"),
         // Two rows of 24 bytes: first, value (8), count (16), reason (20).

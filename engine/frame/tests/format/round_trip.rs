@@ -5,7 +5,8 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use synod_frame::client::{
-    self, ClientEnvelope, ClientRefusal, ClientReply, ClientRequest, Gap, NodeReport, NodeRole, StatusReport,
+    self, ClientEnvelope, ClientRefusal, ClientReply, ClientRequest, ClientRole, Gap, NodeReport, NodeRole,
+    StatusReport,
 };
 use synod_frame::{
     Batch, Channel, Envelope, EnvelopeError, GroupId, Hello, HelloRefusal, HelloReply, MessageError, decode_message,
@@ -377,6 +378,8 @@ fn client_refusal() -> impl Strategy<Value = ClientRefusal> {
         proptest::option::of(slot()).prop_map(|point| ClientRefusal::NoDeliveryState { point }),
         not_transferred().prop_map(ClientRefusal::NotTransferred),
         node().prop_map(|target| ClientRefusal::RolledBack { target }),
+        prop_oneof![Just(ClientRole::Append), Just(ClientRole::Read), Just(ClientRole::Admin)]
+            .prop_map(|role| ClientRefusal::Forbidden { role }),
     ]
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use synod_frame::client::{
-    self, ClientRefusal, ClientReply, ClientRequest, Gap, MemberChange, MembersReport, Newcomer, NodeReport, NodeRole,
-    StatusReport, StoredBody,
+    self, ClientRefusal, ClientReply, ClientRequest, ClientRole, Gap, MemberChange, MembersReport, Newcomer,
+    NodeReport, NodeRole, StatusReport, StoredBody,
 };
 use synod_frame::{
     Batch, Channel, ConfigurationBody, GroupId, Hello, HelloRefusal, HelloReply, Member, Origin, RecordBuffer,
@@ -446,6 +446,7 @@ pub(crate) fn replies() -> Vec<(&'static str, ClientReply)> {
             refused(ClientRefusal::NotTransferred(TransferError::Lagging { target: NodeId(3), slots: 1000 })),
         ),
         ("rolled-back", refused(ClientRefusal::RolledBack { target: NodeId(3) })),
+        ("forbidden", refused(ClientRefusal::Forbidden { role: ClientRole::Admin })),
         ("not-changed", refused(ClientRefusal::NotChanged { reason: "4 is a member already".to_owned() })),
         ("members", ClientReply::Members { request, members }),
         ("status", ClientReply::Status { request, status }),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use synod_frame::client::{ClientRefusal, ClientReply};
+use synod_frame::client::{ClientRefusal, ClientReply, ClientRole};
 use synod_protocol::delivery::Refusal;
 
 use crate::error::{AppendError, BarrierError, MembershipError, SessionError, TicketError, TransferError, TrimError};
@@ -25,6 +25,8 @@ pub(super) fn of_append(error: AppendError) -> ClientRefusal {
         AppendError::Overloaded => ClientRefusal::Overloaded { retry_after: RETRY_AFTER },
         AppendError::TooLarge { .. } | AppendError::Empty => ClientRefusal::TooLarge,
         AppendError::DiskFull => ClientRefusal::DiskFull,
+        // Said by the leader to a node that passes on; its certificate is wrong then, not the client's.
+        AppendError::Forbidden => ClientRefusal::Forbidden { role: ClientRole::Append },
         AppendError::DeadlinePassed => ClientRefusal::DeadlinePassed,
         AppendError::Unknown => ClientRefusal::UnknownOutcome,
         AppendError::Refused(refusal) => ClientRefusal::NotDelivered(refusal),
@@ -80,7 +82,9 @@ pub(super) fn of_change(error: &MembershipError) -> ClientRefusal {
     match error {
         MembershipError::NotLeader { leader } => ClientRefusal::NotLeader { leader: *leader, address: String::new() },
         MembershipError::Refused(error) => ClientRefusal::NotChanged { reason: error.to_string() },
-        MembershipError::Superseded => ClientRefusal::NotChanged { reason: error.to_string() },
+        MembershipError::Superseded | MembershipError::Remote => {
+            ClientRefusal::NotChanged { reason: error.to_string() }
+        }
         MembershipError::Unknown => ClientRefusal::UnknownOutcome,
         MembershipError::Shutdown | MembershipError::Poisoned => ClientRefusal::Shutdown,
     }

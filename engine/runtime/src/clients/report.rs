@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use synod_frame::client::{NodeReport, NodeRole, StatusReport};
-use synod_protocol::{NodeId, Role};
+use synod_protocol::{NodeId, Role, Slot};
 
 use crate::status::Status;
 
@@ -105,6 +105,14 @@ pub(super) fn report(status: &Status, addresses: &[(NodeId, SocketAddr)]) -> Sta
         connected: true,
         prefix: peer.mark,
     });
+    // Only a leader knows how its peers stand; where they serve clients, every node may know.
+    let is_other = |node: &NodeId| status.peers.iter().all(|peer| peer.node != *node);
+    let others = addresses.iter().filter(|(node, _)| is_other(node)).map(|(node, address)| NodeReport {
+        node: *node,
+        address: address.to_string(),
+        connected: false,
+        prefix: Slot(0),
+    });
     StatusReport {
         node: status.node,
         role,
@@ -112,6 +120,6 @@ pub(super) fn report(status: &Status, addresses: &[(NodeId, SocketAddr)]) -> Sta
         ballot: status.ballot,
         mark: status.mark,
         available: status.base,
-        nodes: std::iter::once(own).chain(peers).collect(),
+        nodes: std::iter::once(own).chain(peers).chain(others).collect(),
     }
 }

@@ -71,6 +71,7 @@ impl AppendError {
             AppendError::TooLarge { .. }
             | AppendError::Empty
             | AppendError::DeadlinePassed
+            | AppendError::Forbidden
             | AppendError::Refused(_) => Retry::Never,
             AppendError::Unknown => Retry::FindOut,
             AppendError::Shutdown | AppendError::Poisoned => Retry::Elsewhere,

@@ -2,19 +2,23 @@
 
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt as _;
 use synod_frame::{Channel, HelloRefusal};
+use synod_protocol::NodeId;
 
 use super::Link;
-use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, greet};
+use super::connection::{Connection, Reading, Writing};
+use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, greet, of_tls};
 use super::outbox::Outbox;
 use crate::error::StopReason;
 use crate::seam::executor::yield_if_needed;
 use crate::seam::net::Stream;
-use crate::seam::time::sleep;
+use crate::seam::time::{sleep, within};
 use crate::shard::Shard;
+use crate::tls::{Names, Tls};
 
 /// First and longest wait before connecting again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -23,11 +27,17 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 const GATHER_BYTES: usize = 64 << 10;
 
 /// Connects again and again, until the link ends.
-pub(crate) async fn dial(shard: Rc<Shard>, identity: Rc<Identity>, link: Rc<Link>, channel: Channel) {
+pub(crate) async fn dial(
+    shard: Rc<Shard>,
+    identity: Rc<Identity>,
+    link: Rc<Link>,
+    channel: Channel,
+    tls: Option<Arc<Tls>>,
+) {
     let mut back_off = BACK_OFF.0;
     let mut told = None;
     while !link.outbox(channel).is_ended() {
-        match connect(&shard, &identity, &link, channel).await {
+        match connect(&shard, &identity, &link, channel, tls.as_deref()).await {
             Ok(stream) => {
                 back_off = BACK_OFF.0;
                 told = None;
@@ -72,33 +82,52 @@ pub(crate) async fn dial(shard: Rc<Shard>, identity: Rc<Identity>, link: Rc<Link
     }
 }
 
-async fn connect(shard: &Shard, identity: &Identity, link: &Link, channel: Channel) -> Result<Stream, HandshakeError> {
-    let mut stream = Stream::connect(link.address, HELLO_DEADLINE).await?;
+async fn connect(
+    shard: &Shard,
+    identity: &Identity,
+    link: &Link,
+    channel: Channel,
+    tls: Option<&Tls>,
+) -> Result<Connection, HandshakeError> {
+    let stream = Stream::connect(link.address, HELLO_DEADLINE).await?;
     stream.set_nodelay()?;
     stream.set_user_timeout()?;
+    let mut connection = match tls {
+        Some(tls) => secure(stream, link.peer, tls).await?,
+        None => Connection::Plain(stream),
+    };
     let hello = identity.hello(channel, link.peer, shard.position());
-    greet(&mut stream, &hello, identity).await?;
-    Ok(stream)
+    greet(&mut connection, &hello, identity).await?;
+    Ok(connection)
+}
+
+/// Shakes hands, and looks whether it is the right node that answers.
+async fn secure(stream: Stream, expected: NodeId, tls: &Tls) -> Result<Connection, HandshakeError> {
+    let handshake = Connection::connect(stream, tls.dialling());
+    let connection = within(HELLO_DEADLINE, handshake).await.ok_or(HandshakeError::Timeout)?.map_err(of_tls)?;
+    let names = connection.certificate().map(|certificate| Names::of(certificate, tls.cluster()));
+    let found = names.unwrap_or_default().nodes;
+    if !found.contains(&expected) {
+        return Err(HandshakeError::Name { expected, found });
+    }
+    Ok(connection)
 }
 
 /// Writes what is in the outbox until that ends, or the connection fails.
-async fn feed(mut stream: Stream, outbox: &Outbox) -> io::Result<()> {
+async fn feed(connection: Connection, outbox: &Outbox) -> io::Result<()> {
     // The peer never writes here: whatever a read gives is the end of the connection, and it is known at once instead
     // of at some later write.
-    let watch = match stream.second() {
-        Ok(watch) => watch,
-        Err(error) => return Err(error),
-    };
-    let writing = async {
-        while write_next(&mut stream, outbox).await? {
+    let (watch, mut writing) = connection.split()?;
+    let feeding = async {
+        while write_next(&mut writing, outbox).await? {
             yield_if_needed().await;
         }
-        stream.finish()
+        writing.finish().await
     };
-    writing.or(wait_for_end(watch)).await
+    feeding.or(wait_for_end(watch)).await
 }
 
-async fn wait_for_end(mut watch: Stream) -> io::Result<()> {
+async fn wait_for_end(mut watch: Reading) -> io::Result<()> {
     match watch.read(&mut [0; 1]).await? {
         0 => Err(io::ErrorKind::UnexpectedEof.into()),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the peer writes where it should only read")),
@@ -106,7 +135,7 @@ async fn wait_for_end(mut watch: Stream) -> io::Result<()> {
 }
 
 /// Whether there may be more to write.
-async fn write_next(stream: &mut Stream, outbox: &Outbox) -> io::Result<bool> {
+async fn write_next(stream: &mut Writing, outbox: &Outbox) -> io::Result<bool> {
     let Some(parcel) = outbox.next().await else { return Ok(false) };
     if let Some(frame) = &parcel.body {
         stream.write_both(&parcel.envelope, frame.body()).await?;

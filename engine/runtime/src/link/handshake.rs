@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
+use rustls::CertificateError;
 use synod_frame::{
     Channel, ConfigurationBody, FORMAT_VERSION, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
 };
@@ -12,8 +13,9 @@ use synod_protocol::{Ballot, NodeId, Slot};
 use synod_wal::directory::StoreSeen;
 use thiserror::Error;
 
-use crate::seam::net::Stream;
 use crate::seam::time::within;
+
+use super::connection::Connection;
 
 /// How long the other side may take for its hello.
 pub(crate) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -54,6 +56,9 @@ pub(crate) enum HandshakeError {
     /// Nothing came in time.
     #[error("no hello within {HELLO_DEADLINE:?}")]
     Timeout,
+    /// Others wanted in, and this one had waited longest without a hello.
+    #[error("made way for others before its hello")]
+    Crowded,
     /// The other side closed before its hello was complete.
     #[error("closed after {received} bytes of its hello")]
     Closed {
@@ -69,12 +74,38 @@ pub(crate) enum HandshakeError {
     /// The other side, which answered, isn't whom its answer should come from.
     #[error("unfit answer: {0}")]
     Unfit(HelloRefusal),
+    /// The other side's certificate is sound, but not for this port.
+    #[error("its certificate names nothing of this cluster that would let it in here")]
+    Stranger,
+    /// The other side's certificate is another node's.
+    #[error("node {expected} was asked for, but the certificate there names {}", told(.found))]
+    Name {
+        /// Who was asked for.
+        expected: NodeId,
+        /// Whom it names.
+        found: Vec<NodeId>,
+    },
+}
+
+fn told(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|node| format!("node {}", node.0)).collect::<Vec<_>>().join(" and ")
 }
 
 impl HandshakeError {
     /// Whether this only says that the other side isn't there, or went away.
     pub(crate) fn is_absence(&self) -> bool {
-        matches!(self, HandshakeError::Io(_) | HandshakeError::Closed { received: 0 })
+        match self {
+            // What TLS complains of comes as invalid data.
+            HandshakeError::Io(error) => error.kind() != io::ErrorKind::InvalidData,
+            HandshakeError::Closed { received } => *received == 0,
+            HandshakeError::Crowded => true,
+            HandshakeError::Timeout
+            | HandshakeError::Hello(_)
+            | HandshakeError::Refused(_)
+            | HandshakeError::Unfit(_)
+            | HandshakeError::Stranger
+            | HandshakeError::Name { .. } => false,
+        }
     }
 }
 
@@ -189,9 +220,18 @@ impl Identity {
     }
 }
 
+/// What went wrong in a handshake of TLS.
+pub(crate) fn of_tls(error: io::Error) -> HandshakeError {
+    let not_named = rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
+    match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(error) if *error == not_named => HandshakeError::Stranger,
+        _ => error.into(),
+    }
+}
+
 /// Reads a hello or a reply; gives up at the first bytes that can't be one.
 pub(crate) async fn read_hello<T>(
-    stream: &mut Stream,
+    stream: &mut Connection,
     decode: impl Fn(&[u8]) -> Result<T, HelloError>,
 ) -> Result<T, HandshakeError> {
     let reading = async {
@@ -215,7 +255,7 @@ pub(crate) async fn read_hello<T>(
 }
 
 /// Says hello as the side that connected, and hears the answer.
-pub(crate) async fn greet(stream: &mut Stream, own: &Hello, identity: &Identity) -> Result<(), HandshakeError> {
+pub(crate) async fn greet(stream: &mut Connection, own: &Hello, identity: &Identity) -> Result<(), HandshakeError> {
     stream.write_all(&own.encode()).await?;
     let reply = read_hello(stream, HelloReply::decode).await?;
     reply.outcome.map_err(HandshakeError::Refused)?;

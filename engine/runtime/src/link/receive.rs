@@ -14,9 +14,9 @@ use synod_frame::{
 use synod_protocol::{Message, NodeId};
 use thiserror::Error;
 
+use super::connection::Reading;
 use crate::seam::buffer;
 use crate::seam::executor::yield_if_needed;
-use crate::seam::net::Stream;
 use crate::shard::Shard;
 
 /// Room for small messages; the longest promise fits.
@@ -38,6 +38,8 @@ pub(super) enum ReceiveError {
     Body(#[from] BodyError),
     #[error(transparent)]
     Message(#[from] MessageError),
+    #[error("a later connection of the same peer has taken its place")]
+    Replaced,
     #[error("{kind:?} on the wrong connection")]
     Channel { kind: EnvelopeKind },
     #[error("the envelope says {envelope} bytes of body, the body's header {header}")]
@@ -48,12 +50,12 @@ pub(super) enum ReceiveError {
 
 impl ReceiveError {
     pub(super) fn is_end_of_stream(&self) -> bool {
-        matches!(self, ReceiveError::Io(_))
+        matches!(self, ReceiveError::Io(_) | ReceiveError::Replaced)
     }
 }
 
 /// Reads small messages until the connection ends.
-pub(super) async fn receive_control(shard: &Rc<Shard>, peer: NodeId, mut stream: Stream) -> ReceiveError {
+pub(super) async fn receive_control(shard: &Rc<Shard>, peer: NodeId, mut stream: Reading) -> ReceiveError {
     let mut bytes = vec![0; CONTROL_BUFFER_BYTES];
     let mut filled = 0;
     let mut messages = Vec::new();
@@ -104,7 +106,7 @@ fn take_messages(
 }
 
 /// Reads bodies until the connection ends; stops reading while the log is behind.
-pub(super) async fn receive_bulk(shard: &Rc<Shard>, peer: NodeId, mut stream: Stream) -> ReceiveError {
+pub(super) async fn receive_bulk(shard: &Rc<Shard>, peer: NodeId, mut stream: Reading) -> ReceiveError {
     loop {
         if let Err(error) = receive_body(shard, peer, &mut stream).await {
             return error;
@@ -114,7 +116,7 @@ pub(super) async fn receive_bulk(shard: &Rc<Shard>, peer: NodeId, mut stream: St
     }
 }
 
-async fn receive_body(shard: &Rc<Shard>, peer: NodeId, stream: &mut Stream) -> Result<(), ReceiveError> {
+async fn receive_body(shard: &Rc<Shard>, peer: NodeId, stream: &mut Reading) -> Result<(), ReceiveError> {
     let mut head = [0; ENVELOPE_BYTES + BODY_HEADER_BYTES];
     stream.read_exact(&mut head).await?;
     let (envelope, body_header) = head.split_at(ENVELOPE_BYTES);

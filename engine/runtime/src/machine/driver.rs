@@ -228,6 +228,7 @@ impl<M: StateMachine> Driver<M> {
     }
 
     /// Appends the commands of a batch as one, waits until they are applied here, and gives what each of them brought.
+    /// Dropping the future means what it means in [`Driver::execute`].
     ///
     /// # Errors
     /// See [`ExecuteError`].
@@ -285,7 +286,7 @@ impl<M: StateMachine> Driver<M> {
     }
 
     /// Asks the machine once it has applied everything that was acknowledged anywhere before this call: the answer is
-    /// linearizable. See [`Log::barrier`].
+    /// linearizable. See [`Log::barrier`]. If the future is dropped, `ask` may run all the same.
     ///
     /// # Errors
     /// See [`QueryError`].
@@ -320,7 +321,8 @@ impl<M: StateMachine> Driver<M> {
     }
 
     /// Has the machine write a snapshot, between two transactions, and gives the position that it stands for: what a
-    /// transport of snapshots calls. What was written is only good if this succeeds.
+    /// transport of snapshots calls. What was written is only good if this succeeds. If the future is dropped, the machine
+    /// may write it all the same, and `into` is dropped.
     ///
     /// # Errors
     /// If the driver has ended, or the machine refuses; then the reason is in it.

@@ -39,10 +39,22 @@ fn setup(root: &Path) -> (Setup, OpenDirectory) {
     let (listener, listen) = bind(config.listen).expect("a free port");
     let called_at = std::time::Instant::now();
     let client_listener = None;
-    (
-        Setup { config, recovered, group, genesis, facts, startup, called_at, listener, listen, client_listener },
-        directory,
-    )
+    let (tls, forward) = (None, None);
+    let setup = Setup {
+        config,
+        tls,
+        recovered,
+        group,
+        genesis,
+        facts,
+        startup,
+        called_at,
+        listener,
+        listen,
+        client_listener,
+        forward,
+    };
+    (setup, directory)
 }
 
 /// Starts a node, waits until it leads, runs `test`, and ends it in order.

@@ -7,13 +7,18 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_lite::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures_lite::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 /// How long sent bytes may go unacknowledged.
 const USER_TIMEOUT_MS: u32 = 10_000;
+
+/// How long a peer may be silent before the kernel asks for a sign of life.
+const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// A listener that belongs to the executor's thread.
 #[derive(Debug)]
@@ -56,6 +61,13 @@ impl Stream {
     /// many minutes.
     pub(crate) fn set_user_timeout(&self) -> io::Result<()> {
         Ok(rustix::net::sockopt::set_tcp_user_timeout(self.borrow(), USER_TIMEOUT_MS)?)
+    }
+
+    /// Has the kernel ask a silent peer for a sign of life, so that one whose machine has vanished is found out.
+    pub(crate) fn set_keepalive(&self) -> io::Result<()> {
+        rustix::net::sockopt::set_socket_keepalive(self.borrow(), true)?;
+        rustix::net::sockopt::set_tcp_keepidle(self.borrow(), KEEPALIVE)?;
+        Ok(rustix::net::sockopt::set_tcp_keepintvl(self.borrow(), KEEPALIVE)?)
     }
 
     /// A second handle of the same socket, so that one task reads while another writes.
@@ -109,8 +121,34 @@ impl Stream {
         Ok(rustix::net::shutdown(self.borrow(), rustix::net::Shutdown::Write)?)
     }
 
+    /// Who is at the other end.
+    pub(crate) fn peer_address(&self) -> io::Result<SocketAddr> {
+        self.0.peer_addr().map_err(io::Error::from)
+    }
+
     fn borrow(&self) -> BorrowedFd<'_> {
         // SAFETY: the stream owns the descriptor and keeps it open for as long as it is borrowed here.
         unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+    }
+}
+
+/// For what is layered on top: TLS.
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_read(context, bytes)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(context)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_close(context)
     }
 }

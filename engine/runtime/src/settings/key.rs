@@ -141,6 +141,47 @@ pub static KEYS: &[Key] = &[
         |options| Some(options.config.client_peers.show())
     ),
     key!(
+        "forward_writes",
+        Switch,
+        "BOOL",
+        "While another node leads, pass appends on to it, at its address among client_peers",
+        put!(switch, config.forward_writes),
+        |options| Some(Bare(options.config.forward_writes).show())
+    ),
+    key!(
+        "tls.authorities",
+        Text,
+        "PATH",
+        "PEM file of those who sign the certificates of nodes and clients",
+        |options, text| {
+            options.config.tls.get_or_insert_default().authorities = text.into();
+            Ok(())
+        },
+        |options| options.config.tls.as_ref().and_then(|tls| some_path(&tls.authorities))
+    ),
+    key!(
+        "tls.certificate",
+        Text,
+        "PATH",
+        "PEM file of the own certificate and those between it and an authority",
+        |options, text| {
+            options.config.tls.get_or_insert_default().certificate = text.into();
+            Ok(())
+        },
+        |options| options.config.tls.as_ref().and_then(|tls| some_path(&tls.certificate))
+    ),
+    key!(
+        "tls.key",
+        Text,
+        "PATH",
+        "PEM file of its private key, which nobody else may read",
+        |options, text| {
+            options.config.tls.get_or_insert_default().key = text.into();
+            Ok(())
+        },
+        |options| options.config.tls.as_ref().and_then(|tls| some_path(&tls.key))
+    ),
+    key!(
         "insecure_plaintext",
         Switch,
         "BOOL",
@@ -316,6 +357,14 @@ pub static KEYS: &[Key] = &[
         "Bytes of appends of one client connection that may be under way",
         put!(bytes, config.client_bytes_max),
         |options| Some(Bytes(options.config.client_bytes_max).show())
+    ),
+    key!(
+        "clients_bytes_max",
+        Number,
+        "SIZE",
+        "Bytes of what all clients together have sent, or are sending, and isn't answered",
+        put!(bytes, config.clients_bytes_max),
+        |options| Some(Bytes(options.config.clients_bytes_max).show())
     ),
     key!(
         "retention.bytes",

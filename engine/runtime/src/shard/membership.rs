@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -21,6 +22,7 @@ use synod_wal::directory::write_stores_seen;
 use super::{Core, Shard};
 use crate::error::MembershipError;
 use crate::link::{Identity, Link, dial};
+use crate::tls::Tls;
 
 /// How a shard reaches its peers.
 pub(crate) struct Reach {
@@ -31,6 +33,8 @@ pub(crate) struct Reach {
     pub(crate) link_bytes: u64,
     /// Where what was seen of peers is kept.
     pub(crate) directory: PathBuf,
+    /// How connections are secured, if they are.
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 /// How often what was seen of peers is kept, if it changes.
@@ -104,7 +108,13 @@ impl Shard {
         let (group, node) = (self.settings.group, self.settings.node);
         let link = Rc::new(Link::new(group, node, &self.shared.meters.peer(peer), address, reach.link_bytes));
         for channel in [Channel::Control, Channel::Bulk] {
-            self.tasks.spawn(dial(Rc::clone(self), Rc::clone(&reach.identity), Rc::clone(&link), channel));
+            self.tasks.spawn(dial(
+                Rc::clone(self),
+                Rc::clone(&reach.identity),
+                Rc::clone(&link),
+                channel,
+                reach.tls.clone(),
+            ));
         }
         self.links.borrow_mut().push(link);
     }

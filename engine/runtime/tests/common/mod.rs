@@ -96,7 +96,8 @@ impl Served {
         Served::start_told(directory, node, listens, client, log, &[])
     }
 
-    fn start_told(
+    /// As [`Served::start_with`], with its log in a file of that name.
+    pub(crate) fn start_told(
         directory: &Path,
         node: u32,
         listens: &[SocketAddr],

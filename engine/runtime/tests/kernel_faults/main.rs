@@ -86,7 +86,9 @@ impl Cluster {
         let node = place as u32 + 1;
         let log = self.root.path().join(format!("node-{node}.stderr"));
         let directory = directory(&self.disks[place]);
-        let served = Served::start_logging(&directory, node, &self.listens, self.clients[place], log);
+        // So that there are syncs that can fail.
+        let further = ["--sync", "fdatasync"];
+        let served = Served::start_told(&directory, node, &self.listens, self.clients[place], log, &further);
         self.nodes[place] = Some(served);
     }
 

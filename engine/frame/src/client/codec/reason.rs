@@ -5,7 +5,7 @@ use std::time::Duration;
 use synod_protocol::delivery::{Refusal, TicketId};
 use synod_protocol::{Slot, TransferError};
 
-use super::super::{ClientEnvelope, ClientRefusal};
+use super::super::{ClientEnvelope, ClientRefusal, ClientRole};
 use super::members::parse_reason_text;
 use super::{ClientMessageError, first_slot, node, parse_address};
 use crate::archive;
@@ -27,7 +27,8 @@ mod number {
     pub(super) const NO_DELIVERY_STATE: u32 = 14;
     pub(super) const NOT_TRANSFERRED: u32 = 15;
     pub(super) const ROLLED_BACK: u32 = 16;
-    pub(super) const NOT_CHANGED: u32 = 17;
+    pub(super) const FORBIDDEN: u32 = 17;
+    pub(super) const NOT_CHANGED: u32 = 18;
 }
 
 pub(super) fn fill_reason(base: ClientEnvelope, why: &ClientRefusal) -> ClientEnvelope {
@@ -61,6 +62,7 @@ pub(super) fn fill_reason(base: ClientEnvelope, why: &ClientRefusal) -> ClientEn
         }
         ClientRefusal::NotTransferred(error) => fill_transfer(plain(number::NOT_TRANSFERRED), error),
         ClientRefusal::RolledBack { target } => ClientEnvelope { node: *target, ..plain(number::ROLLED_BACK) },
+        ClientRefusal::Forbidden { role } => ClientEnvelope { count: role_number(*role), ..plain(number::FORBIDDEN) },
         ClientRefusal::NotChanged { reason: _ } => plain(number::NOT_CHANGED),
     }
 }
@@ -99,6 +101,7 @@ pub(super) fn parse_reason(envelope: &ClientEnvelope, payload: &[u8]) -> Result<
         }
         number::NOT_TRANSFERRED => ClientRefusal::NotTransferred(parse_transfer(envelope).ok_or(field)?),
         number::ROLLED_BACK => ClientRefusal::RolledBack { target: envelope.node },
+        number::FORBIDDEN => ClientRefusal::Forbidden { role: role_of(envelope.count).ok_or(field)? },
         number::NOT_CHANGED => ClientRefusal::NotChanged { reason: archive::with_aligned(payload, parse_reason_text)? },
         found => return Err(ClientMessageError::Reason { found }),
     })
@@ -158,4 +161,16 @@ fn parse_transfer(envelope: &ClientEnvelope) -> Option<TransferError> {
         7 => TransferError::UnderWay(node),
         _ => return None,
     })
+}
+
+fn role_number(role: ClientRole) -> u32 {
+    match role {
+        ClientRole::Append => 1,
+        ClientRole::Read => 2,
+        ClientRole::Admin => 3,
+    }
+}
+
+fn role_of(number: u32) -> Option<ClientRole> {
+    [ClientRole::Append, ClientRole::Read, ClientRole::Admin].into_iter().find(|role| role_number(*role) == number)
 }

@@ -15,7 +15,7 @@ use synod::{
 };
 use uuid::Uuid;
 
-use crate::remote::{connect, find_leader};
+use crate::remote::{Certificates, connect, find_leader};
 use crate::setup::MemberArgument;
 use crate::{StdoutError, UsageError};
 
@@ -30,6 +30,8 @@ pub(crate) struct Join {
     /// The client address of any member, as IP:PORT.
     #[arg(long)]
     from: SocketAddr,
+    #[command(flatten)]
+    certificates: Certificates,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -54,6 +56,8 @@ pub(crate) struct List {
     /// The node's client address, as IP:PORT.
     #[arg(long)]
     at: SocketAddr,
+    #[command(flatten)]
+    certificates: Certificates,
 }
 
 /// Where to ask, and how long.
@@ -65,6 +69,8 @@ struct Asking {
     /// Give up waiting for the change to be complete after this many seconds; it goes on nevertheless. Zero doesn't wait.
     #[arg(long, default_value_t = 60)]
     wait: u64,
+    #[command(flatten)]
+    certificates: Certificates,
 }
 
 #[derive(Debug, clap::Args)]
@@ -133,7 +139,7 @@ impl FromStr for NewcomerArgument {
 impl Join {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let own = directory::read_identity(&self.dir)?;
-        let report = connect(self.from)?.members()?;
+        let report = connect(self.from, self.certificates.load()?.as_ref())?.members()?;
         let (slot, content) = newest(&report)?;
         let StoredBody { body, .. } = report.configurations.last().expect("its newest was read").clone();
         let identity = match directory::join(&self.dir, GROUP, &StoredConfiguration { slot, body })? {
@@ -158,7 +164,9 @@ impl Join {
 impl MemberCommand {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
-            MemberCommand::List(list) => print_members(&connect(list.at)?.members()?),
+            MemberCommand::List(list) => {
+                print_members(&connect(list.at, list.certificates.load()?.as_ref())?.members()?)
+            }
             MemberCommand::Add(add) => {
                 let add_nodes = add.nodes.iter().map(|newcomer| newcomer.0).collect();
                 add.asking.change(MemberChange::Replace { add: add_nodes, remove: Vec::new() })
@@ -197,7 +205,7 @@ impl Replace {
 
 impl Asking {
     fn leader(&self) -> anyhow::Result<Client> {
-        find_leader(&self.at)
+        find_leader(&self.at, self.certificates.load()?.as_ref())
     }
 
     /// Asks for a change, and waits until it is complete.

@@ -2,16 +2,21 @@
 
 use std::io::{self, BufRead as _, BufReader, BufWriter, Write};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use synod::client::{Client, ClientError, ClientRefusal, NodeRole, StatusReport};
+use synod::tls::{ClientTls, TlsFiles};
 use synod::{Batch, BodyKind, SharedBody, Slot};
 
-use crate::StdoutError;
+use crate::{StdoutError, UsageError};
 
 /// How long an append looks for a leader.
 const LEADER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a connection may take.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A batch ends when it has this many bytes, or no further line has been read yet.
 const BATCH_BYTES: usize = 64 << 10;
@@ -27,6 +32,8 @@ pub(crate) struct Status {
     /// The node's client address, as IP:PORT.
     #[arg(long)]
     at: SocketAddr,
+    #[command(flatten)]
+    certificates: Certificates,
 }
 
 #[derive(Debug, clap::Args)]
@@ -34,6 +41,8 @@ pub(crate) struct Append {
     /// Client addresses of the nodes, as IP:PORT; the leader is found among them.
     #[arg(long, required = true, num_args = 1..)]
     at: Vec<SocketAddr>,
+    #[command(flatten)]
+    certificates: Certificates,
 }
 
 #[derive(Debug, clap::Args)]
@@ -50,11 +59,14 @@ pub(crate) struct Read {
     /// Wait for more at the end of the log.
     #[arg(long)]
     follow: bool,
+    #[command(flatten)]
+    certificates: Certificates,
 }
 
 impl Status {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let mut client = connect(self.at)?;
+        let tls = self.certificates.load()?;
+        let mut client = connect(self.at, tls.as_ref())?;
         let (status, figures) = (client.status()?, client.figures()?);
         let mut out = io::stdout().lock();
         print_status(&mut out, &status).map_err(StdoutError)?;
@@ -91,7 +103,8 @@ fn print_status(out: &mut impl Write, status: &StatusReport) -> io::Result<()> {
 
 impl Append {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let mut client = find_leader(&self.at)?;
+        let tls = self.certificates.load()?;
+        let mut client = find_leader(&self.at, tls.as_ref())?;
         let mut input = BufReader::with_capacity(BATCH_BYTES, io::stdin().lock());
         let mut output = BufWriter::new(io::stdout().lock());
         let mut batch = Batch::new();
@@ -105,7 +118,7 @@ impl Append {
             // A typed line is appended at once, a file in large batches.
             let more_is_there = input.buffer().contains(&b'\n') && batch.bytes().len() < BATCH_BYTES;
             if !batch.is_empty() && (read == 0 || !more_is_there) {
-                let slots = append(&mut client, &self.at, &batch)?;
+                let slots = append(&mut client, &self.at, tls.as_ref(), &batch)?;
                 for slot in slots.start.0..slots.end.0 {
                     writeln!(output, "{slot}").map_err(StdoutError)?;
                 }
@@ -120,7 +133,12 @@ impl Append {
 }
 
 /// Appends at whoever leads; follows the leader as long as nothing was proposed.
-fn append(client: &mut Client, at: &[SocketAddr], batch: &Batch) -> anyhow::Result<synod::SlotRange> {
+fn append(
+    client: &mut Client,
+    at: &[SocketAddr],
+    tls: Option<&ClientTls>,
+    batch: &Batch,
+) -> anyhow::Result<synod::SlotRange> {
     let deadline = Instant::now() + LEADER_PATIENCE;
     loop {
         match client.append_batch(batch) {
@@ -129,19 +147,19 @@ fn append(client: &mut Client, at: &[SocketAddr], batch: &Batch) -> anyhow::Resu
                 ClientRefusal::NotLeader { .. } | ClientRefusal::NoLeader | ClientRefusal::Overloaded { .. },
             )) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(50));
-                *client = find_leader(at)?;
+                *client = find_leader(at, tls)?;
             }
             Err(error) => return Err(error).context("the lines of this batch may not be appended"),
         }
     }
 }
 
-pub(crate) fn find_leader(at: &[SocketAddr]) -> anyhow::Result<Client> {
+pub(crate) fn find_leader(at: &[SocketAddr], tls: Option<&ClientTls>) -> anyhow::Result<Client> {
     let deadline = Instant::now() + LEADER_PATIENCE;
     loop {
         let mut problem = None;
         for address in at {
-            match connect(*address).and_then(|mut client| Ok((client.status()?, client))) {
+            match connect(*address, tls).and_then(|mut client| Ok((client.status()?, client))) {
                 Ok((status, client)) if status.role == NodeRole::Leader => return Ok(client),
                 Ok((status, _)) if at.len() == 1 => match status.leader {
                     Some(leader) => bail!("node {} leads, not node {}; append there", leader.0, status.node.0),
@@ -160,7 +178,8 @@ pub(crate) fn find_leader(at: &[SocketAddr]) -> anyhow::Result<Client> {
 
 impl Read {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let mut client = connect(self.at)?;
+        let tls = self.certificates.load()?;
+        let mut client = connect(self.at, tls.as_ref())?;
         let mut output = BufWriter::new(io::stdout().lock());
         let mut next = Slot(self.from).max(Slot::FIRST);
         let mut left = self.limit.unwrap_or(u64::MAX);
@@ -203,6 +222,41 @@ fn print_body(out: &mut impl Write, body: &SharedBody, from: Slot, limit: u64) -
     Ok(printed)
 }
 
-pub(crate) fn connect(at: SocketAddr) -> anyhow::Result<Client> {
-    Client::connect(at).with_context(|| format!("can't talk to {at}"))
+/// Certificates for a cluster that asks for them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Certificates {
+    /// PEM file of those who sign the certificates of the cluster's nodes; also SYNOD_TLS_AUTHORITIES.
+    #[arg(long, value_name = "PATH")]
+    tls_authorities: Option<PathBuf>,
+    /// PEM file of the client's own certificate, which says what it may do; also SYNOD_TLS_CERTIFICATE.
+    #[arg(long, value_name = "PATH")]
+    tls_certificate: Option<PathBuf>,
+    /// PEM file of its private key; also SYNOD_TLS_KEY.
+    #[arg(long, value_name = "PATH")]
+    tls_key: Option<PathBuf>,
+}
+
+impl Certificates {
+    /// All of them, or none.
+    pub(crate) fn load(&self) -> anyhow::Result<Option<ClientTls>> {
+        let given = |flag: &Option<PathBuf>, variable: &str| {
+            flag.clone().or_else(|| std::env::var_os(variable).map(PathBuf::from))
+        };
+        match (
+            given(&self.tls_authorities, "SYNOD_TLS_AUTHORITIES"),
+            given(&self.tls_certificate, "SYNOD_TLS_CERTIFICATE"),
+            given(&self.tls_key, "SYNOD_TLS_KEY"),
+        ) {
+            (None, None, None) => Ok(None),
+            (Some(authorities), Some(certificate), Some(key)) => {
+                let tls = ClientTls::load(&TlsFiles { authorities, certificate, key });
+                Ok(Some(tls.context("can't use the certificates for TLS")?))
+            }
+            _ => Err(UsageError("TLS needs --tls-authorities, --tls-certificate and --tls-key").into()),
+        }
+    }
+}
+
+pub(crate) fn connect(at: SocketAddr, tls: Option<&ClientTls>) -> anyhow::Result<Client> {
+    Client::connect_with(at, CONNECT_DEADLINE, tls).with_context(|| format!("can't talk to {at}"))
 }

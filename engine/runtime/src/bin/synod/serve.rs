@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use rustix::process::Resource;
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use synod::{Node, StopReason};
 
 use crate::arguments::SettingsArguments;
@@ -78,6 +78,12 @@ fn watch(node: &Node, signals: &Signals) -> anyhow::Result<Option<StopReason>> {
     let mut fed_at = Instant::now();
     loop {
         match signals.received.recv_timeout(WATCH_INTERVAL) {
+            Ok(SIGHUP) => {
+                if let Err(error) = node.reload_certificates() {
+                    tracing::error!(%error, "the new certificates can't be used; the old ones stay");
+                }
+                continue;
+            }
             Ok(signal) => {
                 tracing::info!(signal, "shutting down");
                 return Ok(None);
@@ -133,16 +139,21 @@ struct Signals {
 }
 
 impl Signals {
-    /// Takes over SIGINT and SIGTERM. The first one is handed on, for an orderly end; before the node is up there is
+    /// Takes over SIGHUP, which asks for the certificates to be read again, and SIGINT and SIGTERM. Of those the first one is handed on, for an orderly end; before the node is up there is
     /// nothing to put in order, and it ends the process. The second one ends it at once: the log needs no orderly end.
     fn watch() -> io::Result<Signals> {
-        let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+        let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
         let (sender, received) = mpsc::channel();
         let is_up = Arc::new(AtomicBool::new(false));
         let up = Arc::clone(&is_up);
         std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             let mut asked = false;
             for signal in signals.forever() {
+                if signal == SIGHUP {
+                    // Of no use to a node that isn't up yet, or not any more.
+                    let _ = sender.send(signal);
+                    continue;
+                }
                 if !up.load(Ordering::Acquire) {
                     tracing::info!(signal, "ending before the log is read back");
                     signal_hook::low_level::exit(0);
