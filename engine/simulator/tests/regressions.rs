@@ -185,3 +185,10 @@ fn a_ballot_that_nobody_heard_of_binds_nobody() {
     check_hard(65_024_248);
     check_hard(65_035_607);
 }
+
+/// A leader learned beyond the slot up to which it was prepared, and asked for promises again with every answer, for ever.
+#[test]
+fn what_lies_below_the_mark_needs_no_promise() {
+    check_hard(67_000_482);
+    check_hard(67_002_345);
+}

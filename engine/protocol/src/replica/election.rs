@@ -122,6 +122,8 @@ impl Replica {
             && self.is_prepare_quorum(&canvass.granted)
             // A prepare quorum elects, but whoever can't reach an accept quorum as well would lead in vain.
             && self.is_accept_quorum(&canvass.granted)
+            // It may have been told so by others, while those who grant don't know it yet.
+            && !self.is_removed()
         {
             let ballot = canvass.ballot;
             self.become_candidate(now, ballot);

@@ -142,13 +142,18 @@ impl Replica {
 
     /// Wins the next configuration, if its members have promised, and plans what they report from where it rules.
     pub(super) fn extend_phase_one(&mut self, now: Instant) {
+        let mark = self.mark.slot;
         let Some(leadership) = self.leadership() else { return };
         if leadership.is_catching_up() || leadership.prepared_to == END {
             return;
         }
-        let from = leadership.prepared_to;
-        if leadership.extension.as_ref().is_none_or(|extension| extension.from != from) {
-            let configuration = self.configurations.configuration_at(from).clone();
+        // What ruled below the mark needs no promise any more, and may be forgotten.
+        let next = leadership.prepared_to.max(mark);
+        let asked = leadership.extension.as_ref().map(|extension| extension.from);
+        let configuration = self.configurations.configuration_at(next);
+        let from = configuration.rules_from();
+        if asked != Some(from) {
+            let configuration = configuration.clone();
             self.begin_extension(configuration);
         }
         let node = self.node;
