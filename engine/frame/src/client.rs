@@ -13,8 +13,11 @@ use synod_protocol::{Ballot, BodyHandle, Mark, NodeId, Slot, TransferError};
 use crate::batch::Batch;
 use crate::layout::GroupId;
 
+pub use members::{CONFIGURATIONS_MAX, MemberChange, MembersReport, Newcomer, REASON_BYTES_MAX, StoredBody};
+
 mod codec;
 mod envelope;
+mod members;
 
 pub use codec::{ClientMessageError, decode_reply, decode_request, encode_append, encode_reply, encode_request};
 pub use envelope::{ClientEnvelope, ClientEnvelopeError, ClientKind};
@@ -87,6 +90,22 @@ pub enum ClientRequest {
         /// Who is to lead.
         target: NodeId,
     },
+    /// Report which configurations rule.
+    Members {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+    },
+    /// Change the membership.
+    Change {
+        /// The client's number for the request.
+        request: u64,
+        /// The log.
+        group: GroupId,
+        /// Who comes and who goes.
+        change: MemberChange,
+    },
     /// Report the state of the node and its part in the group.
     Status {
         /// The client's number for the request.
@@ -133,7 +152,8 @@ pub enum ClientReply {
     Done {
         /// The request's number.
         request: u64,
-        /// The slot that names a session or ticket, the end of what a barrier waited for, the point of a trim; else zero.
+        /// The slot that names a session or ticket, the end of what a barrier waited for, the point of a trim, the slot of a
+        /// configuration; else zero.
         slot: Slot,
     },
     /// What doesn't count of the body that comes next.
@@ -156,6 +176,13 @@ pub enum ClientReply {
         request: u64,
         /// The state.
         status: StatusReport,
+    },
+    /// Which configurations rule.
+    Members {
+        /// The request's number.
+        request: u64,
+        /// Those that the node knows.
+        members: MembersReport,
     },
     /// Figures of the node.
     Figures {
@@ -252,6 +279,11 @@ pub enum ClientRefusal {
         /// The target.
         target: NodeId,
     },
+    /// The membership isn't changed.
+    NotChanged {
+        /// Why, in words; at most [`REASON_BYTES_MAX`].
+        reason: String,
+    },
     /// The client's certificate doesn't grant the role that this takes; nothing was done.
     Forbidden {
         /// The role that is lacking.
@@ -335,6 +367,8 @@ impl ClientRequest {
             | ClientRequest::Barrier { request, .. }
             | ClientRequest::Trim { request, .. }
             | ClientRequest::Transfer { request, .. }
+            | ClientRequest::Members { request, .. }
+            | ClientRequest::Change { request, .. }
             | ClientRequest::Status { request, .. }
             | ClientRequest::Figures { request, .. }
             | ClientRequest::Read { request, .. } => *request,
@@ -350,6 +384,7 @@ impl ClientReply {
             | ClientReply::Refused { request, .. }
             | ClientReply::Status { request, .. }
             | ClientReply::Figures { request, .. }
+            | ClientReply::Members { request, .. }
             | ClientReply::Done { request, .. }
             | ClientReply::Gaps { request, .. }
             | ClientReply::Body { request, .. }

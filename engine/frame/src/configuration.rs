@@ -1,6 +1,10 @@
 //! The archive of a configuration body: a cluster's identity, its members with the incarnations of their stores, and
 //! the quorum sizes. The body at slot 0 is genesis.
 
+mod addresses;
+
+use std::net::SocketAddr;
+
 use rkyv::{Archive, Serialize};
 use synod_protocol::{BodyKind, Configuration, ConfigurationError, MEMBERS_MAX, NodeId, Slot};
 use thiserror::Error;
@@ -30,6 +34,9 @@ pub struct ConfigurationBody {
     pub accept_quorum: u32,
     /// How far proposals may run ahead of the chosen prefix, in slots.
     pub alpha: u32,
+    /// Where members and learners listen for their peers, as far as that is known; ascending by node. A node may be told
+    /// otherwise.
+    pub addresses: Vec<(NodeId, SocketAddr)>,
 }
 
 /// A member of a configuration.
@@ -134,6 +141,7 @@ impl ConfigurationBody {
             let told = known.iter().chain(self.nodes()).find(|member| member.node == *node);
             Member { node: *node, incarnation: told.map_or([0; 16], |member| member.incarnation) }
         };
+        let has_part = |node: NodeId| configuration.nodes().any(|other| other == node);
         ConfigurationBody {
             after,
             cluster: self.cluster,
@@ -144,7 +152,13 @@ impl ConfigurationBody {
             prepare_quorum: configuration.prepare_quorum,
             accept_quorum: configuration.accept_quorum,
             alpha: configuration.alpha,
+            addresses: self.addresses.iter().copied().filter(|(node, _)| has_part(*node)).collect(),
         }
+    }
+
+    /// Where a node listens for its peers, if this configuration tells.
+    pub fn address_of(&self, node: NodeId) -> Option<SocketAddr> {
+        self.addresses.iter().find(|(named, _)| *named == node).map(|(_, address)| *address)
     }
 
     /// The incarnation that this configuration names for a node.
@@ -159,7 +173,9 @@ impl ConfigurationBody {
             }
         }
         let leaves = |(row, member): (usize, &Member)| u16::from(self.leaving.contains(&member.node)) << row;
-        Ok(archive::to_vec(&ConfigurationArchive {
+        let mut bytes = addresses::to_bytes(&self.addresses)?;
+        // Offsets in the archive are relative, and what lies in front is a multiple of its alignment.
+        bytes.extend(archive::to_vec(&ConfigurationArchive {
             cluster: self.cluster,
             lineage: self.lineage,
             prepare_quorum: self.prepare_quorum,
@@ -171,12 +187,15 @@ impl ConfigurationBody {
                 .collect(),
             learners: self.learners.len() as u16,
             leaving: self.members.iter().enumerate().map(leaves).fold(0, |mask, bit| mask | bit),
-        }))
+        }));
+        Ok(bytes)
     }
 
     fn from_archive(bytes: &[u8]) -> Result<ConfigurationBody, ConfigurationBodyError> {
         let archive = archive::access::<ArchivedConfigurationArchive>(bytes).ok_or(ConfigurationBodyError::Archive)?;
         let rows = archive.members.as_slice();
+        let rows_bytes = size_of_val(rows).next_multiple_of(align_of::<ArchivedConfigurationArchive>());
+        let front = bytes.len().saturating_sub(rows_bytes + size_of::<ArchivedConfigurationArchive>());
         let learners = usize::from(archive.learners.to_native());
         let members = rows.len().checked_sub(learners).ok_or(ConfigurationBodyError::Archive)?;
         if members > MEMBERS_MAX || learners > MEMBERS_MAX {
@@ -188,6 +207,9 @@ impl ConfigurationBody {
         }
         let member =
             |row: &ArchivedMemberRow| Member { node: NodeId(row.node.to_native()), incarnation: row.incarnation };
+        if members == 0 {
+            return Err(ConfigurationError::MemberCount(0).into());
+        }
         let (members, learners) = rows.split_at(members);
         let leaves = |(row, member): (usize, &ArchivedMemberRow)| {
             (leaving >> row & 1 == 1).then(|| NodeId(member.node.to_native()))
@@ -202,6 +224,7 @@ impl ConfigurationBody {
             prepare_quorum: archive.prepare_quorum.to_native(),
             accept_quorum: archive.accept_quorum.to_native(),
             alpha: archive.alpha.to_native(),
+            addresses: addresses::from_bytes(&bytes[..front]).ok_or(ConfigurationBodyError::Archive)?,
         })
     }
 }

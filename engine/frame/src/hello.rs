@@ -7,7 +7,7 @@
 //! A hello carries what a peer should remember of a node durably: the highest boot counter, promise and durable
 //! position. A node that comes back with less was rolled back.
 
-use synod_protocol::{Ballot, NodeId};
+use synod_protocol::{Ballot, NodeId, Slot};
 use thiserror::Error;
 
 use crate::layout::{FORMAT_VERSION, Field, HELLO_BYTES, first_nonzero, magic};
@@ -49,7 +49,10 @@ mod field {
     pub(super) const REFUSAL: Field = FORMAT.then(2);
     pub(super) const DURABLE: Field = REFUSAL.then(8);
     pub(super) const DETAIL: Field = DURABLE.then(16);
-    pub(super) const RESERVED: Field = DETAIL.then(HELLO_BYTES - DETAIL.end());
+    pub(super) const CONFIGURATION: Field = DETAIL.then(8);
+    pub(super) const PORT: Field = CONFIGURATION.then(8);
+    pub(super) const STABLE: Field = PORT.then(8);
+    pub(super) const RESERVED: Field = STABLE.then(HELLO_BYTES - STABLE.end());
 }
 
 // The byte map of engine/docs/wal-format.md. What lies before the cluster never moves, in any version.
@@ -61,7 +64,8 @@ const _: () = {
     assert!(field::BOOT_COUNTER.offset == 72);
     assert!(field::PROMISE_ROUND.offset == 88);
     assert!(field::DURABLE.offset == 112);
-    assert!(field::RESERVED.offset == 136);
+    assert!(field::CONFIGURATION.offset == 136);
+    assert!(field::RESERVED.offset == 160);
     assert!(field::RESERVED.end() == HELLO_BYTES);
 };
 
@@ -124,6 +128,13 @@ pub struct Hello {
     pub promise: Ballot,
     /// The sender's durable position in its log, as a log sequence number.
     pub durable: u64,
+    /// Where the newest configuration was chosen that the sender knows; zero for genesis.
+    pub configuration: Slot,
+    /// The port at which the sender listens for its peers; zero if it doesn't tell.
+    pub port: u16,
+    /// The end of the chosen prefix that the sender will still know after any restart; zero if it doesn't tell, for its log
+    /// is damaged.
+    pub stable: Slot,
 }
 
 /// The answer to a hello.
@@ -173,8 +184,13 @@ pub enum HelloRefusal {
         node: NodeId,
     },
     /// A node that no configuration names.
-    #[error("the node there doesn't know this node as a member; add it by a configuration change")]
-    UnknownNode,
+    #[error(
+        "the newest configuration known there, of slot {configuration}, doesn't name this node: it was removed, or isn't added yet"
+    )]
+    UnknownNode {
+        /// Where the newest configuration was chosen that is known there; zero for genesis.
+        configuration: Slot,
+    },
     /// The store isn't the one that the configuration names: the directory was wiped or swapped.
     #[error(
         "the configuration names store {} for this node, which has another one; re-admit the node by a replacement",
@@ -186,13 +202,21 @@ pub enum HelloRefusal {
     },
     /// The store was in a later state before: it was restored from an old copy.
     #[error(
-        "this node's store has been rolled back: boot {boot_counter}, durable to {durable}, was seen before; re-admit the node by a replacement"
+        "this node's store went back in time: boot {boot_counter}, with everything below slot {stable}, was seen there before; what it promised since is forgotten: remove the node, and add it again with a new directory"
     )]
     RolledBack {
         /// Highest boot counter seen.
         boot_counter: u64,
-        /// Highest durable position seen.
-        durable: u64,
+        /// Highest end of a durable chosen prefix seen.
+        stable: Slot,
+    },
+    /// Another process has said the same of itself.
+    #[error(
+        "another process runs on a copy of this node's store: its boot {boot_counter} was seen there before; stop one of them, and never start a copy"
+    )]
+    Twin {
+        /// The boot counter of both.
+        boot_counter: u64,
     },
     /// The listener doesn't serve this channel.
     #[error("the listener there doesn't serve this kind of connection; check the port")]
@@ -262,6 +286,9 @@ pub enum HelloError {
     /// A node's hello without a node.
     #[error("hello on a channel between nodes that names no node")]
     Nobody,
+    /// A port beyond all that there are.
+    #[error("hello with a port that doesn't exist")]
+    Port,
     /// A refusal that this build doesn't know, or one that contradicts itself.
     #[error("refused for a reason that this build doesn't know ({found}); update it")]
     Refusal {
@@ -291,7 +318,8 @@ impl Hello {
     pub fn decode(bytes: &[u8]) -> Result<Hello, HelloError> {
         let bytes = check(bytes, KIND_HELLO)?;
         check_zero(bytes, field::FORMAT.offset..field::DURABLE.offset)?;
-        check_zero(bytes, field::DETAIL.offset..field::RESERVED.end())?;
+        check_zero(bytes, field::DETAIL.offset..field::DETAIL.end())?;
+        check_zero(bytes, field::RESERVED.offset..field::RESERVED.end())?;
         parse(bytes)
     }
 
@@ -347,6 +375,9 @@ impl Hello {
         field::PROMISE_BOOT.put(&mut bytes, &self.promise.boot.to_le_bytes());
         field::PROMISE_NODE.put(&mut bytes, &self.promise.node.0.to_le_bytes());
         field::DURABLE.put(&mut bytes, &self.durable.to_le_bytes());
+        field::CONFIGURATION.put(&mut bytes, &self.configuration.0.to_le_bytes());
+        field::PORT.put(&mut bytes, &u64::from(self.port).to_le_bytes());
+        field::STABLE.put(&mut bytes, &self.stable.0.to_le_bytes());
         bytes
     }
 }
@@ -407,6 +438,7 @@ mod refusal {
     pub(super) const TOO_MANY_CONNECTIONS: u16 = 10;
     pub(super) const NOT_BOOTSTRAPPED: u16 = 11;
     pub(super) const SHUTDOWN: u16 = 12;
+    pub(super) const TWIN: u16 = 13;
 }
 
 /// The two numbers of a refusal's detail; a refusal with one number has the other at zero.
@@ -424,11 +456,12 @@ impl HelloRefusal {
             HelloRefusal::Cluster { cluster } => (refusal::CLUSTER, cluster),
             HelloRefusal::Lineage { lineage } => (refusal::LINEAGE, numbers(lineage, 0)),
             HelloRefusal::Node { node } => (refusal::NODE, numbers(u64::from(node.0), 0)),
-            HelloRefusal::UnknownNode => (refusal::UNKNOWN_NODE, [0; 16]),
+            HelloRefusal::UnknownNode { configuration } => (refusal::UNKNOWN_NODE, numbers(configuration.0, 0)),
             HelloRefusal::Incarnation { expected } => (refusal::INCARNATION, expected),
-            HelloRefusal::RolledBack { boot_counter, durable } => {
-                (refusal::ROLLED_BACK, numbers(boot_counter, durable))
+            HelloRefusal::RolledBack { boot_counter, stable } => {
+                (refusal::ROLLED_BACK, numbers(boot_counter, stable.0))
             }
+            HelloRefusal::Twin { boot_counter } => (refusal::TWIN, numbers(boot_counter, 0)),
             HelloRefusal::Channel => (refusal::CHANNEL, [0; 16]),
             HelloRefusal::TooManyConnections => (refusal::TOO_MANY_CONNECTIONS, [0; 16]),
             HelloRefusal::NotBootstrapped => (refusal::NOT_BOOTSTRAPPED, [0; 16]),
@@ -446,9 +479,10 @@ impl HelloRefusal {
             refusal::CLUSTER => HelloRefusal::Cluster { cluster: detail },
             refusal::LINEAGE => HelloRefusal::Lineage { lineage: low },
             refusal::NODE => HelloRefusal::Node { node: NodeId(u32::try_from(low).ok()?) },
-            refusal::UNKNOWN_NODE => HelloRefusal::UnknownNode,
+            refusal::UNKNOWN_NODE => HelloRefusal::UnknownNode { configuration: Slot(low) },
             refusal::INCARNATION => HelloRefusal::Incarnation { expected: detail },
-            refusal::ROLLED_BACK => HelloRefusal::RolledBack { boot_counter: low, durable: high },
+            refusal::ROLLED_BACK => HelloRefusal::RolledBack { boot_counter: low, stable: Slot(high) },
+            refusal::TWIN => HelloRefusal::Twin { boot_counter: low },
             refusal::CHANNEL => HelloRefusal::Channel,
             refusal::TOO_MANY_CONNECTIONS => HelloRefusal::TooManyConnections,
             refusal::NOT_BOOTSTRAPPED => HelloRefusal::NotBootstrapped,
@@ -517,6 +551,9 @@ fn parse(bytes: &[u8]) -> Result<Hello, HelloError> {
             boot: field::PROMISE_BOOT.u64(bytes),
         },
         durable: field::DURABLE.u64(bytes),
+        configuration: Slot(field::CONFIGURATION.u64(bytes)),
+        port: u16::try_from(field::PORT.u64(bytes)).map_err(|_| HelloError::Port)?,
+        stable: Slot(field::STABLE.u64(bytes)),
     };
     let (minimum, maximum) = (hello.format_min, hello.format_max);
     if minimum == 0 || minimum > maximum {
@@ -564,6 +601,9 @@ mod tests {
             boot_nonce: 5,
             promise: Ballot { round: 6, node: NodeId(1), boot: 7 },
             durable: 8,
+            configuration: Slot(9),
+            port: 7001,
+            stable: Slot(10),
         }
     }
 

@@ -519,6 +519,11 @@ impl Replica {
         self.unsure.is_some()
     }
 
+    /// The end of the chosen prefix that this replica would still know after a restart.
+    pub fn proved(&self) -> Slot {
+        self.proved
+    }
+
     /// The chosen prefix.
     pub fn mark(&self) -> Mark {
         self.mark

@@ -10,7 +10,7 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use synod_frame::client::{ClientEnvelope, ClientKind, ClientReply, ClientRequest};
+use synod_frame::client::{ClientEnvelope, ClientKind, ClientReply, ClientRequest, MemberChange, MembersReport};
 use synod_frame::client::{decode_reply, encode_append, encode_request};
 use synod_frame::{
     Batch, BodyError, BodyHeader, BodyLayout, Channel, ENVELOPE_BYTES, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello,
@@ -96,11 +96,17 @@ pub fn refusal_sentence(refusal: &ClientRefusal) -> String {
             "nothing to trim: sessions are in use, and their state is not kept for any point so low".to_owned()
         }
         ClientRefusal::NotTransferred(error) => format!("the leadership isn't handed over: {error}"),
+        ClientRefusal::NotChanged { reason } => format!("the membership isn't changed: {}", printable(reason)),
         ClientRefusal::RolledBack { target } => format!("node {target} didn't take over in time"),
         ClientRefusal::Forbidden { role } => {
             format!("this takes the role {role}, which the client's certificate doesn't grant")
         }
     }
+}
+
+/// What a node says goes to terminals, which take orders.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// A body with what of it doesn't count, as far as that lies in it.
@@ -252,6 +258,35 @@ impl Client {
         }
     }
 
+    /// The configurations that the node knows. Nothing may be outstanding.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn members(&mut self) -> Result<MembersReport, ClientError> {
+        let request = self.next_request();
+        self.send(&ClientRequest::Members { request, group: self.group })?;
+        match self.read_reply()?.0 {
+            ClientReply::Members { request: found, members } if found == request => Ok(members),
+            ClientReply::Refused { request: found, reason } if found == request => Err(ClientError::Refused(reason)),
+            other => Err(ClientError::Order { expected: request, found: other.request() }),
+        }
+    }
+
+    /// Changes the membership, at the leader, and gives the slot of the configuration that is chosen. Nothing may be
+    /// outstanding.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn change_members(&mut self, change: MemberChange) -> Result<Slot, ClientError> {
+        let request = self.next_request();
+        self.send(&ClientRequest::Change { request, group: self.group, change })?;
+        match self.read_reply()?.0 {
+            ClientReply::Done { request: found, slot } if found == request => Ok(slot),
+            ClientReply::Refused { request: found, reason } if found == request => Err(ClientError::Refused(reason)),
+            other => Err(ClientError::Order { expected: request, found: other.request() }),
+        }
+    }
+
     /// Figures of the node, as lines of a name, a space and a value. Nothing may be outstanding.
     ///
     /// # Errors
@@ -354,5 +389,8 @@ pub(crate) fn client_hello() -> Hello {
         boot_nonce: 0,
         promise: Ballot::ZERO,
         durable: 0,
+        configuration: Slot(0),
+        port: 0,
+        stable: Slot(0),
     }
 }

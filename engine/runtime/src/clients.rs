@@ -49,7 +49,7 @@ use crate::tls::Roles;
 
 pub(crate) use budget::RATE_MIN;
 use budget::{Budget, Room, patience, too_slow};
-use refusal::{of_append, of_barrier, of_session, of_ticket, of_transfer, of_trim, refused};
+use refusal::{of_append, of_barrier, of_change, of_session, of_ticket, of_transfer, of_trim, refused};
 use report::{figures, report};
 
 /// Answers are gathered into writes of about this size.
@@ -152,7 +152,7 @@ async fn welcome(
     stream.set_keepalive()?;
     let (mut connection, names) = newcomer.secure(stream).await?;
     let hello = read_hello(&mut connection, Hello::decode).await?;
-    let own = identity.hello(Channel::Client, NodeId(0), shard.durable_position());
+    let own = identity.hello(Channel::Client, NodeId(0), shard.position());
     let checked = if hello.from == NodeId(0) { hello.check(&own) } else { Err(HelloRefusal::Channel) };
     let (outcome, admission) = match checked.and_then(|format| Ok((format, newcomer.admit()?))) {
         Ok((format, admission)) => (Ok(format), Ok(admission)),
@@ -297,14 +297,16 @@ async fn take_request(shard: &Shard, log: &Log, stream: &mut Reading, desk: &Des
 /// What a client must be allowed for a request; whoever is let in may ask for the leader.
 fn role_for(request: &ClientRequest) -> Option<ClientRole> {
     match request {
-        ClientRequest::Status { .. } => None,
+        ClientRequest::Status { .. } | ClientRequest::Members { .. } => None,
         ClientRequest::Append { .. } | ClientRequest::Session { .. } | ClientRequest::Ticket { .. } => {
             Some(ClientRole::Append)
         }
         ClientRequest::Barrier { .. } | ClientRequest::Figures { .. } | ClientRequest::Read { .. } => {
             Some(ClientRole::Read)
         }
-        ClientRequest::Trim { .. } | ClientRequest::Transfer { .. } => Some(ClientRole::Admin),
+        ClientRequest::Trim { .. } | ClientRequest::Transfer { .. } | ClientRequest::Change { .. } => {
+            Some(ClientRole::Admin)
+        }
     }
 }
 
@@ -358,6 +360,13 @@ async fn begin(shard: &Shard, log: &Log, request: ClientRequest, room: Room) -> 
         ClientRequest::Transfer { request, target, .. } => {
             let work = async move { log.transfer_leadership(target).await };
             later(request, async move { work.await.map(|()| Slot(0)).map_err(|error| of_transfer(&error)) }).await
+        }
+        ClientRequest::Members { request, .. } => match log.members().await {
+            Some(members) => Pending::Ready(ClientReply::Members { request, members }),
+            None => Pending::Ready(refused(request, ClientRefusal::Shutdown)),
+        },
+        ClientRequest::Change { request, change, .. } => {
+            later(request, async move { log.change_members(change).await.map_err(|error| of_change(&error)) }).await
         }
         ClientRequest::Status { request, .. } => {
             // Made when they are due, so that who asks and doesn't listen takes no memory.

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use synod_frame::HelloRefusal;
 use synod_protocol::delivery::{Refusal, TicketId};
 use synod_protocol::{HaltReason, NodeId, Slot};
 use thiserror::Error;
@@ -37,13 +38,17 @@ pub enum StartError {
     /// The log doesn't name its members in a way that this build understands.
     #[error("the log names no members that this build understands; run `synod-tools verify`")]
     Genesis,
-    /// The configured peers aren't the members that the cluster was bootstrapped with.
-    #[error("the cluster's members are {}, but this node and its peers are {}", names(members), names(configured))]
+    /// Nobody has told where some members listen.
+    #[error(
+        "the cluster's members are {}, but it isn't known where {} listen: name them with --peer ID=IP:PORT",
+        names(members),
+        names(missing)
+    )]
     Members {
         /// According to the directory.
         members: Vec<NodeId>,
-        /// According to the configuration, this node included.
-        configured: Vec<NodeId>,
+        /// Those that neither the directory nor the configuration gives an address.
+        missing: Vec<NodeId>,
     },
     /// A peer may propose a body that no segment of this node could take.
     #[error(
@@ -115,6 +120,15 @@ pub enum StopReason {
     /// This node's log contradicts a peer's: one of them isn't the log that was agreed on.
     #[error("{0}; don't start the node again before `synod-tools verify` has told which log is wrong")]
     Contradiction(HaltReason),
+    /// A peer remembers more of this node's store than is in it, or another process runs on a copy of it: what it has
+    /// promised is forgotten, so it must not vote.
+    #[error("{peer} refuses this node: {why}")]
+    Stranger {
+        /// Who remembers.
+        peer: NodeId,
+        /// What it says: [`HelloRefusal::RolledBack`] or [`HelloRefusal::Twin`].
+        why: HelloRefusal,
+    },
     /// A part of the program failed.
     #[error("a bug: {0}; report it, and start the node again")]
     Bug(String),
@@ -341,6 +355,35 @@ pub enum TransferError {
     Shutdown,
     /// The node has stopped serving after a failure, so it leads no more.
     #[error("the node has stopped serving after a failure, and leads no more")]
+    Poisoned,
+}
+
+/// Why the membership wasn't changed.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum MembershipError {
+    /// This node doesn't lead: change the membership at the leader, if one is known.
+    #[error("this node doesn't lead: change the membership at the leader")]
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeId>,
+    },
+    /// It wasn't proposed: the reason says what to do first.
+    #[error("the membership isn't changed: {0}")]
+    Refused(synod_protocol::ReconfigureError),
+    /// A remote log doesn't change the membership: [`crate::client::Client`] and `synod member` do.
+    #[error("a remote log doesn't change the membership: use a client of the leader, or `synod member`")]
+    Remote,
+    /// Another change was chosen first, which this one didn't know: look at the members and ask again.
+    #[error("another change was chosen before this one, which is void: look at the members, and ask again")]
+    Superseded,
+    /// It was proposed, and may or may not be chosen: look at the members.
+    #[error("the outcome is unknown: the change was proposed, and may still be chosen; look at the members")]
+    Unknown,
+    /// The node is shutting down, or gone.
+    #[error("the node has shut down")]
+    Shutdown,
+    /// The node has stopped serving after a failure.
+    #[error("the node has stopped serving after a failure")]
     Poisoned,
 }
 

@@ -96,15 +96,15 @@ mod watch;
 
 pub use config::{Config, ConfigError, Retention};
 pub use error::{
-    AppendError, BarrierError, ReadError, Retry, SessionError, ShutdownError, StartError, StopReason, TicketError,
-    TransferError, TrimError,
+    AppendError, BarrierError, MembershipError, ReadError, Retry, SessionError, ShutdownError, StartError, StopReason,
+    TicketError, TransferError, TrimError,
 };
 pub use log::{AppendOptions, Log, WhenFull};
 pub use memory::MemoryBound;
 pub use node::{GROUP, Node};
 pub use probe::{HostReport, ProbeError, probe};
 pub use reader::{Entries, Entry, ReadItem, Reader, SharedBody};
-pub use status::{Counters, Damage, Startup, Status};
+pub use status::{Counters, Damage, Membership, Startup, Status};
 pub use watch::Watch;
 
 /// What [`probe()`] checks, one thing at a time: for programs that tell all that is wrong with a host.
@@ -112,7 +112,10 @@ pub mod host {
     pub use crate::probe::{MEMLOCK_MIN_BYTES, allowed_cores, direct_io, file_system, memlock, uring};
 }
 
+pub use synod_frame::client::{MemberChange, MembersReport, Newcomer, StoredBody};
 pub use synod_frame::{Batch, BatchError, BodyHeader, CommandsError, CommandsView, ConfigurationBody, GroupId, Member};
+/// Why the membership isn't changed.
+pub use synod_protocol::ReconfigureError as MembershipRefusal;
 /// Why the leadership isn't handed over.
 pub use synod_protocol::TransferError as TransferRefusal;
 /// What became of submissions with terms.
@@ -123,4 +126,4 @@ pub use synod_protocol::{
 };
 /// Making and opening a node's directory.
 pub use synod_wal::directory;
-pub use synod_wal::{LogStats, Suppressed, SyncMode};
+pub use synod_wal::{LogStats, StoredConfiguration, Suppressed, SyncMode};

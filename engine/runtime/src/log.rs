@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 use futures_lite::future::block_on;
+use synod_frame::client::{MemberChange, MembersReport};
 use synod_frame::{Batch, BodyBounds, CommandsPlan, PlanError};
 use synod_protocol::delivery::{Refusal, SessionCommand, SessionId, Terms, TicketCommand, TicketId};
 use synod_protocol::limits::BODY_BYTES_MAX;
 use synod_protocol::{Mark, NodeId, Slot, SlotRange};
 
-use crate::error::{AppendError, BarrierError, SessionError, TicketError, TransferError, TrimError};
+use crate::error::{AppendError, BarrierError, MembershipError, SessionError, TicketError, TransferError, TrimError};
 use crate::intake::{Intake, Outcome, Submission, Work};
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
@@ -393,6 +394,39 @@ impl Log {
     /// See [`TransferError`].
     pub fn transfer_leadership_blocking(&self, target: NodeId) -> Result<(), TransferError> {
         block_on(self.transfer_leadership(target))
+    }
+
+    /// Changes who has a part in the log, and gives the slot of the configuration that says so, once that is chosen. Only a
+    /// leader can. The log never stops for it: those who come in are learners first, and become members by themselves when
+    /// they have caught up ([`crate::Membership::is_settled`]); those who go stay until the others hold everything.
+    ///
+    /// # Errors
+    /// See [`MembershipError`]; a change that would leave no quorum is refused, and the reason says how many may be down.
+    pub async fn change_members(&self, change: MemberChange) -> Result<Slot, MembershipError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.mailbox.ask(Request::Change { change, reply });
+        answer.await.unwrap_or(Err(MembershipError::Shutdown))
+    }
+
+    /// [`Log::change_members`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`MembershipError`].
+    pub fn change_members_blocking(&self, change: MemberChange) -> Result<Slot, MembershipError> {
+        block_on(self.change_members(change))
+    }
+
+    /// The configurations that this node knows and that may still be needed, with stores and addresses; `None` if it has
+    /// shut down, and from a remote log. Who has a part in the log, its status tells at once.
+    pub async fn members(&self) -> Option<MembersReport> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.mailbox.ask(Request::Members { reply });
+        answer.await.ok()
+    }
+
+    /// [`Log::members`] for threads without an executor.
+    pub fn members_blocking(&self) -> Option<MembersReport> {
+        block_on(self.members())
     }
 
     /// How this node stands.

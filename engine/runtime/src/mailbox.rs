@@ -9,9 +9,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_channel::oneshot;
+use synod_frame::client::{MemberChange, MembersReport};
 use synod_protocol::{Mark, NodeId, Slot};
 
-use crate::error::{BarrierError, ReadError, TransferError, TrimError};
+use crate::error::{BarrierError, MembershipError, ReadError, TransferError, TrimError};
 use crate::reader::SharedBody;
 
 /// What is asked.
@@ -56,6 +57,18 @@ pub(crate) enum Request {
         timeout: Duration,
         /// Where the leader's name goes.
         reply: oneshot::Sender<Option<NodeId>>,
+    },
+    /// Which configurations are known.
+    Members {
+        /// Where they go.
+        reply: oneshot::Sender<MembersReport>,
+    },
+    /// Change the membership.
+    Change {
+        /// Who comes and goes.
+        change: MemberChange,
+        /// Where the slot of the configuration goes.
+        reply: oneshot::Sender<Result<Slot, MembershipError>>,
     },
     /// End the shard.
     Stop,

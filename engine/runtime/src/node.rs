@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_channel::oneshot;
-use synod_frame::{BodyBounds, BodyHeader, Channel, ConfigurationBody, GroupId};
+use synod_frame::{BodyBounds, BodyHeader, ConfigurationBody, GroupId};
 use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::limits::BODY_SLOTS_MAX;
 use synod_protocol::{Ballot, Instant, NodeId, Replica, Slot};
@@ -33,7 +33,7 @@ use crate::config::{Config, POOL_SPARES};
 use crate::error::{AppendError, ShutdownError, StartError, StopReason};
 use crate::intake::Intake;
 use crate::link::accept::{Connections, serve_peers};
-use crate::link::{Identity, Link, dial};
+use crate::link::{Identity, Link};
 use crate::log::{Log, Shared};
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
@@ -42,8 +42,8 @@ use crate::remote::{Remote, RemoteConfig};
 use crate::seam::buffer::Slab;
 use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
 use crate::seam::net::Listener;
-use crate::shard::{Shard, ShardSettings};
-use crate::status::{Counters, Damage, Startup, Status};
+use crate::shard::{Reach, Shard, ShardSettings, membership};
+use crate::status::{Counters, Damage, Membership, Startup, Status};
 use crate::tls::{ClientTls, Door, Tls, TlsError};
 use crate::watch::Board;
 
@@ -125,6 +125,7 @@ impl Node {
             startup,
             called_at,
             listener,
+            listen,
             client_listener,
             forward,
         };
@@ -264,24 +265,32 @@ struct Setup {
     startup: Startup,
     called_at: std::time::Instant,
     listener: TcpListener,
+    listen: SocketAddr,
     client_listener: Option<TcpListener>,
     forward: Option<Log>,
 }
 
-/// The members that the directory names; the configuration must name the same.
+/// What the log's first configuration says, and whether everybody can be reached whom the newest one names.
 fn check_members(config: &Config, recovered: &RecoveredLog) -> Result<(GroupId, ConfigurationBody), StartError> {
     let stored = recovered.configuration.as_ref().ok_or(StartError::Genesis)?;
     let header = BodyHeader::parse(&stored.body).map_err(|_| StartError::Genesis)?;
-    let genesis = ConfigurationBody::decode(&header, &stored.body).map_err(|_| StartError::Genesis)?;
-    let mut members: Vec<NodeId> = genesis.members.iter().map(|member| member.node).collect();
-    let mut configured: Vec<NodeId> = config.peers.iter().map(|(peer, _)| *peer).collect();
-    configured.push(config.node);
-    members.sort_unstable();
-    configured.sort_unstable();
-    if members != configured {
-        return Err(StartError::Members { members, configured });
+    let first = membership::decode(stored).ok_or(StartError::Genesis)?;
+    let later: Vec<ConfigurationBody> = recovered.configurations.iter().filter_map(membership::decode).collect();
+    let newest = later.last().unwrap_or(&first);
+    let members: Vec<NodeId> = newest.members.iter().map(|member| member.node).collect();
+    let is_configured = |node: NodeId| config.peers.iter().any(|(peer, _)| *peer == node);
+    let is_told = |node: NodeId| later.iter().chain([&first]).any(|body| body.address_of(node).is_some());
+    let is_missing = |node: &NodeId| *node != config.node && !is_configured(*node) && !is_told(*node);
+    let missing: Vec<NodeId> = members.iter().copied().filter(is_missing).collect();
+    if !missing.is_empty() {
+        return Err(StartError::Members { members, missing });
     }
-    Ok((header.group, genesis))
+    for (peer, _) in &config.peers {
+        if !newest.nodes().any(|member| member.node == *peer) {
+            tracing::warn!(%peer, "a peer is configured that is no member as far as this node knows");
+        }
+    }
+    Ok((header.group, first))
 }
 
 /// Tells the thread that starts the node that the shard serves, or why not.
@@ -337,14 +346,23 @@ fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
 }
 
 async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
-    let Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener, forward } =
-        setup;
+    let Setup {
+        config,
+        tls,
+        recovered,
+        group,
+        genesis,
+        facts,
+        startup,
+        called_at,
+        listener,
+        listen,
+        client_listener,
+        forward,
+    } = setup;
     let node = config.node;
     let meters = Arc::new(Meters::new());
-    let link = |(peer, address): &(NodeId, SocketAddr)| {
-        Rc::new(Link::new(group, node, &meters.peer(*peer), *address, config.link_bytes))
-    };
-    let links = config.peers.iter().map(link).collect();
+    let links = Vec::new();
     let (identity_facts, random) = (facts.identity, uuid::Uuid::new_v4().as_u64_pair());
     let parts =
         Parts { facts, group, genesis: &genesis, recovered, startup, called_at, links, meters, random, forward };
@@ -354,14 +372,22 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         identity_facts.incarnation,
         identity_facts.boot_counter,
         random.0,
-        genesis.clone(),
+        (genesis.cluster, genesis.lineage),
+        listen.port(),
+        directory::read_stores_seen(&config.directory),
     ));
     shard.start();
-    for link in &shard.links {
-        for channel in [Channel::Control, Channel::Bulk] {
-            tasks.spawn(dial(Rc::clone(&shard), Rc::clone(&identity), Rc::clone(link), channel, tls.clone()));
-        }
-    }
+    // An address that stands for any of the machine's is none at which others could reach it.
+    let own = Some((node, listen)).filter(|(_, address)| !address.ip().is_unspecified());
+    shard.tell_addresses(config.peers.iter().copied().chain(own).collect());
+    let (identity_of_links, configured) = (Rc::clone(&identity), config.peers.clone());
+    shard.reach_out(Reach {
+        identity: identity_of_links,
+        configured,
+        link_bytes: config.link_bytes,
+        directory: config.directory.clone(),
+        tls: tls.clone(),
+    });
     let listener = Listener::adopt(listener);
     let connections =
         |door| Connections::new(config.connections_max, Arc::clone(&shard.shared.meters), door, tls.clone());
@@ -483,6 +509,12 @@ fn first_status(node: NodeId, boot: u64, startup: Startup, replica: &LoggedRepli
         full: false,
         behind: None,
         held_by: None,
+        membership: Membership::of(
+            status.protocol.configuration,
+            status.protocol.pending,
+            status.protocol.retiring,
+            status.protocol.removed,
+        ),
         wal: status.log,
         startup,
         counters: Counters::default(),

@@ -48,7 +48,7 @@ use crate::log::{Log, Shared};
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
 use crate::seam::plain;
-use crate::status::{Counters, Damage, Startup, Status};
+use crate::status::{Counters, Damage, Membership, Startup, Status};
 use crate::tls::ClientTls;
 use crate::watch::Board;
 
@@ -221,6 +221,7 @@ fn nothing_known() -> Status {
         full: false,
         behind: None,
         held_by: None,
+        membership: Membership::unknown(),
         damage: Damage::default(),
         wal: LogStats::default(),
         startup: Startup::default(),

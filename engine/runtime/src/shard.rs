@@ -14,11 +14,12 @@
 
 mod compose;
 mod disk;
+pub(crate) mod membership;
 mod readers;
 mod requests;
 mod retention;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,9 +39,10 @@ use crate::seam::disk::{Disk, Files};
 use crate::seam::executor::Tasks;
 use crate::seam::local::{Moment, Signal};
 use crate::seam::time::{sleep, within};
-use crate::status::{Counters, Damage};
+use crate::status::{Counters, Damage, Membership};
 
 use compose::InFlight;
+pub(crate) use membership::Reach;
 use readers::Readers;
 use requests::Waiting;
 use retention::Keeper;
@@ -82,7 +84,9 @@ pub(crate) struct Shard {
     pub(crate) settings: ShardSettings,
     pub(crate) tasks: Rc<Tasks>,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) links: Vec<Rc<Link>>,
+    links: RefCell<Vec<Rc<Link>>>,
+    /// How nodes are reached that come in; none where nobody can be dialled.
+    reach: OnceCell<Reach>,
     /// Raised to end the shard.
     pub(crate) stop: Signal,
     /// Announced when it has stopped serving.
@@ -109,12 +113,18 @@ struct Core {
     full: bool,
     /// This node was behind the trim when last looked at.
     behind: bool,
+    /// This node had no part in the log when last looked at.
+    removed: bool,
     gate: Gate,
     /// A body was delivered in this turn.
     delivered: bool,
     /// How long the start took until the log was open; none before.
     ready_after: Option<Duration>,
     file_retry_at: Option<Instant>,
+    /// The configurations for which the links were last seen to.
+    membership_version: u64,
+    /// When to keep again what was seen of peers.
+    keep_seen_at: Instant,
     /// The last attempt to make a segment file failed, and that was logged.
     file_failing: bool,
     status_at: Instant,
@@ -150,10 +160,13 @@ impl Shard {
             stopped: None,
             full: false,
             behind: false,
+            removed: false,
             gate: Gate::NoLeader,
             delivered: false,
             ready_after: None,
             file_retry_at: None,
+            membership_version: 0,
+            keep_seen_at: Instant(0),
             file_failing: false,
             status_at: Instant(0),
         };
@@ -161,7 +174,8 @@ impl Shard {
             settings,
             tasks,
             shared,
-            links,
+            links: RefCell::new(links),
+            reach: OnceCell::new(),
             stop: Signal::default(),
             stopped: Moment::default(),
             clock,
@@ -209,6 +223,7 @@ impl Shard {
                 break;
             }
         }
+        self.keep_links(core);
         if core.replica.backlog_bytes() < self.settings.backlog_bytes {
             self.backlog_shrank.announce();
         }
@@ -224,8 +239,8 @@ impl Shard {
     fn carry_out(self: &Rc<Self>, core: &mut Core, output: Output<Buffer>) {
         match output {
             Output::Send { to, message, body } => {
-                let sent =
-                    self.links.iter().find(|link| link.peer() == to).is_some_and(|link| link.send(&message, body));
+                let links = self.links.borrow();
+                let sent = links.iter().find(|link| link.peer() == to).is_some_and(|link| link.send(&message, body));
                 if sent {
                     core.counters.sends += 1;
                 } else {
@@ -251,8 +266,10 @@ impl Shard {
                     core.readers.note(frame, &suppressed);
                 }
                 self.resolve(core, &body);
-                if let BodyKind::Trim { upto } = body.kind {
-                    core.waiting.trimmed(upto);
+                match body.kind {
+                    BodyKind::Trim { upto } => core.waiting.trimmed(upto),
+                    BodyKind::Configuration { .. } => self.resolve_change(core, &body),
+                    _ => {}
                 }
             }
             Output::Judged { body, answers } => {
@@ -266,10 +283,7 @@ impl Shard {
             Output::Installed { base, from } => {
                 tracing::warn!(first = %base.slot, %from, "what this node lacks is trimmed: its log begins where its peer's does");
                 core.delivered = true;
-                {
-                    let mut status = self.shared.status.lock().expect("no code that holds this lock panics");
-                    (status.mark, status.judged) = (base, core.replica.judged());
-                }
+                self.shared.board.update(|status| (status.mark, status.judged) = (base, core.replica.judged()));
                 core.waiting.trimmed(base.slot);
             }
             Output::Healed { body, from } => {
@@ -300,13 +314,13 @@ impl Shard {
         core.stopped = Some(reason);
         core.replica.handle_failed();
         // What still waits for a socket was true when it was said, but nothing is said any more; then the last words.
-        for link in &self.links {
+        for link in self.links.borrow().iter() {
             link.drop_waiting();
         }
         while let Some(output) = core.replica.poll_output() {
             self.carry_out(core, output);
         }
-        for link in &self.links {
+        for link in self.links.borrow().iter() {
             link.end();
         }
         self.stopped.announce();
@@ -344,16 +358,17 @@ impl Shard {
     async fn take_leave(self: &Rc<Self>) {
         if !self.is_stopped() {
             for (to, message) in self.core.borrow().replica.replica().last_words() {
-                if let Some(link) = self.links.iter().find(|link| link.peer() == to) {
+                if let Some(link) = self.link_to(to) {
                     link.send(&message, None);
                 }
             }
         }
-        for link in &self.links {
+        for link in self.links.borrow().iter() {
             link.end();
         }
+        let links = self.links.borrow().clone();
         let all_closed = async {
-            for link in &self.links {
+            for link in &links {
                 link.wait_closed().await;
             }
         };
@@ -377,9 +392,13 @@ impl Shard {
         }
     }
 
-    /// The durable log position that a hello tells.
-    pub(crate) fn durable_position(&self) -> u64 {
-        self.core.borrow().replica.wal().durable().0
+    /// How far the log is on the disk, as a hello tells it: its position, and the chosen prefix.
+    pub(crate) fn position(&self) -> (u64, Slot) {
+        let core = self.core.borrow();
+        let status = core.replica.status();
+        // What is damaged can't be told from what was never there; what no record proves yet, a restart may not know.
+        let is_sound = status.damaged_found == 0 && !status.protocol.unsure && status.protocol.doubts.is_empty();
+        (core.replica.wal().durable().0, if is_sound { core.replica.replica().proved() } else { Slot(0) })
     }
 
     /// Whether it has stopped serving.
@@ -434,6 +453,8 @@ impl Shard {
         let leads = matches!(protocol.role, Role::Leader | Role::Recovering);
         self.tell_room(core);
         self.tell_behind(core, protocol.behind);
+        self.tell_removed(core, protocol.removed);
+        self.note_peers(core, now, &protocol.peers);
         if core.gate != Gate::Stopped {
             let gate = match leader {
                 _ if leads && core.replica.is_full() => Gate::DiskFull,
@@ -475,6 +496,8 @@ impl Shard {
             board.full = core.full;
             board.behind = protocol.behind;
             board.held_by = core.keeper.held_by();
+            board.membership =
+                Membership::of(protocol.configuration, protocol.pending, protocol.retiring, protocol.removed);
             board.damage = Damage {
                 found: status.damaged_found,
                 healed: status.healed,
@@ -526,7 +549,7 @@ impl Shard {
     }
 
     fn not_leader(&self, leader: NodeId) -> AppendError {
-        let address = self.links.iter().find(|link| link.peer() == leader).and_then(|link| link.address());
+        let address = self.link_to(leader).and_then(|link| link.address());
         let client_address = self.settings.client_peers.iter().find(|(peer, _)| *peer == leader).map(|(_, at)| *at);
         AppendError::NotLeader { leader, address, client_address }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use synod_protocol::{Ballot, Mark, NodeId, PeerStatus, Role, Slot};
+use synod_protocol::{Ballot, Configuration, Mark, NodeId, PeerStatus, Role, Slot};
 use synod_wal::LogStats;
 
 use crate::error::StopReason;
@@ -45,6 +45,8 @@ pub struct Status {
     pub behind: Option<Slot>,
     /// At a leader: the member for whose sake more of the log is kept than the retention settings ask for.
     pub held_by: Option<NodeId>,
+    /// Who has a part in the log.
+    pub membership: Membership,
     /// What is or was wrong with the log on this node's disk.
     pub damage: Damage,
     /// The write-ahead log. `files_clean` is the depth of the pool.
@@ -61,6 +63,52 @@ impl Status {
     /// At a leader: how many slots each peer lacks of what this node has delivered, as last told; empty elsewhere.
     pub fn lags(&self) -> impl Iterator<Item = (NodeId, u64)> + '_ {
         self.peers.iter().map(|peer| (peer.node, self.mark.slot.0.saturating_sub(peer.mark.0)))
+    }
+}
+
+/// Who has a part in the log, as far as a node knows: by the newest configuration that is chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The configuration: members, learners, who leaves when the learners become members, quorums.
+    pub configuration: Configuration,
+    /// Whether it is chosen but doesn't rule yet.
+    pub is_pending: bool,
+    /// Members of the configuration before that must not be switched off yet: the new one doesn't hold everything that came
+    /// before it.
+    pub retiring: Vec<NodeId>,
+    /// Whether this node has no part in it, although it had one before or was told that one is chosen without it. It may be
+    /// switched off, unless it is among those that retire.
+    pub is_removed: bool,
+}
+
+impl Membership {
+    pub(crate) fn of(
+        ruling: Configuration,
+        pending: Option<Configuration>,
+        retiring: Vec<NodeId>,
+        is_removed: bool,
+    ) -> Membership {
+        let is_pending = pending.is_some();
+        Membership { configuration: pending.unwrap_or(ruling), is_pending, retiring, is_removed }
+    }
+
+    /// That of somebody who hasn't heard of any.
+    pub(crate) fn unknown() -> Membership {
+        let configuration = Configuration {
+            chosen_at: Slot(0),
+            members: Vec::new(),
+            prepare_quorum: 0,
+            accept_quorum: 0,
+            alpha: 0,
+            learners: Vec::new(),
+            leaving: Vec::new(),
+        };
+        Membership { configuration, is_pending: false, retiring: Vec::new(), is_removed: false }
+    }
+
+    /// Whether another change may begin.
+    pub fn is_settled(&self) -> bool {
+        !self.is_pending && self.retiring.is_empty() && self.configuration.learners.is_empty()
     }
 }
 

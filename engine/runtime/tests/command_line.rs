@@ -12,7 +12,7 @@ use common::{
     SYNOD, Served, free_addresses, make_cluster, read_to_end, synod, synod_ok, temporary_directory, wait_for,
 };
 use synod_frame::{Channel, FORMAT_VERSION, HELLO_BYTES, Hello, HelloRefusal, HelloReply};
-use synod_protocol::{Ballot, NodeId};
+use synod_protocol::{Ballot, NodeId, Slot};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -56,6 +56,9 @@ fn peer_hello(cluster: [u8; 16], from: u32, to: u32) -> Hello {
         boot_nonce: 1,
         promise: Ballot::ZERO,
         durable: 0,
+        configuration: Slot(0),
+        port: 0,
+        stable: Slot(0),
     }
 }
 
@@ -98,7 +101,7 @@ fn a_node_lives_on_through_garbage_strangers_and_mistakes() {
     assert!(matches!(own.outcome, Err(HelloRefusal::Cluster { cluster }) if cluster == own.hello.cluster));
     let hello = |from, to| Hello { lineage: own.hello.lineage, ..peer_hello(own.hello.cluster, from, to) };
     assert_eq!(ask(node.listen, &hello(2, 7)).outcome, Err(HelloRefusal::Node { node: NodeId(1) }));
-    assert_eq!(ask(node.listen, &hello(2, 1)).outcome, Err(HelloRefusal::UnknownNode));
+    assert_eq!(ask(node.listen, &hello(2, 1)).outcome, Err(HelloRefusal::UnknownNode { configuration: Slot(0) }));
     assert_eq!(ask(node.listen, &hello(1, 1)).outcome, Err(HelloRefusal::Node { node: NodeId(1) }));
     let client = Hello { channel: Channel::Client, from: NodeId(0), to: NodeId(0), ..hello(0, 0) };
     assert_eq!(ask(node.listen, &client).outcome, Err(HelloRefusal::Channel));
@@ -122,10 +125,11 @@ fn a_node_lives_on_through_garbage_strangers_and_mistakes() {
     assert!(stderr.contains("init"), "{stderr}");
     let (code, stderr) = failure(serve(&other[0], "1", "0.0.0.0:0"));
     assert_eq!((code, stderr.contains("insecure")), (Some(2), true), "{stderr}");
-    let mut stranger = serve(&other[0], "1", "127.0.0.1:0");
-    stranger.extend(["--peer".to_owned(), "2=127.0.0.1:9".to_owned()]);
-    let (_, stderr) = failure(stranger);
-    assert!(stderr.contains("members"), "{stderr}");
+    let third = root.path().join("third");
+    std::fs::create_dir(&third).unwrap();
+    let pair = make_cluster(&third, 2, 2 << 20);
+    let (_, stderr) = failure(serve(&pair[0], "1", "127.0.0.1:0"));
+    assert!(stderr.contains("it isn't known where 2 listen: name them with --peer"), "{stderr}");
     let file = root.path().join("node.toml");
     std::fs::write(&file, "listen = \"127.0.0.1:0\"\nretention.age = \"7d\"\nwindow_bodies = 4\n").unwrap();
     let mut printing = serve(&other[0], "1", "127.0.0.1:5");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use common::{Served, free_addresses, make_cluster, read_to_end, temporary_directory, wait_for};
 use synod::client::{Client, NodeRole};
-use synod::{Batch, NodeId};
+use synod::{Batch, NodeId, Slot};
 use synod_frame::client::{ClientEnvelope, ClientRequest, encode_append, encode_request};
 use synod_frame::{Channel, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello, HelloReply};
 use synod_protocol::Ballot;
@@ -42,6 +42,9 @@ fn client_hello() -> Hello {
         boot_nonce: 0,
         promise: Ballot::ZERO,
         durable: 0,
+        configuration: Slot(0),
+        port: 0,
+        stable: Slot(0),
     }
 }
 

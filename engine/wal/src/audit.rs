@@ -20,7 +20,7 @@ mod chains;
 mod evidence;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use synod_protocol::{Configuration, NodeId, Slot};
 use thiserror::Error;
@@ -29,6 +29,7 @@ pub use acknowledged::Acknowledged;
 pub use evidence::AuditLog;
 pub use report::{Coverage, LogCoverage, Place, Report, Rule, VIOLATIONS_KEPT, Violation, Witness};
 
+use evidence::KnownConfiguration;
 use report::Findings;
 
 /// Why logs can't be audited together.
@@ -37,8 +38,8 @@ pub enum AuditError {
     /// Nothing to audit.
     #[error("no logs to audit")]
     Nothing,
-    /// Two logs of one node.
-    #[error("{first} and {second} are both of node {node}; give one directory a node")]
+    /// Two copies of one store. Two stores of a node, of which one replaced the other, belong together.
+    #[error("{first} and {second} are the same store of node {node}; give one directory of it")]
     SameNode {
         /// The node.
         node: NodeId,
@@ -71,7 +72,12 @@ pub fn audit(logs: &[AuditLog<'_>], acknowledged: &[Acknowledged]) -> Result<Rep
         violations.for_each(|violation| findings.add(violation));
         findings.count_more(more);
     }
-    let cluster = Cluster { logs, configurations: configurations(logs, &mut findings) };
+    let (configurations, void) = configurations(logs, &mut findings);
+    let known = logs.iter().flat_map(|log| &log.configurations);
+    let stores = known.flat_map(|known| {
+        known.stores.iter().map(|store| ((known.configuration.chosen_at, store.node), store.incarnation))
+    });
+    let cluster = Cluster { logs, configurations, void, stores: stores.collect() };
     ballots::check_one_body_a_ballot(&cluster, &mut findings);
     let choices = ballots::choices(&cluster);
     findings.coverage.bodies_chosen_by_quorum = choices.len() as u64;
@@ -86,15 +92,19 @@ pub fn audit(logs: &[AuditLog<'_>], acknowledged: &[Acknowledged]) -> Result<Rep
 /// All that the rules look at.
 struct Cluster<'a, 'store> {
     logs: &'a [AuditLog<'store>],
-    /// By the slot at which they were chosen; genesis at zero.
+    /// Those that rule, by the slot at which they were chosen; genesis at zero.
     configurations: BTreeMap<Slot, Configuration>,
+    /// Where configurations were chosen that are void.
+    void: BTreeSet<Slot>,
+    /// By the slots at which configurations were chosen: the stores that they name for their nodes.
+    stores: BTreeMap<(Slot, NodeId), [u8; 16]>,
 }
 
 impl Cluster<'_, '_> {
     /// The configuration that rules `slot`, if it is known: one chosen at slot i rules from i + alpha on.
     fn configuration_at(&self, slot: Slot) -> Option<&Configuration> {
         let unknown = self.logs.iter().filter_map(|log| log.configuration_trimmed).any(|chosen_at| {
-            let known = self.configurations.contains_key(&chosen_at);
+            let known = self.configurations.contains_key(&chosen_at) || self.void.contains(&chosen_at);
             // Its alpha is the cluster's, which never changes.
             let alpha = self.configurations.values().next().map_or(0, |configuration| configuration.alpha);
             !known && slot >= chosen_at.plus(u64::from(alpha))
@@ -106,8 +116,11 @@ impl Cluster<'_, '_> {
         self.configurations.values().rev().find(rules).filter(|_| !unknown)
     }
 
-    fn log_of(&self, node: NodeId) -> Option<&AuditLog<'_>> {
-        self.logs.iter().find(|log| log.node() == node)
+    /// The log of the store that a configuration names for a node. Another store of the node says nothing about what it
+    /// rules.
+    fn log_of(&self, configuration: &Configuration, node: NodeId) -> Option<&AuditLog<'_>> {
+        let named = self.stores.get(&(configuration.chosen_at, node));
+        self.logs.iter().find(|log| log.node() == node && named.is_none_or(|named| *named == log.incarnation()))
     }
 
     fn witness(&self, log: u32, place: Place, detail: String) -> Witness {
@@ -123,7 +136,9 @@ fn check_belonging(logs: &[AuditLog<'_>]) -> Result<(), AuditError> {
             let (first, second) = names(first);
             return Err(AuditError::OtherCluster { first, second });
         }
-        if let Some(twin) = logs[..place].iter().find(|other| other.node() == log.node()) {
+        let is_same_store =
+            |other: &&AuditLog<'_>| other.node() == log.node() && other.incarnation() == log.incarnation();
+        if let Some(twin) = logs[..place].iter().find(is_same_store) {
             let (first, second) = names(twin);
             return Err(AuditError::SameNode { node: log.node(), first, second });
         }
@@ -131,25 +146,38 @@ fn check_belonging(logs: &[AuditLog<'_>]) -> Result<(), AuditError> {
     Ok(())
 }
 
-/// Every configuration that any log holds. Two at one slot are two chosen bodies.
-fn configurations(logs: &[AuditLog<'_>], findings: &mut Findings) -> BTreeMap<Slot, Configuration> {
-    let mut known: BTreeMap<Slot, (usize, &Configuration)> = BTreeMap::new();
+/// The configurations that any log holds: those that rule, and where those were chosen that are void, for another one came
+/// between them and the one that they succeed. Two at one slot are two chosen bodies.
+fn configurations(logs: &[AuditLog<'_>], findings: &mut Findings) -> (BTreeMap<Slot, Configuration>, BTreeSet<Slot>) {
+    let mut known: BTreeMap<Slot, (usize, &KnownConfiguration)> = BTreeMap::new();
+    let mut certain = BTreeSet::new();
     for (number, log) in logs.iter().enumerate() {
-        for configuration in &log.configurations {
-            let slot = configuration.chosen_at;
-            let (holder, other) = *known.entry(slot).or_insert((number, configuration));
-            if other != configuration {
-                let told = |number: usize, configuration: &Configuration| {
-                    logs[number].witness(number, None, format!("members {:?}", configuration.members))
+        for found in &log.configurations {
+            let slot = found.configuration.chosen_at;
+            certain.extend(found.is_certain.then_some(slot));
+            let (holder, other) = *known.entry(slot).or_insert((number, found));
+            if other.configuration != found.configuration {
+                let told = |number: usize, known: &KnownConfiguration| {
+                    logs[number].witness(number, None, format!("members {:?}", known.configuration.members))
                 };
                 findings.add(Violation {
                     rule: Rule::OneChosenBody,
                     slots: slot..slot.plus(1),
                     what: "two configurations are kept as chosen at one slot".to_owned(),
-                    witnesses: vec![told(holder, other), told(number, configuration)],
+                    witnesses: vec![told(holder, other), told(number, found)],
                 });
             }
         }
     }
-    known.into_iter().map(|(slot, (_, configuration))| (slot, configuration.clone())).collect()
+    let (mut ruling, mut void) = (BTreeMap::<Slot, Configuration>::new(), BTreeSet::new());
+    for (slot, (_, KnownConfiguration { after, configuration, .. })) in &known {
+        // What it succeeds may be trimmed everywhere; then nothing but that lay between.
+        let succeeds = ruling.last_key_value().is_none_or(|(newest, _)| after >= newest);
+        if succeeds && !void.contains(after) || certain.contains(slot) {
+            ruling.insert(*slot, configuration.clone());
+        } else {
+            void.insert(*slot);
+        }
+    }
+    (ruling, void)
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! DIR/identity              who this store is; readable, checksummed, replaced as a whole
 //! DIR/identity.spare        the identity before, which is written over and exchanged: that needs no room on the disk
+//! DIR/peers                 what was seen of the peers' stores; readable, checksummed, replaced as a whole (and its spare)
 //! DIR/LOCK                  flock'ed by whoever may write; never deleted
 //! DIR/log-0000/pool         how many files the pool has ever had; readable, checksummed, replaced as a whole
 //! DIR/log-0000/segment-NNNNNN.wal   the pool; a file keeps its name in all its lives
@@ -22,6 +23,7 @@ mod found;
 mod identity_file;
 mod init;
 mod lock;
+mod peers_file;
 mod pool_file;
 mod read_buffer;
 mod store;
@@ -33,7 +35,7 @@ use synod_protocol::NodeId;
 use thiserror::Error;
 
 pub use ahead::{ReadAheadStore, ReadProgress};
-pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap};
+pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap, join};
 pub use compact::{CompactError, CompactOptions, CompactProgress, CompactStep, Compacted, compact};
 pub use copy::{CopyError, write_copy};
 pub use disk::FileDisk;
@@ -41,6 +43,7 @@ pub use found::{FoundError, Founding, FoundingStart, check_unused, found};
 pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};
 pub use init::{InitError, InitOptions, InitProgress, init};
 pub use lock::DirectoryLock;
+pub use peers_file::{STORES_SEEN_MAX, StoreSeen, read_stores_seen, write_stores_seen};
 pub use pool_file::note_file_made;
 pub use read_buffer::ReadBuffer;
 pub use store::DirectoryStore;
@@ -87,7 +90,7 @@ pub enum OpenError {
     #[error("{} isn't initialised; run `synod init` first, or check the path", .0.display())]
     NotInitialised(PathBuf),
     /// It belongs to no cluster yet.
-    #[error("{} isn't bootstrapped: it belongs to no cluster yet; run `synod bootstrap`", .0.display())]
+    #[error("{} isn't bootstrapped: it belongs to no cluster yet; run `synod bootstrap`, or `synod join` if the cluster exists", .0.display())]
     NotBootstrapped(PathBuf),
     /// Another process has it open.
     #[error("{} is locked by another process{}", .path.display(), .holder.as_ref().map(|holder| format!(" ({holder})")).unwrap_or_default())]

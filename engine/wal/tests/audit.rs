@@ -478,6 +478,70 @@ fn two_configurations_at_one_slot() {
     assert_eq!(broken(&report), [Rule::OneChosenBody], "{report:#?}");
 }
 
+/// A body that is a configuration of nodes 1 to `members`, chosen at `slot`.
+fn configuration(slot: u64, after: u64, members: u32) -> Body {
+    let member = |node: u32| Member { node: NodeId(node), incarnation: [node as u8; 16] };
+    let content = ConfigurationBody {
+        after: Slot(after),
+        cluster: [1; 16],
+        members: (1..=members).map(member).collect(),
+        prepare_quorum: members / 2 + 1,
+        accept_quorum: members / 2 + 1,
+        alpha: 64,
+        ..ConfigurationBody::default()
+    };
+    let mut record = RecordBuffer::zeroed(BLOCK as usize);
+    let origin = Origin { group: GROUP, first: Slot(slot), ballot: ballot(1), leader_time_us: 0 };
+    let handle = encode_configuration(record.as_mut(), &origin, &content).unwrap();
+    Body { handle, record }
+}
+
+#[test]
+fn a_void_configuration_rules_nothing() {
+    // The second one was made without knowing the first: a single member would do for all that it rules.
+    let bodies = [configuration(1, 0, 3), configuration(2, 0, 1), noop(3, 63, 1), noop(66, 4, 1)];
+    let all: Vec<&Body> = bodies.iter().collect();
+    let mut logs = three();
+    for body in &bodies {
+        logs[0].accept(1, body);
+        if body.handle.first < Slot(66) {
+            logs[1].accept(1, body);
+        } else {
+            logs[1].copy(body);
+        }
+        logs[2].copy(body);
+    }
+    for log in &mut logs {
+        log.learn(&all);
+    }
+    let report = audited(&logs.each_ref(), &[]);
+    assert_eq!(broken(&report), [Rule::ChosenByQuorum], "{report:#?}");
+    assert_eq!(report.violations[0].slots.start, Slot(66));
+}
+
+#[test]
+fn a_new_store_says_nothing_of_what_the_lost_one_accepted() {
+    let body = commands(1, 3, 300, 1);
+    let [mut first, mut second, mut third] = three();
+    first.accept(1, &body).learn(&[&body]);
+    for log in [&mut second, &mut third] {
+        log.copy(&body).learn(&[&body]);
+    }
+    // With the store that the configuration names, node 3 would show its accept if it had made one.
+    assert_eq!(broken(&audited(&[&first, &second, &third], &[])), [Rule::ChosenByQuorum]);
+    let anew = LogIdentity { incarnation: [33; 16], ..identity_of(3, 1) };
+    third.machine = Machine::start_as(anew, Disk::fresh(4), SyncMode::Dsync, fresh_log(4));
+    third.mark = Mark::START;
+    third.machine.wal.set_configuration(genesis());
+    third.machine.settle();
+    third.copy(&body).learn(&[&body]);
+    let options = RecoverOptions::default();
+    let other = AuditLog::read("anew", third.store(), &anew.expected(), SEGMENT_BYTES, options).unwrap();
+    let report = audit(&[read(&first), read(&second), other], &[]).unwrap();
+    assert!(report.holds(), "{report:#?}");
+    assert_eq!(report.coverage.quorums_without_log, 1);
+}
+
 #[test]
 fn a_log_whose_own_records_contradict_each_other_is_evidence() {
     // The writer refuses to write such a log, so the ballot of its second record is set back by hand.

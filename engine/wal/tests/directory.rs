@@ -5,13 +5,15 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use synod_frame::{ConfigurationBody, GroupId, Member};
-use synod_protocol::{NodeId, Slot};
+use synod_frame::{
+    ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_configuration,
+};
+use synod_protocol::{Ballot, Configuration, Mark, NodeId, Slot};
 use synod_wal::directory::{
     BootstrapError, Bootstrapped, DirectoryLock, DirectoryStore, Expected, FileDisk, Genesis, InitError, InitOptions,
-    NodeIdentity, OpenError, ReadAheadStore, bootstrap, init, log_path, open, read_identity,
+    NodeIdentity, OpenError, ReadAheadStore, bootstrap, init, join, log_path, open, read_identity,
 };
-use synod_wal::{FileId, RecoverError, SegmentStore, recover};
+use synod_wal::{FileId, RecoverError, SegmentStore, StoredConfiguration, recover};
 
 use support::SEGMENT_BYTES;
 use support::logs::{flip, recycled, rotating};
@@ -47,6 +49,54 @@ fn genesis(identity: &NodeIdentity) -> Genesis {
             ..ConfigurationBody::default()
         },
     }
+}
+
+/// A configuration of nodes 1 and 3, with others as learners, as a member tells it.
+fn told(slot: u64, learners: &[Member], members: &[Member]) -> StoredConfiguration {
+    let configuration = ConfigurationBody {
+        cluster: [7; 16],
+        lineage: 3,
+        members: members.to_vec(),
+        learners: learners.to_vec(),
+        prepare_quorum: 2,
+        accept_quorum: 2,
+        alpha: 4096,
+        ..ConfigurationBody::default()
+    };
+    let mut record = RecordBuffer::zeroed(4096);
+    let ballot = Ballot { round: 1, node: NodeId(1), boot: 1 };
+    let origin = Origin { group: GroupId(1), first: Slot(slot), ballot, leader_time_us: 0 };
+    let body = encode_configuration(record.as_mut(), &origin, &configuration).unwrap();
+    StoredConfiguration {
+        slot: Slot(slot),
+        body: record.as_ref()[RECORD_HEADER_BYTES..][..body.bytes as usize].to_vec(),
+    }
+}
+
+#[test]
+fn a_store_joins_a_cluster_that_exists() {
+    let (_parent, path, identity) = initialised();
+    let others = [1, 3].map(|node| Member { node: NodeId(node), incarnation: [node as u8; 16] });
+    let own = Member { node: NODE, incarnation: identity.incarnation };
+    let other_store = Member { incarnation: [9; 16], ..own };
+    let group = GroupId(1);
+    // Under another store the node may have promised what this one doesn't know.
+    for named in [told(50, &[], &[others[0], other_store, others[1]]), told(50, &[other_store], &others)] {
+        assert!(matches!(join(&path, group, &named), Err(BootstrapError::Incarnation { node: NODE, .. })));
+    }
+    let member = told(50, &[], &[others[0], own, others[1]]);
+    assert!(matches!(join(&path, group, &member), Err(BootstrapError::Member(NODE))));
+    assert_eq!(read_identity(&path).unwrap(), identity, "nothing was changed");
+
+    let stored = told(50, &[], &others);
+    assert!(matches!(join(&path, group, &stored), Ok(Bootstrapped::Now(joined)) if joined.cluster == Some([7; 16])));
+    assert!(matches!(join(&path, group, &stored), Ok(Bootstrapped::Before(_))));
+    let opened = open(&path, &Expected { node: Some(NODE), cluster: Some([7; 16]) }).unwrap();
+    let expected = opened.identity().log_identity(0).unwrap().expected();
+    let log = recover(&DirectoryStore::new(opened.log_path(0)), &expected, opened.identity().segment_bytes).unwrap();
+    assert_eq!((log.records, log.mark, log.configuration.as_ref()), (1, Mark::START, Some(&stored)));
+    let genesis = Configuration::genesis(vec![NodeId(1)], 4096).unwrap();
+    assert_eq!(log.configurations(&genesis).unwrap().newest().chosen_at, Slot(50));
 }
 
 fn mode(path: &Path) -> u32 {

@@ -21,6 +21,10 @@ const SUBMISSION_BYTES: usize = 32;
 /// Root of an archive of a configuration.
 const CONFIGURATION_ROOT_BYTES: usize = 48;
 
+/// What stands in front of the addresses, and a row of them.
+const ADDRESS_HEAD_BYTES: usize = 16;
+const ADDRESS_BYTES: usize = 24;
+
 /// A row of the members.
 const MEMBER_BYTES: usize = 20;
 
@@ -79,6 +83,9 @@ pub(super) fn show_configuration(record: &mut Record<'_>, archive: Range<usize>)
         return record.hex_lines("archive", archive, "");
     };
     let members = vector(record, &archive, root + 36, MEMBER_BYTES);
+    if members.start > archive.start {
+        show_addresses(record, archive.start..members.start);
+    }
     for (row, at) in members.step_by(MEMBER_BYTES).enumerate() {
         record.field("member", at..at + 4, format!("{row}: node"), FieldForm::Number);
         record.line("member", at + 4..at + MEMBER_BYTES, format!("{row}: incarnation"), String::new());
@@ -91,9 +98,23 @@ pub(super) fn show_configuration(record: &mut Record<'_>, archive: Range<usize>)
         ("alpha", 4),
         ("members: distance", 4),
         ("members: number", 4),
-        ("reserved", 4),
+        ("learners", 2),
+        ("leaving", 2),
     ];
     show_root(record, root + 16, &fields);
+}
+
+/// Shows where nodes listen: what stands in front of the members.
+fn show_addresses(record: &mut Record<'_>, part: Range<usize>) {
+    record.line("addresses", part.start..part.start + 4, "magic".to_owned(), String::new());
+    record.field("addresses", part.start + 4..part.start + 8, "number".to_owned(), FieldForm::Number);
+    let rows = part.start + ADDRESS_HEAD_BYTES..part.end;
+    for (row, at) in rows.clone().step_by(ADDRESS_BYTES).take(rows.len() / ADDRESS_BYTES).enumerate() {
+        for (name, from, to) in [("node", 0, 4), ("port", 4, 6), ("family", 6, 8)] {
+            record.field("addresses", at + from..at + to, format!("{row}: {name}"), FieldForm::Number);
+        }
+        record.line("addresses", at + 8..at + ADDRESS_BYTES, format!("{row}: address"), String::new());
+    }
 }
 
 /// Shows a command about sessions or tickets: what it names, which command it is, and zeros.

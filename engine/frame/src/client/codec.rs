@@ -8,16 +8,19 @@
 //! | Barrier, Status | | |
 //! | Trim | first = upto | |
 //! | Transfer | node = target | |
+//! | Members | | |
+//! | Change | count = which | who comes and who goes |
 //! | Read | first = from, argument = bytes_max, count = milliseconds to wait | |
 //! | Appended | first, count | |
 //! | Done | first = slot | |
 //! | Gaps | | the gaps |
-//! | Refused | reason, and by reason: node, argument, first, count | leader's address |
-//! | StatusReport | | the report |
+//! | Refused | reason, and by reason: node, argument, first, count | leader's address, or a reason in words |
+//! | StatusReport, MembersReport | | the report |
 //! | Body | first, count | the body |
 //! | ReadEnd | first = next | |
 
 mod gaps;
+mod members;
 mod reason;
 
 use std::time::Duration;
@@ -41,15 +44,20 @@ use crate::batch::{Batch, BatchError, Shape};
 use crate::commands::write_numbers;
 use crate::layout::{ENVELOPE_BYTES, GroupId};
 
+pub(super) use members::{CHANGE_PAYLOAD_BYTES_MAX, MEMBERS_PAYLOAD_BYTES_MAX, REASON_PAYLOAD_BYTES_MAX};
+
 use gaps::{gaps_payload, parse_gaps};
+use members::{change_number, change_payload, members_payload, parse_change, parse_members, reason_payload};
 use reason::{fill_reason, parse_reason};
 
 /// Length of the root of an append's payload.
 pub(super) const APPEND_ROOT_BYTES: usize = size_of::<ArchivedAppend>();
 
 /// Longest payload with an address.
-pub(super) const ADDRESS_PAYLOAD_BYTES_MAX: usize =
+const ADDRESS_PAYLOAD_BYTES_MAX: usize =
     ADDRESS_BYTES_MAX + align_of::<ArchivedAddress>() + size_of::<ArchivedAddress>();
+
+const _: () = assert!(ADDRESS_PAYLOAD_BYTES_MAX <= REASON_PAYLOAD_BYTES_MAX);
 
 /// Longest payload with a status report.
 pub(super) const STATUS_PAYLOAD_BYTES_MAX: usize =
@@ -191,6 +199,10 @@ pub fn encode_request(request: &ClientRequest) -> ([u8; ENVELOPE_BYTES], Vec<u8>
         ClientRequest::Append { request, group, batch, terms, within } => {
             encode_append(*request, *group, batch, terms, *within)
         }
+        ClientRequest::Change { change, .. } => {
+            let payload = change_payload(change);
+            (with_payload(fill_request(request), &payload).encode(), payload)
+        }
         _ => (fill_request(request).encode(), Vec::new()),
     }
 }
@@ -214,7 +226,9 @@ pub fn encode_append(
 pub fn encode_reply(reply: &ClientReply) -> ([u8; ENVELOPE_BYTES], Vec<u8>) {
     let payload = match reply {
         ClientReply::Refused { reason: ClientRefusal::NotLeader { address, .. }, .. } => address_payload(address),
+        ClientReply::Refused { reason: ClientRefusal::NotChanged { reason }, .. } => reason_payload(reason),
         ClientReply::Status { status, .. } => status_payload(status),
+        ClientReply::Members { members, .. } => members_payload(members),
         ClientReply::Figures { text, .. } => figures_payload(text),
         ClientReply::Gaps { gaps, .. } => gaps_payload(gaps),
         _ => Vec::new(),
@@ -255,6 +269,8 @@ pub fn decode_request(envelope: &ClientEnvelope, payload: &[u8]) -> Result<Clien
         ClientKind::Barrier => ClientRequest::Barrier { request, group },
         ClientKind::Trim => ClientRequest::Trim { request, group, upto: envelope.first },
         ClientKind::Transfer => ClientRequest::Transfer { request, group, target: envelope.node },
+        ClientKind::Members => ClientRequest::Members { request, group },
+        ClientKind::Change => ClientRequest::Change { request, group, change: parse_change(envelope.count, payload)? },
         ClientKind::Status => ClientRequest::Status { request, group },
         ClientKind::Figures => ClientRequest::Figures { request, group },
         ClientKind::Read => {
@@ -288,6 +304,9 @@ pub fn decode_reply(
         ClientKind::Refused => ClientReply::Refused { request, reason: parse_reason(envelope, payload)? },
         ClientKind::StatusReport => {
             ClientReply::Status { request, status: archive::with_aligned(payload, parse_status)? }
+        }
+        ClientKind::MembersReport => {
+            ClientReply::Members { request, members: archive::with_aligned(payload, parse_members)? }
         }
         ClientKind::FiguresReport => {
             ClientReply::Figures { request, text: archive::with_aligned(payload, parse_figures)? }
@@ -360,6 +379,12 @@ fn fill_request(message: &ClientRequest) -> ClientEnvelope {
         ClientRequest::Transfer { request, group, target } => {
             ClientEnvelope { group, node: target, ..ClientEnvelope::blank(ClientKind::Transfer, request) }
         }
+        ClientRequest::Members { request, group } => {
+            ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Members, request) }
+        }
+        ClientRequest::Change { request, group, ref change } => {
+            ClientEnvelope { group, count: change_number(change), ..ClientEnvelope::blank(ClientKind::Change, request) }
+        }
         ClientRequest::Status { request, group } => {
             ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Status, request) }
         }
@@ -402,6 +427,7 @@ fn fill_reply(message: &ClientReply) -> ClientEnvelope {
             fill_reason(ClientEnvelope::blank(ClientKind::Refused, *request), reason)
         }
         ClientReply::Status { request, status: _ } => ClientEnvelope::blank(ClientKind::StatusReport, *request),
+        ClientReply::Members { request, members: _ } => ClientEnvelope::blank(ClientKind::MembersReport, *request),
         ClientReply::Figures { request, text: _ } => ClientEnvelope::blank(ClientKind::FiguresReport, *request),
         ClientReply::Body { request, body } => ClientEnvelope {
             payload_bytes: body.bytes,

@@ -4,7 +4,10 @@ use synod_protocol::limits::BODY_BYTES_MAX;
 use synod_protocol::{NodeId, Slot};
 use thiserror::Error;
 
-use super::codec::{ADDRESS_PAYLOAD_BYTES_MAX, APPEND_ROOT_BYTES, FIGURES_PAYLOAD_BYTES_MAX, STATUS_PAYLOAD_BYTES_MAX};
+use super::codec::{
+    APPEND_ROOT_BYTES, CHANGE_PAYLOAD_BYTES_MAX, FIGURES_PAYLOAD_BYTES_MAX, MEMBERS_PAYLOAD_BYTES_MAX,
+    REASON_PAYLOAD_BYTES_MAX, STATUS_PAYLOAD_BYTES_MAX,
+};
 use crate::encode::EMPTY_BODY;
 use crate::layout::{ENVELOPE_BYTES, FORMAT_VERSION, GroupId, first_nonzero, magic};
 
@@ -58,6 +61,8 @@ pub enum ClientKind {
     Barrier = 7,
     Trim = 8,
     Transfer = 9,
+    Members = 10,
+    Change = 11,
     Appended = 17,
     Refused = 18,
     StatusReport = 19,
@@ -66,11 +71,12 @@ pub enum ClientKind {
     FiguresReport = 22,
     Done = 23,
     Gaps = 24,
+    MembersReport = 25,
 }
 
 impl ClientKind {
     /// Every kind, requests first.
-    pub const ALL: [ClientKind; 17] = [
+    pub const ALL: [ClientKind; 20] = [
         ClientKind::Append,
         ClientKind::Status,
         ClientKind::Read,
@@ -80,6 +86,8 @@ impl ClientKind {
         ClientKind::Barrier,
         ClientKind::Trim,
         ClientKind::Transfer,
+        ClientKind::Members,
+        ClientKind::Change,
         ClientKind::Appended,
         ClientKind::Refused,
         ClientKind::StatusReport,
@@ -88,6 +96,7 @@ impl ClientKind {
         ClientKind::FiguresReport,
         ClientKind::Done,
         ClientKind::Gaps,
+        ClientKind::MembersReport,
     ];
 
     /// Whether it is a client that sends this.
@@ -196,7 +205,10 @@ impl ClientEnvelope {
             // A gap takes less room than the terms of its submission in the body.
             ClientKind::Gaps => (1, BODY_BYTES_MAX),
             ClientKind::Body => (EMPTY_BODY.body_bytes, BODY_BYTES_MAX),
-            ClientKind::Refused => (0, ADDRESS_PAYLOAD_BYTES_MAX as u32),
+            // The longer one of an address and a reason.
+            ClientKind::Refused => (0, REASON_PAYLOAD_BYTES_MAX as u32),
+            ClientKind::Change => (0, CHANGE_PAYLOAD_BYTES_MAX as u32),
+            ClientKind::MembersReport => (1, MEMBERS_PAYLOAD_BYTES_MAX as u32),
             ClientKind::StatusReport => (1, STATUS_PAYLOAD_BYTES_MAX as u32),
             ClientKind::FiguresReport => (1, FIGURES_PAYLOAD_BYTES_MAX as u32),
             ClientKind::Status
@@ -207,6 +219,7 @@ impl ClientEnvelope {
             | ClientKind::Barrier
             | ClientKind::Trim
             | ClientKind::Transfer
+            | ClientKind::Members
             | ClientKind::Appended
             | ClientKind::Done
             | ClientKind::ReadEnd => (0, 0),

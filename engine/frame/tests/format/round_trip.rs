@@ -237,6 +237,9 @@ fn hello() -> impl Strategy<Value = Hello> {
             boot_nonce: numbers[3],
             promise,
             durable: numbers[4],
+            configuration: Slot(numbers[3]),
+            port: numbers[2] as u16,
+            stable: Slot(numbers[1]),
         },
     )
 }
@@ -248,9 +251,11 @@ fn refusal() -> impl Strategy<Value = HelloRefusal> {
         any::<[u8; 16]>().prop_map(|cluster| HelloRefusal::Cluster { cluster }),
         any::<u64>().prop_map(|lineage| HelloRefusal::Lineage { lineage }),
         node().prop_map(|node| HelloRefusal::Node { node }),
-        Just(HelloRefusal::UnknownNode),
+        any::<u64>().prop_map(|slot| HelloRefusal::UnknownNode { configuration: Slot(slot) }),
         any::<[u8; 16]>().prop_map(|expected| HelloRefusal::Incarnation { expected }),
-        any::<(u64, u64)>().prop_map(|(boot_counter, durable)| HelloRefusal::RolledBack { boot_counter, durable }),
+        any::<(u64, u64)>()
+            .prop_map(|(boot_counter, slot)| HelloRefusal::RolledBack { boot_counter, stable: Slot(slot) }),
+        any::<u64>().prop_map(|boot_counter| HelloRefusal::Twin { boot_counter }),
         Just(HelloRefusal::Channel),
         Just(HelloRefusal::TooManyConnections),
         Just(HelloRefusal::NotBootstrapped),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use synod_frame::client::{
-    self, ClientRefusal, ClientReply, ClientRequest, ClientRole, Gap, NodeReport, NodeRole, StatusReport,
+    self, ClientRefusal, ClientReply, ClientRequest, ClientRole, Gap, MemberChange, MembersReport, Newcomer,
+    NodeReport, NodeRole, StatusReport, StoredBody,
 };
 use synod_frame::{
     Batch, Channel, ConfigurationBody, GroupId, Hello, HelloRefusal, HelloReply, Member, Origin, RecordBuffer,
@@ -37,6 +38,8 @@ pub(crate) fn all() -> Vec<Sample> {
         sample("message", name, Reader::Message, [&envelope[..], &payload, &attached].concat())
     }));
     samples.push(sample("hello", "node", Reader::Hello, hello().encode().to_vec()));
+    let listening = Hello { configuration: Slot(1108), port: 7001, stable: Slot(1100), ..hello() };
+    samples.push(sample("hello", "listening", Reader::Hello, listening.encode().to_vec()));
     samples.push(sample("hello", "client", Reader::Hello, client_hello().encode().to_vec()));
     samples.extend(hello_replies().into_iter().map(|(name, outcome)| {
         let reply = HelloReply { hello: Hello { from: NodeId(2), to: NodeId(1), ..hello() }, outcome };
@@ -96,6 +99,19 @@ pub(crate) fn learners() -> ConfigurationBody {
     }
 }
 
+/// [`learners`], with addresses of some.
+pub(crate) fn addressed() -> ConfigurationBody {
+    let address = |text: &str| text.parse().unwrap();
+    ConfigurationBody {
+        addresses: vec![
+            (NodeId(1), address("10.1.2.3:7001")),
+            (NodeId(4), address("[2001:db8::4]:7004")),
+            (NodeId(5), address("127.0.0.1:65535")),
+        ],
+        ..learners()
+    }
+}
+
 /// Two sessions, one of which was used, and a ticket.
 fn state() -> DeliveryState {
     let mut state = DeliveryState::empty(DeliveryLimits::CLUSTER, Slot(1110));
@@ -139,6 +155,7 @@ pub(crate) fn bodies() -> Vec<(&'static str, Body)> {
         ("noop", body(&|record| encode_noop(record, &origin(108), 1000).unwrap())),
         ("genesis", body(&|record| encode_configuration(record, &origin(0), &configuration()).unwrap())),
         ("configuration", body(&|record| encode_configuration(record, &origin(1108), &configuration()).unwrap())),
+        ("addressed", body(&|record| encode_configuration(record, &origin(1108), &addressed()).unwrap())),
         ("learners", body(&|record| encode_configuration(record, &origin(1108), &learners()).unwrap())),
         ("trim", body(&|record| encode_trim(record, &origin(1109), Slot(50)).unwrap())),
         (
@@ -286,6 +303,9 @@ pub(crate) fn hello() -> Hello {
         boot_nonce: 0x7172_7374_7576_7778,
         promise: ballot(),
         durable: 0x0123_4567_89ab,
+        configuration: Slot(0),
+        port: 0,
+        stable: Slot(0),
     }
 }
 
@@ -304,6 +324,9 @@ pub(crate) fn client_hello() -> Hello {
         boot_nonce: 0,
         promise: Ballot::ZERO,
         durable: 0,
+        configuration: Slot(0),
+        port: 0,
+        stable: Slot(0),
     }
 }
 
@@ -315,9 +338,10 @@ pub(crate) fn hello_replies() -> Vec<(&'static str, Result<u16, HelloRefusal>)> 
         ("cluster", Err(HelloRefusal::Cluster { cluster: *b"cluster-uuid-16b" })),
         ("lineage", Err(HelloRefusal::Lineage { lineage: 2 })),
         ("node", Err(HelloRefusal::Node { node: NodeId(2) })),
-        ("unknown-node", Err(HelloRefusal::UnknownNode)),
+        ("unknown-node", Err(HelloRefusal::UnknownNode { configuration: Slot(0) })),
         ("incarnation", Err(HelloRefusal::Incarnation { expected: *b"incarnation-uuid" })),
-        ("rolled-back", Err(HelloRefusal::RolledBack { boot_counter: 18, durable: 19 })),
+        ("rolled-back", Err(HelloRefusal::RolledBack { boot_counter: 18, stable: Slot(19) })),
+        ("twin", Err(HelloRefusal::Twin { boot_counter: 18 })),
         ("channel", Err(HelloRefusal::Channel)),
         ("too-many-connections", Err(HelloRefusal::TooManyConnections)),
         ("not-bootstrapped", Err(HelloRefusal::NotBootstrapped)),
@@ -339,6 +363,12 @@ pub(crate) fn requests() -> Vec<(&'static str, ClientRequest)> {
     };
     let session = |command| ClientRequest::Session { request, group, command };
     let ticket = |command| ClientRequest::Ticket { request, group, command };
+    let change = |change| ClientRequest::Change { request, group, change };
+    let newcomer = |node, address: &str| Newcomer {
+        member: Member { node: NodeId(node), incarnation: [node as u8; 16] },
+        address: address.parse().unwrap(),
+    };
+    let newcomers = vec![newcomer(4, "10.0.0.4:7004"), newcomer(5, "[::1]:7005")];
     vec![
         ("append-stride", append(&[b"one", b"two"])),
         ("append-ends", append(&[b"one", b"", b"three"])),
@@ -356,6 +386,12 @@ pub(crate) fn requests() -> Vec<(&'static str, ClientRequest)> {
         ("barrier", ClientRequest::Barrier { request, group }),
         ("trim", ClientRequest::Trim { request, group, upto: Slot(90) }),
         ("transfer", ClientRequest::Transfer { request, group, target: NodeId(2) }),
+        ("members", ClientRequest::Members { request, group }),
+        ("change-replace", change(MemberChange::Replace { add: newcomers, remove: vec![NodeId(3)] })),
+        ("change-remove", change(MemberChange::Replace { add: Vec::new(), remove: vec![NodeId(1), NodeId(2)] })),
+        ("change-promote", change(MemberChange::Promote { force: false })),
+        ("change-promote-forced", change(MemberChange::Promote { force: true })),
+        ("change-cancel", change(MemberChange::Cancel)),
     ]
 }
 
@@ -380,6 +416,13 @@ pub(crate) fn replies() -> Vec<(&'static str, ClientReply)> {
         nodes: vec![report(1, "10.0.0.1:7001", true), report(2, "", true), report(3, "[::1]:7003", false)],
     };
     let alone = StatusReport { role: NodeRole::Halted, leader: None, nodes: Vec::new(), ..status.clone() };
+    let stored = |slot, body: &[u8]| StoredBody { slot: Slot(slot), body: body.to_vec() };
+    let members = MembersReport {
+        configurations: vec![stored(0, b"a body"), stored(1108, b"another body")],
+        is_pending: true,
+        is_removed: false,
+        retiring: vec![NodeId(1)],
+    };
     let gap = |first, count, answer| Gap { first: Slot(first), count, answer };
     let gaps = vec![
         gap(100, 2, Answer::Duplicate { first: Slot(90) }),
@@ -410,6 +453,8 @@ pub(crate) fn replies() -> Vec<(&'static str, ClientReply)> {
         ),
         ("rolled-back", refused(ClientRefusal::RolledBack { target: NodeId(3) })),
         ("forbidden", refused(ClientRefusal::Forbidden { role: ClientRole::Admin })),
+        ("not-changed", refused(ClientRefusal::NotChanged { reason: "4 is a member already".to_owned() })),
+        ("members", ClientReply::Members { request, members }),
         ("status", ClientReply::Status { request, status }),
         ("status-alone", ClientReply::Status { request, status: alone }),
         ("body", ClientReply::Body { request, body: bodies()[0].1.handle }),

@@ -54,7 +54,7 @@ pub enum ReconfigureError {
     #[error("the change at slot {0} is under way: it must rule, and those before it retire, before the next one")]
     Pending(Slot),
     /// Learners are still catching up.
-    #[error("{0:?} are still learning: wait until they are members, or cancel that")]
+    #[error("still learning: {}; wait until they are members, or cancel that", names(.0))]
     Learning(Vec<NodeId>),
     /// Nobody would come in or go.
     #[error("this changes nothing")]
@@ -73,7 +73,8 @@ pub enum ReconfigureError {
     Configuration(#[from] ConfigurationError),
     /// The new configuration would have no quorum.
     #[error(
-        "of the {members} members that there would be, {needed} must be up, so {tolerance} may be down; but {silent:?} don't answer"
+        "of the {members} members that there would be, {needed} must be up, so {tolerance} may be down; but no answer from {}",
+        names(silent)
     )]
     NoQuorum {
         /// How many members there would be.
@@ -93,6 +94,10 @@ pub enum ReconfigureError {
         /// How far it is behind, as far as the leader knows.
         slots: u64,
     },
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Replica {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use synod_frame::client::{ClientRefusal, ClientReply, ClientRole};
 use synod_protocol::delivery::Refusal;
 
-use crate::error::{AppendError, BarrierError, SessionError, TicketError, TransferError, TrimError};
+use crate::error::{AppendError, BarrierError, MembershipError, SessionError, TicketError, TransferError, TrimError};
 
 /// What a refused client is told to wait.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
@@ -75,5 +75,17 @@ pub(super) fn of_transfer(error: &TransferError) -> ClientRefusal {
         TransferError::RolledBack(target) => ClientRefusal::RolledBack { target: *target },
         TransferError::Unknown => ClientRefusal::UnknownOutcome,
         TransferError::Shutdown | TransferError::Poisoned => ClientRefusal::Shutdown,
+    }
+}
+
+pub(super) fn of_change(error: &MembershipError) -> ClientRefusal {
+    match error {
+        MembershipError::NotLeader { leader } => ClientRefusal::NotLeader { leader: *leader, address: String::new() },
+        MembershipError::Refused(error) => ClientRefusal::NotChanged { reason: error.to_string() },
+        MembershipError::Superseded | MembershipError::Remote => {
+            ClientRefusal::NotChanged { reason: error.to_string() }
+        }
+        MembershipError::Unknown => ClientRefusal::UnknownOutcome,
+        MembershipError::Shutdown | MembershipError::Poisoned => ClientRefusal::Shutdown,
     }
 }

@@ -13,6 +13,7 @@ const STOP_REASON_MAX: usize = 4096;
 /// What an operator watches, a line each; sizes are in bytes.
 pub(super) fn figures(status: &Status) -> String {
     let Status { wal, counters, .. } = status;
+    let configuration = &status.membership.configuration;
     let held_by = status.held_by.map_or(0, |node| node.0);
     let behind = status.behind.map_or(0, |first| first.0);
     let mut lines = vec![
@@ -27,6 +28,10 @@ pub(super) fn figures(status: &Status) -> String {
         ("stable", status.stable.0),
         ("judged", status.judged.0),
         ("sessions", status.sessions as u64),
+        ("configuration", configuration.chosen_at.0),
+        ("members", configuration.members.len() as u64),
+        ("learners", configuration.learners.len() as u64),
+        ("removed", status.membership.is_removed.into()),
         ("open_bodies", status.open_bodies.into()),
         ("damage_found", status.damage.found),
         ("damage_healed", status.damage.healed),

@@ -337,15 +337,18 @@ async fn serve_peer(
 ) {
     let introduced = newcomer.introduce(welcome(shard, identity, stream, &newcomer)).await;
     let connections = newcomer.leave();
-    let (peer, channel, reading, _admission) = match introduced {
+    let (peer, channel, port, reading, _admission) = match introduced {
         Ok(introduced) => introduced,
         Err(error) => {
             shard.count(|counters| counters.refusals += u64::from(!error.is_absence()));
             return connections.complain(address, &error);
         }
     };
-    if let Some(link) = shard.links.iter().find(|link| link.peer() == peer) {
-        link.peer_is_alive();
+    match shard.link_to(peer) {
+        Some(link) => link.peer_is_alive(),
+        // Nobody has told yet where it listens: it has.
+        None if port != 0 => shard.meet(peer, SocketAddr::new(address.ip(), port)),
+        None => {}
     }
     let replaced = places.take(peer, channel);
     let receiving = async {
@@ -379,11 +382,11 @@ async fn welcome(
     identity: &Identity,
     stream: Stream,
     newcomer: &Newcomer,
-) -> Result<(NodeId, Channel, Reading, Admission), HandshakeError> {
+) -> Result<(NodeId, Channel, u16, Reading, Admission), HandshakeError> {
     let (mut connection, names) = newcomer.secure(stream).await?;
     let hello = read_hello(&mut connection, Hello::decode).await?;
     let channel = if hello.channel == Channel::Client { Channel::Control } else { hello.channel };
-    let own = identity.hello(channel, hello.from, shard.durable_position());
+    let own = identity.hello(channel, hello.from, shard.position());
     let outcome = if shard.is_stopped() {
         Err(HelloRefusal::Shutdown)
     } else {
@@ -391,7 +394,7 @@ async fn welcome(
             // The name that it goes by must be in its certificate: a node can't speak for another one.
             if names.is_some_and(|names| !names.nodes.contains(&hello.from)) {
                 tracing::warn!(from = %hello.from, "a hello from a node that its certificate doesn't name");
-                return Err(HelloRefusal::UnknownNode);
+                return Err(HelloRefusal::UnknownNode { configuration: identity.configuration() });
             }
             identity.judge(&hello).map(|()| format)
         })
@@ -403,7 +406,7 @@ async fn welcome(
     connection.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
     outcome.map_err(HandshakeError::Refused)?;
     let admission = admission.ok_or(HandshakeError::Refused(HelloRefusal::TooManyConnections))?;
-    Ok((hello.from, channel, connection.into_reading(), admission))
+    Ok((hello.from, channel, hello.port, connection.into_reading(), admission))
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt as _;
-use synod_frame::Channel;
+use synod_frame::{Channel, HelloRefusal};
 use synod_protocol::NodeId;
 
 use super::Link;
 use super::connection::{Connection, Reading, Writing};
 use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, greet, of_tls};
 use super::outbox::Outbox;
+use crate::error::StopReason;
 use crate::seam::executor::yield_if_needed;
 use crate::seam::net::Stream;
 use crate::seam::time::{sleep, within};
@@ -51,6 +52,16 @@ pub(crate) async fn dial(
                 }
             }
             Err(error) => {
+                match error {
+                    HandshakeError::Refused(HelloRefusal::UnknownNode { configuration }) => {
+                        shard.is_unknown(link.peer, configuration);
+                    }
+                    // Whatever this node has promised since may be forgotten: it must not vote.
+                    HandshakeError::Refused(why @ (HelloRefusal::RolledBack { .. } | HelloRefusal::Twin { .. })) => {
+                        shard.end_service(StopReason::Stranger { peer: link.peer, why });
+                    }
+                    _ => {}
+                }
                 let text = error.to_string();
                 // Once for each reason: a peer that is down for a day isn't worth a line every two seconds.
                 if told.as_ref() != Some(&text) {
@@ -85,7 +96,7 @@ async fn connect(
         Some(tls) => secure(stream, link.peer, tls).await?,
         None => Connection::Plain(stream),
     };
-    let hello = identity.hello(channel, link.peer, shard.durable_position());
+    let hello = identity.hello(channel, link.peer, shard.position());
     greet(&mut connection, &hello, identity).await?;
     Ok(connection)
 }

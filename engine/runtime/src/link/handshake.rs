@@ -1,6 +1,6 @@
 //! Who talks to whom: making and judging hellos.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use rustls::CertificateError;
 use synod_frame::{
     Channel, ConfigurationBody, FORMAT_VERSION, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
 };
-use synod_protocol::{Ballot, NodeId};
+use synod_protocol::{Ballot, NodeId, Slot};
+use synod_wal::directory::StoreSeen;
 use thiserror::Error;
 
 use crate::seam::time::within;
@@ -26,9 +27,24 @@ pub(crate) struct Identity {
     pub(crate) incarnation: [u8; 16],
     pub(crate) boot_counter: u64,
     pub(crate) boot_nonce: u64,
-    pub(crate) genesis: ConfigurationBody,
-    /// The highest boot counter seen of each peer since this process started.
-    boots_seen: RefCell<BTreeMap<NodeId, u64>>,
+    /// The cluster's uuid and lineage.
+    cluster: ([u8; 16], u64),
+    /// The port at which this node listens for its peers.
+    port: u16,
+    roster: RefCell<Roster>,
+    /// The most that was ever seen of each store.
+    seen: RefCell<BTreeMap<[u8; 16], StoreSeen>>,
+    /// What was seen has changed since it was last kept.
+    has_news: Cell<bool>,
+}
+
+/// Who belongs to the cluster, as far as this node knows.
+#[derive(Debug, Default)]
+struct Roster {
+    /// Where the newest configuration was chosen that is delivered.
+    configuration: Slot,
+    /// Everybody whom a configuration names that may still be needed, with the store that counts.
+    stores: BTreeMap<NodeId, [u8; 16]>,
 }
 
 /// Why there is no connection, or no longer.
@@ -99,21 +115,58 @@ impl Identity {
         incarnation: [u8; 16],
         boot_counter: u64,
         boot_nonce: u64,
-        genesis: ConfigurationBody,
+        cluster: ([u8; 16], u64),
+        port: u16,
+        seen: Vec<StoreSeen>,
     ) -> Identity {
-        Identity { node, incarnation, boot_counter, boot_nonce, genesis, boots_seen: RefCell::default() }
+        let seen = RefCell::new(seen.into_iter().map(|store| (store.incarnation, store)).collect());
+        let (roster, has_news) = (RefCell::default(), Cell::new(false));
+        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, roster, seen, has_news }
+    }
+
+    /// A peer has shown that it durably has the chosen prefix up to `stable`.
+    pub(crate) fn has_shown(&self, peer: NodeId, stable: Slot) {
+        let roster = self.roster.borrow();
+        let mut seen = self.seen.borrow_mut();
+        if let Some(store) = roster.stores.get(&peer).and_then(|store| seen.get_mut(store))
+            && store.stable < stable
+        {
+            store.stable = stable;
+            self.has_news.set(true);
+        }
+    }
+
+    /// What should be kept of the stores that have a part in the log, if it has changed since this was last asked.
+    pub(crate) fn take_news(&self) -> Option<Vec<StoreSeen>> {
+        let (roster, seen) = (self.roster.borrow(), self.seen.borrow());
+        self.has_news
+            .replace(false)
+            .then(|| roster.stores.values().filter_map(|store| seen.get(store)).copied().collect())
+    }
+
+    /// Takes note of the configurations that may still be needed: of several stores of a node, the last one counts. `newest`
+    /// is where the last configuration was chosen that is delivered.
+    pub(crate) fn know<'a>(&self, newest: Slot, configurations: impl Iterator<Item = &'a ConfigurationBody>) {
+        let members = configurations.flat_map(ConfigurationBody::nodes);
+        let stores = members.map(|member| (member.node, member.incarnation)).collect();
+        *self.roster.borrow_mut() = Roster { configuration: newest, stores };
+    }
+
+    /// Where the newest configuration was chosen that this node knows.
+    pub(crate) fn configuration(&self) -> Slot {
+        self.roster.borrow().configuration
     }
 
     /// This node's hello to `to`. The promise stays out of it: what is promised may not be durable yet, and a peer that
     /// remembers too much would take this node for one that was rolled back.
-    pub(crate) fn hello(&self, channel: Channel, to: NodeId, durable: u64) -> Hello {
+    pub(crate) fn hello(&self, channel: Channel, to: NodeId, (durable, stable): (u64, Slot)) -> Hello {
         Hello {
             channel,
             format_min: FORMAT_VERSION,
             format_max: FORMAT_VERSION,
             features: 0,
-            cluster: self.genesis.cluster,
-            lineage: self.genesis.lineage,
+            cluster: self.cluster.0,
+            lineage: self.cluster.1,
             from: self.node,
             to,
             incarnation: self.incarnation,
@@ -121,6 +174,9 @@ impl Identity {
             boot_nonce: self.boot_nonce,
             promise: Ballot::ZERO,
             durable,
+            configuration: self.configuration(),
+            port: self.port,
+            stable,
         }
     }
 
@@ -130,16 +186,36 @@ impl Identity {
             // Another process with this node's name, or this very process.
             return Err(HelloRefusal::Node { node: self.node });
         }
-        let expected = self.genesis.incarnation_of(hello.from).ok_or(HelloRefusal::UnknownNode)?;
-        if hello.incarnation != expected {
-            return Err(HelloRefusal::Incarnation { expected });
+        let roster = self.roster.borrow();
+        match roster.stores.get(&hello.from) {
+            Some(expected) if *expected != hello.incarnation => {
+                return Err(HelloRefusal::Incarnation { expected: *expected });
+            }
+            Some(_) => {}
+            // It may have come in by a configuration that this node is about to learn, from it perhaps. What it says is
+            // judged by the protocol, which heeds only those who know more.
+            None if hello.configuration > roster.configuration => {}
+            None => return Err(HelloRefusal::UnknownNode { configuration: roster.configuration }),
         }
-        let mut seen = self.boots_seen.borrow_mut();
-        let boot_counter = seen.entry(hello.from).or_default();
-        if hello.boot_counter < *boot_counter {
-            return Err(HelloRefusal::RolledBack { boot_counter: *boot_counter, durable: 0 });
+        self.judge_store(hello)
+    }
+
+    /// Whether a store has all that it ever showed.
+    fn judge_store(&self, hello: &Hello) -> Result<(), HelloRefusal> {
+        let Hello { incarnation, boot_counter, boot_nonce, stable, .. } = *hello;
+        let mut seen = self.seen.borrow_mut();
+        let first = StoreSeen { incarnation, boot_counter: 0, boot_nonce: 0, stable: Slot(0) };
+        let known = seen.entry(incarnation).or_insert(first);
+        // A log that is damaged doesn't tell how far it was.
+        if boot_counter < known.boot_counter || stable < known.stable && stable != Slot(0) {
+            return Err(HelloRefusal::RolledBack { boot_counter: known.boot_counter, stable: known.stable });
         }
-        *boot_counter = hello.boot_counter;
+        if boot_counter == known.boot_counter && boot_nonce != known.boot_nonce {
+            return Err(HelloRefusal::Twin { boot_counter });
+        }
+        let now = StoreSeen { boot_counter, boot_nonce, stable: stable.max(known.stable), ..*known };
+        self.has_news.set(self.has_news.get() || *known != now);
+        *known = now;
         Ok(())
     }
 }
@@ -209,11 +285,13 @@ mod tests {
             alpha: 1024,
             ..ConfigurationBody::default()
         };
-        Identity::new(NodeId(1), [1; 16], 4, 77, genesis)
+        let identity = Identity::new(NodeId(1), [1; 16], 4, 77, (genesis.cluster, genesis.lineage), 7001, Vec::new());
+        identity.know(Slot(0), std::iter::once(&genesis));
+        identity
     }
 
     fn hello_of(node: u32) -> Hello {
-        let own = identity().hello(Channel::Control, NodeId(1), 0);
+        let own = identity().hello(Channel::Control, NodeId(1), (0, Slot(0)));
         Hello { from: NodeId(node), incarnation: [node as u8; 16], ..own }
     }
 
@@ -221,18 +299,40 @@ mod tests {
     fn members_are_welcome_with_their_own_store_only() {
         let identity = identity();
         assert_eq!(identity.judge(&hello_of(2)), Ok(()));
-        assert_eq!(identity.judge(&hello_of(4)), Err(HelloRefusal::UnknownNode));
+        assert_eq!(identity.judge(&hello_of(4)), Err(HelloRefusal::UnknownNode { configuration: Slot(0) }));
+        assert_eq!(identity.judge(&Hello { configuration: Slot(9), ..hello_of(4) }), Ok(()), "it knows more");
         let wiped = Hello { incarnation: [8; 16], ..hello_of(2) };
         assert_eq!(identity.judge(&wiped), Err(HelloRefusal::Incarnation { expected: [2; 16] }));
         assert_eq!(identity.judge(&hello_of(1)), Err(HelloRefusal::Node { node: NodeId(1) }));
     }
 
     #[test]
-    fn an_earlier_boot_of_a_peer_was_rolled_back() {
+    fn a_store_that_went_back_in_time_is_refused() {
         let identity = identity();
-        assert_eq!(identity.judge(&Hello { boot_counter: 7, ..hello_of(2) }), Ok(()));
-        assert_eq!(identity.judge(&Hello { boot_counter: 7, ..hello_of(2) }), Ok(()));
-        let refusal = identity.judge(&Hello { boot_counter: 6, ..hello_of(2) });
-        assert_eq!(refusal, Err(HelloRefusal::RolledBack { boot_counter: 7, durable: 0 }));
+        let hello = |boot_counter, stable| Hello { boot_counter, stable: Slot(stable), ..hello_of(2) };
+        let refusal = Err(HelloRefusal::RolledBack { boot_counter: 7, stable: Slot(50) });
+        assert_eq!(identity.judge(&hello(7, 50)), Ok(()));
+        assert_eq!(identity.judge(&hello(7, 50)), Ok(()));
+        assert_eq!(identity.judge(&hello(6, 50)), refusal, "an earlier boot");
+        assert_eq!(identity.judge(&hello(8, 49)), refusal, "a later boot of an earlier state");
+        assert_eq!(identity.judge(&hello(8, 0)), Ok(()), "it doesn't tell");
+        identity.has_shown(NodeId(2), Slot(60));
+        let kept = identity.take_news().expect("it has shown more");
+        assert_eq!(kept, [StoreSeen { incarnation: [2; 16], boot_counter: 8, boot_nonce: 77, stable: Slot(60) }]);
+        assert_eq!(identity.take_news(), None);
+        // The next process remembers.
+        let next = Identity::new(NodeId(1), [1; 16], 5, 78, ([9; 16], 1), 7001, kept);
+        next.know(Slot(0), std::iter::empty());
+        let late = Hello { configuration: Slot(1), ..hello(9, 59) };
+        assert_eq!(next.judge(&late), Err(HelloRefusal::RolledBack { boot_counter: 8, stable: Slot(60) }));
+    }
+
+    #[test]
+    fn of_two_processes_on_copies_of_a_store_the_second_is_refused() {
+        let identity = identity();
+        assert_eq!(identity.judge(&Hello { boot_counter: 7, boot_nonce: 1, ..hello_of(2) }), Ok(()));
+        let twin = Hello { boot_counter: 7, boot_nonce: 2, ..hello_of(2) };
+        assert_eq!(identity.judge(&twin), Err(HelloRefusal::Twin { boot_counter: 7 }));
+        assert_eq!(identity.judge(&Hello { boot_counter: 7, boot_nonce: 1, ..hello_of(2) }), Ok(()));
     }
 }

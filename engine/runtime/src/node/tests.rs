@@ -36,12 +36,24 @@ fn setup(root: &Path) -> (Setup, OpenDirectory) {
     let directory = directory::open(&path, &Expected::default()).expect("a store");
     let (facts, recovered, startup) = recover_log(&directory, config.sync).expect("a sound log");
     let (group, genesis) = check_members(&config, &recovered).expect("its only member");
-    let (listener, _) = bind(config.listen).expect("a free port");
+    let (listener, listen) = bind(config.listen).expect("a free port");
     let called_at = std::time::Instant::now();
     let client_listener = None;
     let (tls, forward) = (None, None);
-    let setup =
-        Setup { config, tls, recovered, group, genesis, facts, startup, called_at, listener, client_listener, forward };
+    let setup = Setup {
+        config,
+        tls,
+        recovered,
+        group,
+        genesis,
+        facts,
+        startup,
+        called_at,
+        listener,
+        listen,
+        client_listener,
+        forward,
+    };
     (setup, directory)
 }
 

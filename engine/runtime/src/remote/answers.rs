@@ -45,6 +45,7 @@ pub(super) fn verdict(refusal: ClientRefusal, work: &Work) -> Verdict {
         | ClientRefusal::NothingToTrim { .. }
         | ClientRefusal::NoDeliveryState { .. }
         | ClientRefusal::NotTransferred(_)
+        | ClientRefusal::NotChanged { .. }
         | ClientRefusal::RolledBack { .. } => Verdict::Doubtful,
     }
 }

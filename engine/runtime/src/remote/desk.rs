@@ -25,7 +25,7 @@ use super::connection::{Connection, Reading, Writing, connect, read_reply};
 use super::flights::{Consequence, FlightId, Flights};
 use super::reads::Lanes;
 use crate::client::ClientError;
-use crate::error::{AppendError, BarrierError, TransferError, TrimError};
+use crate::error::{AppendError, BarrierError, MembershipError, TransferError, TrimError};
 use crate::log::Shared;
 use crate::mailbox::Request;
 use crate::node::GROUP;
@@ -183,6 +183,12 @@ impl Desk {
                     let _ = reply.send(None);
                     continue;
                 }
+                Request::Change { reply, .. } => {
+                    let _ = reply.send(Err(MembershipError::Remote));
+                    continue;
+                }
+                // Whoever asks gets nothing: the status of the members tells it.
+                Request::Members { .. } => continue,
                 Request::WaitForLeader { timeout, reply } => {
                     let mut core = self.core.borrow_mut();
                     match core.leader {

@@ -10,7 +10,7 @@ use synod_protocol::{BarrierId, BarrierOutcome, Instant, Mark, NodeId, Slot, Tra
 use synod_wal::{MarkAnswer, ReadId};
 
 use super::Shard;
-use crate::error::{BarrierError, TransferError, TrimError};
+use crate::error::{BarrierError, MembershipError, TransferError, TrimError};
 use crate::mailbox::Request;
 
 /// Those who wait for something that no single turn brings. A receiver that is gone doesn't want to know, so that
@@ -21,6 +21,7 @@ pub(super) struct Waiting {
     barriers: BTreeMap<BarrierId, oneshot::Sender<Result<Slot, BarrierError>>>,
     transfer: Option<oneshot::Sender<Result<(), TransferError>>>,
     marks: BTreeMap<ReadId, oneshot::Sender<Option<Mark>>>,
+    changes: Vec<PendingChange>,
     leaders: Vec<(Instant, oneshot::Sender<Option<NodeId>>)>,
     leader: Option<NodeId>,
 }
@@ -31,7 +32,35 @@ struct PendingTrim {
     reply: oneshot::Sender<Result<Slot, TrimError>>,
 }
 
+struct PendingChange {
+    slot: Slot,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Slot, MembershipError>>,
+}
+
 impl Waiting {
+    /// A change of the membership was proposed.
+    pub(super) fn await_change(
+        &mut self,
+        slot: Slot,
+        deadline: Instant,
+        reply: oneshot::Sender<Result<Slot, MembershipError>>,
+    ) {
+        self.changes.push(PendingChange { slot, deadline, reply });
+    }
+
+    /// A configuration was delivered at `slot`, and is the one that rules, or void.
+    pub(super) fn changed(&mut self, slot: Slot, rules: bool) {
+        for change in self.changes.extract_if(.., |change| change.slot == slot) {
+            let _ = change.reply.send(if rules { Ok(slot) } else { Err(MembershipError::Superseded) });
+        }
+    }
+
+    /// Who leads, as far as this node knows.
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
     /// A trim was delivered.
     pub(super) fn trimmed(&mut self, upto: Slot) {
         for trim in self.trims.extract_if(.., |trim| trim.upto <= upto) {
@@ -82,6 +111,9 @@ impl Waiting {
             for trim in self.trims.drain(..) {
                 let _ = trim.reply.send(Err(TrimError::Unknown));
             }
+            for change in self.changes.drain(..) {
+                let _ = change.reply.send(Err(MembershipError::Unknown));
+            }
         }
     }
 
@@ -92,6 +124,9 @@ impl Waiting {
         }
         for trim in self.trims.extract_if(.., |trim| trim.deadline <= now) {
             let _ = trim.reply.send(Err(TrimError::Unknown));
+        }
+        for change in self.changes.extract_if(.., |change| change.deadline <= now) {
+            let _ = change.reply.send(Err(MembershipError::Unknown));
         }
     }
 
@@ -107,6 +142,9 @@ impl Waiting {
         // A trim that waits here was proposed: others may yet agree on it.
         for trim in self.trims.drain(..) {
             let _ = trim.reply.send(Err(TrimError::Unknown));
+        }
+        for change in self.changes.drain(..) {
+            let _ = change.reply.send(Err(MembershipError::Unknown));
         }
         for reply in std::mem::take(&mut self.marks).into_values() {
             let _ = reply.send(None);
@@ -176,6 +214,8 @@ impl Shard {
                 MarkAnswer::Pending(read) => drop(core.waiting.marks.insert(read, reply)),
             },
             Request::WaitForLeader { timeout, reply } => core.waiting.wait_for_leader(now, timeout, reply),
+            Request::Members { reply } => drop(reply.send(self.members_report(core))),
+            Request::Change { change, reply } => self.change_members(core, now, change, reply),
             Request::Stop => self.stop.raise(),
         }
         self.follow_up(core, now);

@@ -105,16 +105,37 @@ impl Served {
         log: PathBuf,
         further: &[&str],
     ) -> Served {
+        let peers: Vec<String> = (1..)
+            .zip(listens)
+            .filter(|(peer, _)| *peer != node)
+            .map(|(peer, address)| format!("--peer={peer}={address}"))
+            .collect();
+        let further: Vec<&str> = peers.iter().map(String::as_str).chain(further.iter().copied()).collect();
+        Served::start_at(directory, node, (listens[node as usize - 1], client), log, &further)
+    }
+
+    /// As [`Served::start`], with its peers named by `further` arguments.
+    pub(crate) fn start_among(
+        directory: &Path,
+        node: u32,
+        listen: SocketAddr,
+        client: SocketAddr,
+        further: &[&str],
+    ) -> Served {
+        Served::start_at(directory, node, (listen, client), directory.with_extension("stderr"), further)
+    }
+
+    fn start_at(
+        directory: &Path,
+        node: u32,
+        (own, client): (SocketAddr, SocketAddr),
+        log: PathBuf,
+        further: &[&str],
+    ) -> Served {
         let stderr = std::fs::OpenOptions::new().create(true).append(true).open(&log).expect("a log file");
-        let own = listens[node as usize - 1];
         let mut command = Command::new(SYNOD);
         command.args(["serve", "--dir"]).arg(directory).args(["--node", &node.to_string()]);
         command.args(["--listen", &own.to_string(), "--client-listen", &client.to_string()]);
-        for (peer, address) in (1..).zip(listens) {
-            if peer != node {
-                command.args(["--peer", &format!("{peer}={address}")]);
-            }
-        }
         command.args(further);
         let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().expect("the binary runs");
         let mut line = String::new();

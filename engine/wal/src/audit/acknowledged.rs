@@ -78,7 +78,7 @@ fn miss(cluster: &Cluster<'_, '_>, acknowledged: &Acknowledged, findings: &mut F
     let slot = acknowledged.slot;
     let trimmed = cluster.logs.iter().any(|log| slot < log.base.slot);
     let unseen = cluster.configuration_at(slot).is_none_or(|configuration| {
-        let silent = |node| cluster.log_of(node).is_none_or(|log| log.is_silent_about(slot).is_some());
+        let silent = |node| cluster.log_of(configuration, node).is_none_or(|log| log.is_silent_about(slot).is_some());
         configuration.members.iter().copied().any(silent)
     });
     if trimmed {

@@ -103,8 +103,16 @@ fn by_body(cluster: &Cluster<'_, '_>) -> Vec<Reference> {
     order
 }
 
+/// Those who accepted, if the configuration that rules the slot means their stores.
 fn voters(cluster: &Cluster<'_, '_>, accepts: &[Reference]) -> BTreeSet<NodeId> {
-    accepts.iter().map(|(log, _)| cluster.logs[*log as usize].node()).collect()
+    let votes = |reference: &&Reference| {
+        let log = &cluster.logs[reference.0 as usize];
+        let ruling = cluster.configuration_at(accept(cluster, **reference).body.first);
+        ruling.is_none_or(|ruling| {
+            cluster.log_of(ruling, log.node()).is_none_or(|named| named.incarnation() == log.incarnation())
+        })
+    };
+    accepts.iter().filter(votes).map(|(log, _)| cluster.logs[*log as usize].node()).collect()
 }
 
 /// What was chosen at a ballot is what every higher ballot proposes (*Paxos Made Simple* §2.2, P2).
@@ -159,7 +167,7 @@ pub(super) fn check_quorums<'a>(
             findings.coverage.quorums_without_configuration += 1;
             continue;
         };
-        let silent = |node: &NodeId| match cluster.log_of(*node) {
+        let silent = |node: &NodeId| match cluster.log_of(configuration, *node) {
             None => Some((*node, None)),
             Some(log) => log.is_silent_about(chosen.body.first).map(|silence| (*node, Some(silence))),
         };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use synod_frame::{BodyHeader, ConfigurationBody, GroupId, RECORD_HEADER_BYTES, RecordBuffer};
+use synod_frame::{BodyHeader, ConfigurationBody, GroupId, Member, RECORD_HEADER_BYTES, RecordBuffer};
 use synod_protocol::{Ballot, BodyHandle, Chain, Configuration, Mark, NodeId, Slot};
 
 use super::report::{LogCoverage, Place, Rule, VIOLATIONS_KEPT, Violation, Witness};
@@ -39,7 +39,7 @@ pub struct AuditLog<'store> {
     pub(super) marks: Vec<(Mark, Option<Place>)>,
     /// How many marks its own bodies prove.
     pub(super) marks_proven: u64,
-    pub(super) configurations: Vec<Configuration>,
+    pub(super) configurations: Vec<KnownConfiguration>,
     pub(super) configuration_trimmed: Option<Slot>,
     /// Places where records are missing.
     pub(super) holes: u64,
@@ -50,6 +50,18 @@ pub struct AuditLog<'store> {
     records: u64,
     violations: Vec<Violation>,
     violations_count: u64,
+}
+
+/// A configuration that is kept as chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KnownConfiguration {
+    /// Where the one was chosen that it succeeds.
+    pub(super) after: Slot,
+    pub(super) configuration: Configuration,
+    /// Its members and learners, and their stores.
+    pub(super) stores: Vec<Member>,
+    /// Headers and records of this kind hold only what rules; a body may be void.
+    pub(super) is_certain: bool,
 }
 
 /// A body accepted at a ballot.
@@ -133,7 +145,7 @@ impl<'store> AuditLog<'store> {
         log.group = recovered.group;
         (log.base, log.mark) = (recovered.index.base(), recovered.mark);
         log.configuration_trimmed = recovered.configuration_trimmed;
-        log.take_configuration(recovered.configuration.as_ref());
+        log.take_configuration(recovered.configuration.as_ref(), true);
         // What is missing says nothing, and whoever is told of silence must know.
         log.damages = recovered.damages.len() as u64;
         log.holes += u64::from(!recovered.is_sound());
@@ -201,7 +213,7 @@ impl<'store> AuditLog<'store> {
                         let bytes = scanner.record_bytes(&record)?;
                         let body = &bytes[RECORD_HEADER_BYTES..][..record.header.body_bytes as usize];
                         let stored = StoredConfiguration { slot, body: body.to_vec() };
-                        self.take_configuration(Some(&stored));
+                        self.take_configuration(Some(&stored), true);
                     }
                 }
                 Item::Hole(Hole { cause: HoleCause::Stop, .. }) => {}
@@ -214,7 +226,7 @@ impl<'store> AuditLog<'store> {
     }
 
     fn take_header(&mut self, geometry: Geometry, file: FileId, header: &SegmentHeader, promises: &mut Promises) {
-        self.take_configuration(header.configuration.as_ref());
+        self.take_configuration(header.configuration.as_ref(), true);
         let place = Place { file, offset: 0, lsn: Lsn::new(header.epoch, geometry.segment_bytes(), 0) };
         let started = header.identity.boot_counter > promises.boot_counter;
         promises.boot_counter = promises.boot_counter.max(header.identity.boot_counter);
@@ -280,17 +292,19 @@ impl<'store> AuditLog<'store> {
         }
     }
 
-    fn take_configuration(&mut self, stored: Option<&StoredConfiguration>) {
+    fn take_configuration(&mut self, stored: Option<&StoredConfiguration>, is_certain: bool) {
         // One that doesn't decode never ruled anything; recovery and verify complain about its bytes.
         let decode = |stored: &StoredConfiguration| {
             let header = BodyHeader::parse(&stored.body).ok()?;
             let body = ConfigurationBody::decode(&header, &stored.body).ok()?;
-            body.to_configuration(stored.slot).ok()
+            let configuration = body.to_configuration(stored.slot).ok()?;
+            let stores = body.nodes().copied().collect();
+            Some(KnownConfiguration { after: body.after, configuration, stores, is_certain })
         };
-        if let Some(configuration) = stored.and_then(decode)
-            && !self.configurations.contains(&configuration)
+        if let Some(known) = stored.and_then(decode)
+            && !self.configurations.contains(&known)
         {
-            self.configurations.push(configuration);
+            self.configurations.push(known);
         }
     }
 
@@ -312,7 +326,7 @@ impl<'store> AuditLog<'store> {
                 && let Some((record, _)) = self.read_body(&entry.body, place)?
             {
                 let body = record.as_ref()[RECORD_HEADER_BYTES..][..entry.body.bytes as usize].to_vec();
-                self.take_configuration(Some(&StoredConfiguration { slot: entry.body.first, body }));
+                self.take_configuration(Some(&StoredConfiguration { slot: entry.body.first, body }), false);
             }
         }
         Ok(())
@@ -423,6 +437,11 @@ impl<'store> AuditLog<'store> {
     /// Whose log it is.
     pub fn node(&self) -> NodeId {
         self.expected.node
+    }
+
+    /// Which of its node's stores it is from.
+    pub(super) fn incarnation(&self) -> [u8; 16] {
+        self.expected.incarnation
     }
 
     pub(super) fn is_of_same_cluster(&self, other: &AuditLog<'_>) -> bool {

@@ -1,10 +1,11 @@
-//! Making a store a member of a cluster: genesis, durable on every first member before any of them has a say.
+//! Making a store a part of a cluster: genesis, durable on every first member before any of them has a say; or, for a
+//! store that comes later, the configuration that rules by then, in which it has no part yet.
 
 use std::path::{Path, PathBuf};
 
 use synod_frame::{
-    BodyHeader, ConfigurationBody, ConfigurationBodyError, EncodeError, GroupId, Origin, RECORD_HEADER_BYTES,
-    RecordBuffer, encode_configuration,
+    BLOCK_BYTES, BodyHeader, ConfigurationBody, ConfigurationBodyError, EncodeError, GroupId, Origin,
+    RECORD_HEADER_BYTES, RecordBuffer, encode_configuration,
 };
 use synod_protocol::{Ballot, BodyHandle, Configuration, ConfigurationError, Mark, NodeId, Slot};
 use thiserror::Error;
@@ -15,7 +16,7 @@ use super::store::DirectoryStore;
 use super::{FileError, NodeIdentity, OpenError, log_path, read_identity, write_identity};
 use crate::format::{CONFIGURATION_BYTES_MAX, RecordKind, RecordMeta, StoredConfiguration};
 use crate::lsn::FileId;
-use crate::recovery::{RecoverError, RecoveredLog, recover};
+use crate::recovery::{RecoverError, RecoveredLog, decode_configuration, recover};
 use crate::segment::record_bytes;
 use crate::store::SegmentStore;
 use crate::writer::{Action, AppendError, LogSettings, SyncMode, Wal};
@@ -65,7 +66,7 @@ pub enum BootstrapError {
     NotAMember(NodeId),
     /// Its member entry names another store.
     #[error(
-        "this genesis names store {} for node {}, but this is store {}: the directory was made anew, or is another node's",
+        "the configuration names store {} for node {}, but this is store {}: the directory was made anew, or is another node's. A member whose directory is lost is removed first (`synod member remove`), then joins and is added like a new one",
         uuid::Uuid::from_bytes(*.named), .node.0, uuid::Uuid::from_bytes(*.found)
     )]
     Incarnation {
@@ -76,6 +77,9 @@ pub enum BootstrapError {
         /// The incarnation of this store.
         found: [u8; 16],
     },
+    /// The configuration names it already.
+    #[error("node {} is a member of this cluster already, with this store; if it has lost its log, remove it and make a new directory", .0.0)]
+    Member(NodeId),
     /// It was bootstrapped with something else. That is for ever: make a new store to begin again.
     #[error("{} was bootstrapped before with another genesis (cluster {}); nothing was changed", .path.display(), .cluster.map_or_else(|| "unknown".to_string(), |cluster| uuid::Uuid::from_bytes(cluster).to_string()))]
     Different {
@@ -110,17 +114,63 @@ pub fn bootstrap(directory: &Path, genesis: &Genesis) -> Result<Bootstrapped, Bo
     genesis.configuration.to_configuration(Slot(0)).and_then(|configuration| Configuration::check(&configuration))?;
     check_member(&identity, genesis)?;
 
-    let (cluster, lineage) = (genesis.configuration.cluster, genesis.configuration.lineage);
-    let different = |cluster| BootstrapError::Different { path: directory.to_path_buf(), cluster };
-    let joined = NodeIdentity { cluster: Some(cluster), lineage, ..identity.clone() };
-    if identity.cluster.is_some() && identity != joined {
-        return Err(different(identity.cluster));
-    }
     let (record, body) = genesis.encode()?;
     let stored = StoredConfiguration {
         slot: Slot(0),
         body: record.as_ref()[RECORD_HEADER_BYTES..][..body.bytes as usize].to_vec(),
     };
+    let founding = Founding { group: genesis.group, stored, record: Some((record, body)) };
+    let cluster = (genesis.configuration.cluster, genesis.configuration.lineage);
+    admit(directory, &identity, cluster, founding)
+}
+
+/// Makes a store a part of a cluster that exists, by `configuration`, the newest that a member has told. It isn't named by
+/// that, or as a learner, so it has no vote: it waits to be added through the log. Doing it again with the same
+/// configuration changes nothing.
+///
+/// # Errors
+/// See [`BootstrapError`].
+pub fn join(
+    directory: &Path,
+    group: GroupId,
+    configuration: &StoredConfiguration,
+) -> Result<Bootstrapped, BootstrapError> {
+    read_identity(directory)?;
+    let _lock = DirectoryLock::take(directory)?;
+    let identity = read_identity(directory)?;
+    let (_, content, _) = decode_configuration(configuration)?;
+    let node = identity.node;
+    if let Some(named) = content.incarnation_of(node).filter(|named| *named != identity.incarnation) {
+        return Err(BootstrapError::Incarnation { node, named, found: identity.incarnation });
+    }
+    if content.members.iter().any(|member| member.node == node) {
+        // Nothing tells a store that was never used from one that has lost what it promised.
+        return Err(BootstrapError::Member(node));
+    }
+    let founding = Founding { group, stored: configuration.clone(), record: None };
+    admit(directory, &identity, (content.cluster, content.lineage), founding)
+}
+
+/// What a log begins with.
+struct Founding {
+    group: GroupId,
+    stored: StoredConfiguration,
+    /// Genesis, which has a record besides.
+    record: Option<(RecordBuffer, BodyHandle)>,
+}
+
+fn admit(
+    directory: &Path,
+    identity: &NodeIdentity,
+    (cluster, lineage): ([u8; 16], u64),
+    founding: Founding,
+) -> Result<Bootstrapped, BootstrapError> {
+    let Founding { group, stored, record } = founding;
+    let different = |cluster| BootstrapError::Different { path: directory.to_path_buf(), cluster };
+    let joined = NodeIdentity { cluster: Some(cluster), lineage, ..identity.clone() };
+    if identity.cluster.is_some() && *identity != joined {
+        return Err(different(identity.cluster));
+    }
     let log = log_path(directory, 0);
     let store = DirectoryStore::new(&log);
     let log_identity = joined.log_identity(0).expect("a joined store has a cluster");
@@ -137,7 +187,7 @@ pub fn bootstrap(directory: &Path, genesis: &Genesis) -> Result<Bootstrapped, Bo
         return Err(different(identity.cluster));
     }
     if identity.cluster.is_some() {
-        return Ok(Bootstrapped::Before(identity));
+        return Ok(Bootstrapped::Before(identity.clone()));
     }
     let recovered = match found {
         Some(found) => found,
@@ -156,7 +206,7 @@ pub fn bootstrap(directory: &Path, genesis: &Genesis) -> Result<Bootstrapped, Bo
     let mut wal = Wal::new(log_identity, settings, recovered);
     wal.set_configuration(stored);
     let disk = FileDisk::new(log, identity.segment_bytes);
-    append_genesis(&mut wal, &disk, genesis.group, record, &body)?;
+    append_first(&mut wal, &disk, group, record)?;
     // Last: with the cluster in the identity, the node may vote.
     write_identity(directory, &joined)?;
     Ok(Bootstrapped::Now(joined))
@@ -171,10 +221,10 @@ pub(super) fn check_member(identity: &NodeIdentity, genesis: &Genesis) -> Result
     Ok(())
 }
 
-/// Whether a log that is there began with this genesis. A later configuration can't tell, but names the same cluster.
+/// Whether a log that is there began with this configuration. A later configuration can't tell, but names the same cluster.
 fn is_same(found: &RecoveredLog, genesis: &StoredConfiguration) -> Result<bool, BootstrapError> {
     let Some(configuration) = &found.configuration else { return Ok(true) };
-    if configuration.slot == Slot(0) {
+    if configuration.slot == genesis.slot {
         return Ok(configuration == genesis);
     }
     let header = BodyHeader::parse(&configuration.body).map_err(|_| ConfigurationBodyError::Archive)?;
@@ -182,16 +232,20 @@ fn is_same(found: &RecoveredLog, genesis: &StoredConfiguration) -> Result<bool, 
     Ok(true)
 }
 
-fn append_genesis(
+/// The first record: genesis, or nothing but the header's configuration and a mark.
+fn append_first(
     wal: &mut Wal,
     disk: &FileDisk,
     group: GroupId,
-    mut record: RecordBuffer,
-    body: &BodyHandle,
+    genesis: Option<(RecordBuffer, BodyHandle)>,
 ) -> Result<(), BootstrapError> {
     carry_out(wal, disk)?;
+    let (kind, mut record, body) = match genesis {
+        Some((record, body)) => (RecordKind::Configuration, record, Some(body)),
+        None => (RecordKind::Mark, RecordBuffer::zeroed(BLOCK_BYTES), None),
+    };
     let meta = RecordMeta {
-        kind: RecordKind::Configuration,
+        kind,
         group,
         source: NodeId(0),
         ballot: Ballot::ZERO,
@@ -200,8 +254,8 @@ fn append_genesis(
         log_time_us: 0,
         unsure: false,
     };
-    let planned = wal.append(&meta, Some(body), record.as_mut())?;
-    debug_assert_eq!(planned.record_bytes, record_bytes(body.bytes));
+    let planned = wal.append(&meta, body.as_ref(), record.as_mut())?;
+    debug_assert_eq!(planned.record_bytes, body.map_or(BLOCK_BYTES as u32, |body| record_bytes(body.bytes)));
     disk.write(planned.file, planned.offset, &record.as_ref()[..planned.record_bytes as usize])?;
     wal.handle_written(planned.write);
     carry_out(wal, disk)?;

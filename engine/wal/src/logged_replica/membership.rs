@@ -4,12 +4,14 @@
 //! a restart finds, it can tell who rules each slot that it doesn't know to be chosen.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use synod_frame::{
     BLOCK_BYTES, BodyHeader, ConfigurationBody, Member, Origin, RECORD_HEADER_BYTES, encode_configuration,
 };
 use synod_protocol::{
-    Ballot, BodyHandle, BodyId, BodyKind, Change, Configuration, Configurations, Instant, ReconfigureError, Slot,
+    Ballot, BodyHandle, BodyId, BodyKind, Change, Configuration, Configurations, Instant, NodeId, ReconfigureError,
+    Slot,
 };
 
 use super::{Buffers, LoggedReplica};
@@ -31,17 +33,30 @@ pub(super) struct Membership {
     open: BTreeMap<(Slot, BodyId), StoredConfiguration>,
     /// Who may come in, as told with a change.
     newcomers: Vec<Member>,
+    /// Where nodes listen, as far as no configuration tells.
+    addresses: BTreeMap<NodeId, SocketAddr>,
+    /// Raised whenever the bodies change.
+    version: u64,
 }
 
 impl Membership {
     /// What recovery found; the core stems from the same recovery.
     pub(super) fn new(ruling: Configurations, mark: Slot, wal: &mut Wal) -> Membership {
-        let mut membership =
-            Membership { ruling, bodies: BTreeMap::new(), open: BTreeMap::new(), newcomers: Vec::new() };
+        let mut membership = Membership {
+            ruling,
+            bodies: BTreeMap::new(),
+            open: BTreeMap::new(),
+            newcomers: Vec::new(),
+            addresses: BTreeMap::new(),
+            version: 1,
+        };
         for stored in wal.take_configurations() {
             match decode_configuration(&stored) {
-                Ok((id, _, _)) if stored.slot >= mark => drop(membership.open.insert((stored.slot, id), stored)),
-                Ok(_) => drop(membership.bodies.insert(stored.slot, stored)),
+                // A node that joined late begins with one that it hasn't come to yet.
+                Ok(_) if stored.slot < mark || membership.ruling.oldest().chosen_at == stored.slot => {
+                    membership.bodies.insert(stored.slot, stored);
+                }
+                Ok((id, _, _)) => drop(membership.open.insert((stored.slot, id), stored)),
                 Err(_) => {}
             }
         }
@@ -83,11 +98,30 @@ impl Membership {
         }
     }
 
-    /// Every member and learner that is known, with its incarnation.
+    /// Every member and learner that is known, with its incarnation. What the newest configuration says comes first: a
+    /// change that was refused, or came to nothing, may have told otherwise.
     fn known(&self) -> Vec<Member> {
-        let bodies = self.bodies.values().rev().filter_map(|stored| decode_configuration(stored).ok());
-        let named = bodies.flat_map(|(_, body, _)| body.nodes().copied().collect::<Vec<_>>());
-        self.newcomers.iter().copied().chain(named).collect()
+        let mut bodies = self.decoded().rev();
+        let newest = bodies.next().into_iter().flat_map(|body| body.nodes().copied().collect::<Vec<_>>());
+        let older = bodies.flat_map(|body| body.nodes().copied().collect::<Vec<_>>());
+        newest.chain(self.newcomers.iter().copied()).chain(older).collect()
+    }
+
+    /// Where the nodes of a configuration listen, as far as that is known.
+    fn addresses_of(&self, configuration: &Configuration) -> Vec<(NodeId, SocketAddr)> {
+        let newest = self.decoded().next_back();
+        let address_of = |node: NodeId| {
+            let told = newest.as_ref().and_then(|body| body.address_of(node));
+            told.or_else(|| self.addresses.get(&node).copied()).map(|address| (node, address))
+        };
+        let mut nodes: Vec<NodeId> = configuration.nodes().collect();
+        nodes.sort_unstable();
+        nodes.into_iter().filter_map(address_of).collect()
+    }
+
+    /// Those that are delivered, oldest first.
+    fn decoded(&self) -> impl DoubleEndedIterator<Item = ConfigurationBody> + '_ {
+        self.bodies.values().filter_map(|stored| decode_configuration(stored).ok()).map(|(_, body, _)| body)
     }
 }
 
@@ -122,6 +156,7 @@ impl<P: Buffers> LoggedReplica<P> {
             self.membership.open.pop_last();
         }
         self.membership.open.insert((body.first, id), stored);
+        self.membership.version += 1;
         self.replica.handle_configuration(id, configuration);
         true
     }
@@ -137,7 +172,9 @@ impl<P: Buffers> LoggedReplica<P> {
         let identity = self.wal.identity();
         let base =
             ConfigurationBody { cluster: identity.cluster, lineage: identity.lineage, ..ConfigurationBody::default() };
-        let content = base.succeeded_by(after, configuration, &self.membership.known());
+        let addresses = self.membership.addresses_of(configuration);
+        let content =
+            ConfigurationBody { addresses, ..base.succeeded_by(after, configuration, &self.membership.known()) };
         let mut record = self.buffers.allocate(BLOCK_BYTES);
         let first = configuration.chosen_at;
         let origin = Origin { group: self.group, first, ballot, leader_time_us: self.leader_time_us };
@@ -164,11 +201,33 @@ impl<P: Buffers> LoggedReplica<P> {
             BodyKind::Trim { upto } => drop(self.membership.ruling.retire_before(upto.min(mark))),
             BodyKind::Commands | BodyKind::NoOp | BodyKind::Session | BodyKind::Ticket => return,
         }
+        self.membership.version += 1;
         self.membership.forget();
         let oldest = self.membership.ruling.oldest().chosen_at;
         if let Some(stored) = self.membership.bodies.get(&oldest) {
             self.wal.set_configuration(stored.clone());
         }
+    }
+
+    /// Tells where nodes listen: goes into configurations that name them, unless the newest one says otherwise.
+    pub fn tell_addresses(&mut self, addresses: impl IntoIterator<Item = (NodeId, SocketAddr)>) {
+        self.membership.addresses.extend(addresses);
+    }
+
+    /// The configurations that are delivered and may still be needed, oldest first.
+    pub fn configuration_bodies(&self) -> impl DoubleEndedIterator<Item = &StoredConfiguration> {
+        self.membership.bodies.values()
+    }
+
+    /// Those that were proposed, and may be chosen; ascending by slot.
+    pub fn open_configuration_bodies(&self) -> impl DoubleEndedIterator<Item = &StoredConfiguration> {
+        self.membership.open.values()
+    }
+
+    /// Changes whenever [`LoggedReplica::configuration_bodies`] or [`LoggedReplica::open_configuration_bodies`] give
+    /// something else.
+    pub fn membership_version(&self) -> u64 {
+        self.membership.version
     }
 
     /// The newest configuration that is delivered, with the incarnations of its nodes; none if the log doesn't hold it.

@@ -6,6 +6,7 @@ use synod_protocol::delivery::{Refusal, TicketId};
 use synod_protocol::{Slot, TransferError};
 
 use super::super::{ClientEnvelope, ClientRefusal, ClientRole};
+use super::members::parse_reason_text;
 use super::{ClientMessageError, first_slot, node, parse_address};
 use crate::archive;
 
@@ -27,6 +28,7 @@ mod number {
     pub(super) const NOT_TRANSFERRED: u32 = 15;
     pub(super) const ROLLED_BACK: u32 = 16;
     pub(super) const FORBIDDEN: u32 = 17;
+    pub(super) const NOT_CHANGED: u32 = 18;
 }
 
 pub(super) fn fill_reason(base: ClientEnvelope, why: &ClientRefusal) -> ClientEnvelope {
@@ -61,11 +63,12 @@ pub(super) fn fill_reason(base: ClientEnvelope, why: &ClientRefusal) -> ClientEn
         ClientRefusal::NotTransferred(error) => fill_transfer(plain(number::NOT_TRANSFERRED), error),
         ClientRefusal::RolledBack { target } => ClientEnvelope { node: *target, ..plain(number::ROLLED_BACK) },
         ClientRefusal::Forbidden { role } => ClientEnvelope { count: role_number(*role), ..plain(number::FORBIDDEN) },
+        ClientRefusal::NotChanged { reason: _ } => plain(number::NOT_CHANGED),
     }
 }
 
 pub(super) fn parse_reason(envelope: &ClientEnvelope, payload: &[u8]) -> Result<ClientRefusal, ClientMessageError> {
-    if envelope.reason != number::NOT_LEADER && !payload.is_empty() {
+    if ![number::NOT_LEADER, number::NOT_CHANGED].contains(&envelope.reason) && !payload.is_empty() {
         return Err(ClientMessageError::UnusedField { kind: envelope.kind });
     }
     let field = ClientMessageError::Field { kind: envelope.kind };
@@ -99,6 +102,7 @@ pub(super) fn parse_reason(envelope: &ClientEnvelope, payload: &[u8]) -> Result<
         number::NOT_TRANSFERRED => ClientRefusal::NotTransferred(parse_transfer(envelope).ok_or(field)?),
         number::ROLLED_BACK => ClientRefusal::RolledBack { target: envelope.node },
         number::FORBIDDEN => ClientRefusal::Forbidden { role: role_of(envelope.count).ok_or(field)? },
+        number::NOT_CHANGED => ClientRefusal::NotChanged { reason: archive::with_aligned(payload, parse_reason_text)? },
         found => return Err(ClientMessageError::Reason { found }),
     })
 }

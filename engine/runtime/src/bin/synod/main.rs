@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod member;
 mod remote;
 mod serve;
 mod setup;
@@ -21,10 +22,12 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const DISK_FAILED: u8 = 3;
 const CONTRADICTION: u8 = 4;
+const STRANGER: u8 = 5;
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 it failed; 2 the command line or the configuration is wrong; \
 3 the node that was served has fenced itself, because a write or a sync of its log failed: mend the disk, then start it \
-again; 4 the node's log contradicts a peer's: find out which is wrong before you start it again; 130 and 143 a second SIGINT or \
+again; 4 the node's log contradicts a peer's: find out which is wrong before you start it again; \
+5 the node's directory is an old copy, or runs twice: replace the node; 130 and 143 a second SIGINT or \
 SIGTERM came before the node had ended in order";
 
 /// A replicated log: commands go in, every replica gives them out in the same order.
@@ -41,6 +44,11 @@ enum Command {
     Init(setup::Init),
     /// Write the first members of a cluster into their directories.
     Bootstrap(setup::Bootstrap),
+    /// Make a node's directory a part of a cluster that exists, before the node is added.
+    Join(member::Join),
+    /// Show or change who has a part in the log.
+    #[command(subcommand)]
+    Member(member::MemberCommand),
     /// Check that this host can run a node with the given directory.
     Probe(setup::Probe),
     /// Serve a node until SIGINT or SIGTERM.
@@ -64,6 +72,8 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Init(init) => init.run(),
         Command::Bootstrap(bootstrap) => bootstrap.run(),
+        Command::Join(join) => join.run(),
+        Command::Member(member) => member.run(),
         Command::Probe(probe) => probe.run(),
         Command::Serve(serve) => serve.run(),
         Command::Limits(limits) => limits.run(),
@@ -128,6 +138,7 @@ fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(serve::StoppedError(StopReason::Disk { .. })) => DISK_FAILED,
         Some(serve::StoppedError(StopReason::Contradiction(_))) => CONTRADICTION,
+        Some(serve::StoppedError(StopReason::Stranger { .. })) => STRANGER,
         _ if is_usage(error) => USAGE,
         _ => FAILED,
     }

@@ -154,7 +154,7 @@ fn append(
     }
 }
 
-fn find_leader(at: &[SocketAddr], tls: Option<&ClientTls>) -> anyhow::Result<Client> {
+pub(crate) fn find_leader(at: &[SocketAddr], tls: Option<&ClientTls>) -> anyhow::Result<Client> {
     let deadline = Instant::now() + LEADER_PATIENCE;
     loop {
         let mut problem = None;
@@ -238,7 +238,7 @@ pub(crate) struct Certificates {
 
 impl Certificates {
     /// All of them, or none.
-    fn load(&self) -> anyhow::Result<Option<ClientTls>> {
+    pub(crate) fn load(&self) -> anyhow::Result<Option<ClientTls>> {
         let given = |flag: &Option<PathBuf>, variable: &str| {
             flag.clone().or_else(|| std::env::var_os(variable).map(PathBuf::from))
         };
@@ -257,6 +257,6 @@ impl Certificates {
     }
 }
 
-fn connect(at: SocketAddr, tls: Option<&ClientTls>) -> anyhow::Result<Client> {
+pub(crate) fn connect(at: SocketAddr, tls: Option<&ClientTls>) -> anyhow::Result<Client> {
     Client::connect_with(at, CONNECT_DEADLINE, tls).with_context(|| format!("can't talk to {at}"))
 }

@@ -53,7 +53,7 @@ pub(crate) struct Probe {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct MemberArgument(Member);
+pub(crate) struct MemberArgument(pub(crate) Member);
 
 impl FromStr for MemberArgument {
     type Err = String;
