@@ -243,7 +243,7 @@ fn audit_goes_on_without_what_cannot_be_read_and_says_so() {
     let (code, text) = said(&["audit"], &[cluster.path(1), cluster.path(2), &nowhere]);
     assert!(code == 3 && text.contains("NOT AUDITED") && text.contains("audit passed"), "{code} {text}");
     let (code, text) = said(&["audit"], &[cluster.path(1), cluster.path(1)]);
-    assert!(code == 3 && text.contains("both of node"), "{code} {text}");
+    assert!(code == 3 && text.contains("are the same store of node"), "{code} {text}");
     let (other, _) = Cluster::with(1);
     let (code, text) = said(&["audit"], &[cluster.path(1), other.path(2)]);
     assert_eq!(code, 0, "the same cluster as far as its identity goes: {text}");

@@ -338,6 +338,6 @@ mod tests {
             assert_eq!(EnvelopeKind::from_number(kind as u16), Some(kind));
         }
         assert_eq!(EnvelopeKind::from_number(0), None);
-        assert_eq!(EnvelopeKind::from_number(19), None);
+        assert_eq!(EnvelopeKind::from_number(20), None);
     }
 }
