@@ -192,3 +192,17 @@ fn what_lies_below_the_mark_needs_no_promise() {
     check_hard(67_000_482);
     check_hard(67_002_345);
 }
+
+/// Looking for the trim that carries the delivery state went past a gap that the trim came to fill, and never looked there
+/// again.
+#[test]
+fn a_trim_is_looked_for_where_it_comes_again() {
+    check_hard(69_018_033);
+    check_hard(69_018_226);
+}
+
+/// A segment that had been given up explained a file that was lost, which was thought to hold no promise.
+#[test]
+fn a_segment_given_up_explains_no_loss() {
+    check_hard(69_015_794);
+}

@@ -388,10 +388,11 @@ impl<P: Buffers> LoggedReplica<P> {
     /// Looks for the first trim whose point isn't below the base: it moved the base, or is about to, or came with it.
     fn find_trim(&mut self, base: Slot) -> Search {
         let mark = self.replica.mark().slot;
+        let Some(judging) = &mut self.judging else { return Search::Nothing };
+        judging.searched = judging.searched.max(base);
+        let mut next = judging.searched;
         loop {
-            let Some(judging) = &mut self.judging else { return Search::Nothing };
-            judging.searched = judging.searched.max(base);
-            match self.wal.index().find_from(judging.searched) {
+            match self.wal.index().find_from(next) {
                 Lookup::Here(entry) if entry.body.first < mark && entry.chosen.is_none() => return Search::Waits,
                 Lookup::Here(entry)
                     if let BodyKind::Trim { upto } = entry.body.kind
@@ -402,7 +403,13 @@ impl<P: Buffers> LoggedReplica<P> {
                     return if is_there { Search::Found(entry) } else { Search::Waits };
                 }
                 // Also what isn't chosen yet: whoever made a trim had the state at its point.
-                Lookup::Here(entry) => judging.searched = entry.body.end(),
+                Lookup::Here(entry) => {
+                    next = entry.body.end();
+                    // Behind the mark something may come in between.
+                    if let Some(judging) = self.judging.as_mut().filter(|_| entry.body.first < mark) {
+                        judging.searched = next;
+                    }
+                }
                 Lookup::Paged(end) => {
                     self.wait_for_page(end, Errand::Judge);
                     return Search::Waits;

@@ -660,7 +660,7 @@ pub(super) fn assemble(
         settled: losses.settled,
         settles_at: losses.settles_at,
         slot_end: joined.slot_end,
-        missing: scans.iter().filter(|scan| scan.missing_before.is_some()).count() as u32,
+        missing: super::losses::missing_segments(scans, verdict) as u32,
         lost_files: files.lost,
     })
 }

@@ -117,7 +117,7 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
         }
     }
     // A segment that is missing is what a lost file held, unless it was missing before: then the file was made anew since.
-    let missing = scans.iter().filter(|scan| scan.missing_before.is_some()).count();
+    let missing = missing_segments(scans, verdict);
     let missing_before = files.all_headers().map(|header| header.missing as usize).max().unwrap_or(0);
     let files_unexplained = files.unexplained > missing.saturating_sub(missing_before);
     if files_unexplained && open.is_none() {
@@ -131,6 +131,12 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
     }
     losses.unsure = losses.end_lost || is_still_unsure(files, scans, verdict);
     losses
+}
+
+/// How many segments are missing that weren't given up.
+pub(super) fn missing_segments(scans: &[SegmentScan], verdict: &Verdict) -> usize {
+    let is_needed = |epoch: u64| epoch >= verdict.first_needed;
+    scans.iter().filter(|scan| scan.missing_before.is_some_and(is_needed)).count()
 }
 
 impl Losses {
