@@ -343,8 +343,13 @@ impl Cluster {
     fn note_durable(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         while let Some(record) = node.durability.next_durable(&node.disk) {
-            if let Some(body) = record.body.filter(|_| record.meta.kind == synod_wal::RecordKind::Accepted) {
-                self.invariants.accept_durable(index, body.id, record.meta.ballot, &self.oracle);
+            let Some(body) = record.body else { continue };
+            match record.meta.kind {
+                synod_wal::RecordKind::Accepted => {
+                    self.invariants.accept_durable(index, body.id, record.meta.ballot, &self.oracle);
+                }
+                synod_wal::RecordKind::Copied => self.invariants.copy_durable(index, body.id, &self.oracle),
+                _ => {}
             }
         }
     }

@@ -257,6 +257,11 @@ impl Invariants {
         self.chosen_by_quorum.note_accepted(node, id, ballot);
     }
 
+    /// A node's copy of a chosen body became durable.
+    pub fn copy_durable(&mut self, node: usize, id: BodyId, oracle: &Oracle) {
+        self.accepted_is_reported.note_copied(node, id, oracle);
+    }
+
     /// A node sends a message. `unbacked` is what of it isn't durable, see [`Invariants::unbacked_claim`].
     pub fn sent(&mut self, node: usize, life: u32, message: &Message, unbacked: Option<String>, oracle: &Oracle) {
         if let Some(lacking) = unbacked {

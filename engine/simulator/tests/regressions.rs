@@ -206,3 +206,16 @@ fn a_trim_is_looked_for_where_it_comes_again() {
 fn a_segment_given_up_explains_no_loss() {
     check_hard(69_015_794);
 }
+
+/// What a chosen body in its place had killed was still asked for, because that one came as a copy.
+#[test]
+fn a_copy_of_a_chosen_body_kills_what_shares_a_slot_with_it() {
+    check_hard(70_008_497);
+}
+
+/// A removed node that was taken in again had heard a leader of the old configuration, at a ballot that was never promised
+/// to it, and heeded no lower one ever after.
+#[test]
+fn a_leader_of_an_old_configuration_shuts_out_nobody_for_ever() {
+    check_hard(70_016_541);
+}

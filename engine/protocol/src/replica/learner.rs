@@ -25,8 +25,9 @@ impl Replica {
             let reason = RejectReason::HigherBallot { promised: self.promised };
             return self.send(from, Message::Reject { ballot, reason });
         }
-        if self.leader.is_some_and(|leader| ballot < leader) {
-            // An old one that comes late: whoever leads at a higher ballot had the promises of a quorum.
+        if self.leader.is_some_and(|leader| ballot < leader) && self.live_leader(now).is_some() {
+            // An old one that comes late: whoever leads at a higher ballot had the promises of a quorum. But if that one is
+            // silent, it may have led under a configuration whose slots are all chosen, and this one leads on.
             return;
         }
         self.heard_leader(now, ballot);

@@ -56,6 +56,16 @@ impl AcceptedIsReported {
         }
     }
 
+    /// A node's copy of a chosen body became durable: what shares a slot with it was chosen nowhere.
+    pub(super) fn note_copied(&mut self, node: usize, id: BodyId, oracle: &Oracle) {
+        let Some(body) = oracle.body(id) else { return };
+        if oracle.chosen_at(body.first).is_none_or(|chosen| chosen.body != body) {
+            return;
+        }
+        let dies = |other: BodyId| other != id && oracle.body(other).is_some_and(|other| other.overlaps(&body));
+        self.acceptors[node].acknowledged.retain(|_, (_, other)| !dies(*other));
+    }
+
     pub(super) fn check_sent(&mut self, node: usize, message: &Message, oracle: &Oracle) -> Verdict {
         let acceptor = &mut self.acceptors[node];
         match message {

@@ -390,6 +390,21 @@ fn an_old_heartbeat_brings_no_old_leader_back() {
     }
 }
 
+/// The higher ballot may have been won under a configuration whose slots are all chosen, and won nothing behind them.
+#[test]
+fn a_lower_ballot_is_followed_when_the_leader_of_a_higher_one_has_fallen_silent() {
+    let mut cluster = Cluster::new(3);
+    let heartbeat = |ballot| Message::Heartbeat { ballot, mark: Mark::START, beat: 1, recovered: s(0) };
+    cluster.inject(n(3), n(2), heartbeat(ballot(9, 3)));
+    cluster.isolate(n(2));
+    cluster.run(cluster.settings().election_timeout);
+    cluster.heal();
+    let promised = cluster.replica(n(2)).status().promised;
+    assert!(promised < ballot(6, 1), "nobody granted it anything: {promised:?}");
+    cluster.inject(n(1), n(2), heartbeat(ballot(6, 1)));
+    assert_eq!(cluster.replica(n(2)).status().leader, Some(ballot(6, 1)));
+}
+
 /// What it says of its log would be older than what it said before, and count as newer.
 #[test]
 fn a_late_heartbeat_is_answered_as_the_newest() {
