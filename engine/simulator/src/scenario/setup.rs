@@ -110,6 +110,7 @@ impl Setup {
             alpha: self.alpha,
             learners: Vec::new(),
             leaving: Vec::new(),
+            format: synod_protocol::FORMAT_FIRST,
         }
     }
 
