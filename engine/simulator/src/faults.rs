@@ -95,6 +95,7 @@ impl Faults {
     pub fn make_mild(&mut self) {
         self.damage = DiskDamage::none();
         self.operators = OperatorFaults::none();
+        self.upgrades = Upgrades::none();
         self.clocks.be_steady();
         self.crashes.storm = None;
     }

@@ -111,13 +111,14 @@ impl Plan {
         plan
     }
 
-    /// The same plan with majority quorums, sound disks, careful operators and steady clocks.
+    /// The same plan with majority quorums, sound disks, one build, careful operators and steady clocks.
     #[must_use]
     pub fn mild(seed: u64, nodes: Option<usize>) -> Plan {
         let mut plan = Plan::draw(seed, nodes);
         let majority = plan.configuration.members.len() as u32 / 2 + 1;
         (plan.configuration.prepare_quorum, plan.configuration.accept_quorum) = (majority, majority);
         plan.faults.make_mild();
+        plan.protocol.raises_format = false;
         plan.log.pool_files_max = POOL_FILES_MAX;
         plan
     }

@@ -219,3 +219,10 @@ fn a_copy_of_a_chosen_body_kills_what_shares_a_slot_with_it() {
 fn a_leader_of_an_old_configuration_shuts_out_nobody_for_ever() {
     check_hard(70_016_541);
 }
+
+/// A leader that the newest configuration doesn't name raised the format to one that it couldn't read itself: only those
+/// whom a configuration names were asked.
+#[test]
+fn a_leader_that_was_removed_must_read_the_new_format_too() {
+    check_hard(500_496);
+}

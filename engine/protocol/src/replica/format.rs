@@ -56,8 +56,9 @@ impl Replica {
             return Err(ReconfigureError::NotRaised { active: current.format, to });
         }
         let RoleState::Leader(leadership) = &self.role else { return Err(ReconfigureError::NotLeader) };
-        let known = self.configurations.iter().flat_map(Configuration::nodes).collect::<BTreeSet<_>>();
-        for node in known {
+        // A leader that was removed may lead for a while yet, and it would be the first to write what it can't read.
+        let named = self.configurations.iter().flat_map(Configuration::nodes);
+        for node in named.chain([self.node]).collect::<BTreeSet<_>>() {
             let answers = node == self.node || leadership.peer(node).is_some_and(|peer| self.answers(now, peer));
             let reads = self.reads(node).filter(|_| answers);
             if reads.is_none_or(|reads| reads < to) {
@@ -85,7 +86,7 @@ impl Replica {
             return;
         }
         let nodes = self.configurations.iter().flat_map(Configuration::nodes);
-        let all_read = nodes.map(|node| self.reads(node).unwrap_or(active)).min();
+        let all_read = nodes.chain([self.node]).map(|node| self.reads(node).unwrap_or(active)).min();
         if let Some(to) = all_read.map(|read| read.min(self.settings.format_max)).filter(|to| *to > active) {
             // Whatever is in the way now, there is a next time.
             let _ = self.reconfigure(now, Change::RaiseFormat { to });

@@ -38,6 +38,11 @@ impl Upgrades {
         Upgrades { every: None, downgrade: Chance::NEVER, by_itself: false }
     }
 
+    /// Everybody has the older build, and does what a scenario says.
+    pub fn by_hand() -> Upgrades {
+        Upgrades { every: Some(Duration::MAX..=Duration::MAX), ..Upgrades::none() }
+    }
+
     /// Draws whether the cluster is upgraded, in a third of all seeds; `pace` is the election timeout.
     pub fn draw(random: &mut Random, pace: Duration) -> Upgrades {
         if !random.chance(Chance::of(1, 3)) {
