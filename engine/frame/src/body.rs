@@ -12,14 +12,16 @@
 //! the whole content without another pass.
 //!
 //! The length of the archive decides every other length ([`BodyLayout::new`]); a body that claims other lengths is
-//! refused. What the archive means is the concern of [`crate::CommandsView`], [`crate::ConfigurationBody`] and the like.
+//! refused. A body of format 2 says which configuration rules its slots ([`stamp`]); that is all in which it differs from
+//! one of format 1. What the archive means is the concern of [`crate::CommandsView`], [`crate::ConfigurationBody`] and the like.
 
 use std::ops::Range;
 
 use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX};
-use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind, FORMAT_MAX, NodeId, Slot};
 use thiserror::Error;
 
+use crate::hello::FORMAT_RANGE;
 use crate::layout::{
     BLOCK_BYTES, BODY_HEADER_BYTES, ByteField, FORMAT_VERSION, Field, FieldForm, GroupId, RECORD_HEADER_BYTES,
     first_nonzero, magic,
@@ -27,6 +29,9 @@ use crate::layout::{
 
 /// First bytes of every body.
 const MAGIC: u32 = magic(b"SYNB");
+
+/// The format of bodies that say which configuration rules their slots.
+const FORMAT_STAMPED: u16 = 2;
 
 /// The archive lies as it was serialised; other encodings (compression) get other numbers.
 const ENCODING_PLAIN: u8 = 1;
@@ -55,7 +60,8 @@ mod field {
     pub(super) const LEADER_TIME: Field = RESERVED_NODE.then(8);
     pub(super) const ARGUMENT: Field = LEADER_TIME.then(8);
     pub(super) const FEATURES: Field = ARGUMENT.then(8);
-    pub(super) const RESERVED: Field = FEATURES.then(BODY_HEADER_BYTES - FEATURES.end());
+    pub(super) const RULING: Field = FEATURES.then(8);
+    pub(super) const RESERVED: Field = RULING.then(BODY_HEADER_BYTES - RULING.end());
 }
 
 // The byte map of engine/docs/wal-format.md; a change here is a new format version.
@@ -68,7 +74,8 @@ const _: () = {
     assert!(field::ORIGIN_NODE.offset == 56);
     assert!(field::LEADER_TIME.offset == 64);
     assert!(field::FEATURES.offset == 80);
-    assert!(field::RESERVED.offset == 88);
+    assert!(field::RULING.offset == 88);
+    assert!(field::RESERVED.offset == 96);
     assert!(field::RESERVED.end() == BODY_HEADER_BYTES);
     assert!(RECORD_HEADER_BYTES.is_multiple_of(TABLE_ALIGN_BYTES));
     assert!(BODY_HEADER_BYTES.is_multiple_of(TABLE_ALIGN_BYTES));
@@ -100,6 +107,7 @@ pub const BODY_FIELDS: &[ByteField] = {
         field::LEADER_TIME.named("leader time", Number),
         field::ARGUMENT.named("argument", Number),
         field::FEATURES.named("features", Hex),
+        field::RULING.named("ruling configuration", Number),
         field::RESERVED.named("reserved", Zeros),
     ]
 };
@@ -124,8 +132,8 @@ pub enum BodyError {
         /// The first four bytes.
         found: u32,
     },
-    /// Written by another version of the format.
-    #[error("body of format version {found}, this build reads version {FORMAT_VERSION}")]
+    /// Of a format that this build doesn't read: use a newer build.
+    #[error("body of format {found}, this build reads formats up to {FORMAT_MAX}")]
     Version {
         /// Version found.
         found: u16,
@@ -297,7 +305,7 @@ impl BodyLayout {
             return Err(BodyError::Magic { found });
         }
         let found = field::VERSION.u16(prefix);
-        if found != FORMAT_VERSION {
+        if !FORMAT_RANGE.contains(&found) {
             return Err(BodyError::Version { found });
         }
         let header_bytes = field::HEADER_BYTES.u32(prefix);
@@ -308,6 +316,13 @@ impl BodyLayout {
             return Err(BodyError::Lengths { header_bytes, archive_bytes, body_bytes });
         }
         Ok(layout)
+    }
+
+    /// The format of a body, and where header and table end in it, also if this build doesn't read the format: those fields
+    /// are where they are in every format. Nothing is verified.
+    pub fn peek_format(prefix: &[u8]) -> Option<(u16, u32)> {
+        let is_body = prefix.len() >= BODY_HEADER_BYTES && field::MAGIC.u32(prefix) == MAGIC;
+        is_body.then(|| (field::VERSION.u16(prefix), field::HEADER_BYTES.u32(prefix)))
     }
 
     /// Length of the record on disk, and at least of the buffer that holds it: a whole number of blocks.
@@ -353,6 +368,10 @@ pub struct BodyHeader {
     pub origin: Ballot,
     /// The log's own time, in microseconds; monotone along the log.
     pub leader_time_us: u64,
+    /// Its format: the one of the configuration that rules its slots.
+    pub format: u16,
+    /// Where the configuration was chosen that rules its slots; none in format 1, which doesn't say.
+    pub ruling: Option<Slot>,
     /// All lengths.
     pub layout: BodyLayout,
     /// Hash of header and table, and so of everything.
@@ -387,6 +406,8 @@ impl BodyHeader {
                 boot: field::ORIGIN_BOOT.u64(head),
             },
             leader_time_us: field::LEADER_TIME.u64(head),
+            format: field::VERSION.u16(head),
+            ruling: (field::VERSION.u16(head) > FORMAT_VERSION).then(|| Slot(field::RULING.u64(head))),
             layout,
             id: BodyId(xxhash_rust::xxh3::xxh3_128(head)),
         };
@@ -534,16 +555,36 @@ pub(crate) fn seal(record: &mut [u8], layout: &BodyLayout, fields: &HeaderFields
     field::ORIGIN_NODE.put(head, &fields.origin.node.0.to_le_bytes());
     field::LEADER_TIME.put(head, &fields.leader_time_us.to_le_bytes());
     field::ARGUMENT.put(head, &argument.to_le_bytes());
-    let checksum = header_checksum(head);
-    field::HEADER_CHECKSUM.put(head, &checksum.to_le_bytes());
-
     BodyHandle {
         first: fields.first,
         count: fields.count,
         bytes: layout.body_bytes,
         kind: fields.kind,
-        id: BodyId(xxhash_rust::xxh3::xxh3_128(head)),
+        id: seal_head(head),
     }
+}
+
+/// The last thing that is done to header and table. Gives the body's identity.
+fn seal_head(head: &mut [u8]) -> BodyId {
+    let checksum = header_checksum(head);
+    field::HEADER_CHECKSUM.put(head, &checksum.to_le_bytes());
+    BodyId(xxhash_rust::xxh3::xxh3_128(head))
+}
+
+/// Makes a body that was just laid out, and that nobody knows yet, one of format 2: it says where the configuration was
+/// chosen that rules its slots. Only header and table are read again. Gives the handle that it has from now on.
+///
+/// # Errors
+/// If there is no body in `record`, or one that is stamped already.
+pub fn stamp(record: &mut [u8], ruling: Slot) -> Result<BodyHandle, BodyError> {
+    let header = BodyHeader::parse_in_record(record)?;
+    if header.format != FORMAT_VERSION {
+        return Err(BodyError::Version { found: header.format });
+    }
+    let head = &mut record[RECORD_HEADER_BYTES..][..header.layout.header_bytes as usize];
+    field::VERSION.put(head, &FORMAT_STAMPED.to_le_bytes());
+    field::RULING.put(head, &ruling.0.to_le_bytes());
+    Ok(BodyHandle { id: seal_head(head), ..header.handle() })
 }
 
 /// Whether a body of this kind may fill these slots.
@@ -596,7 +637,9 @@ fn check_constants(head: &[u8], layout: &BodyLayout) -> Result<(), BodyError> {
         return Err(BodyError::Features { found });
     }
     let unused_table = table_entry(layout.blocks).offset..head.len();
+    let is_stamped = field::VERSION.u16(head) > FORMAT_VERSION;
     for zeros in [
+        field::RULING.offset..if is_stamped { field::RULING.offset } else { field::RULING.end() },
         field::RESERVED_NODE.offset..field::RESERVED_NODE.end(),
         field::RESERVED.offset..field::RESERVED.end(),
         unused_table,

@@ -2,11 +2,14 @@
 //! the quorum sizes. The body at slot 0 is genesis.
 
 mod addresses;
+mod format;
 
 use std::net::SocketAddr;
 
 use rkyv::{Archive, Serialize};
-use synod_protocol::{BodyKind, Configuration, ConfigurationError, MEMBERS_MAX, NodeId, Slot};
+use synod_protocol::{
+    BodyKind, Configuration, ConfigurationError, FORMAT_FIRST, FORMAT_MAX, MEMBERS_MAX, NodeId, Slot,
+};
 use thiserror::Error;
 
 use crate::archive;
@@ -14,7 +17,7 @@ use crate::body::BodyHeader;
 use crate::encode::EncodeError;
 
 /// A configuration as it stands in the log.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ConfigurationBody {
     /// Where the configuration was chosen that it succeeds; zero for genesis and its successor. Part of the body's header.
     pub after: Slot,
@@ -37,6 +40,26 @@ pub struct ConfigurationBody {
     /// Where members and learners listen for their peers, as far as that is known; ascending by node. A node may be told
     /// otherwise.
     pub addresses: Vec<(NodeId, SocketAddr)>,
+    /// The format of the bodies that it rules.
+    pub format: u16,
+}
+
+impl Default for ConfigurationBody {
+    fn default() -> ConfigurationBody {
+        ConfigurationBody {
+            after: Slot(0),
+            cluster: [0; 16],
+            lineage: 0,
+            members: Vec::new(),
+            learners: Vec::new(),
+            leaving: Vec::new(),
+            prepare_quorum: 0,
+            accept_quorum: 0,
+            alpha: 0,
+            addresses: Vec::new(),
+            format: FORMAT_FIRST,
+        }
+    }
 }
 
 /// A member of a configuration.
@@ -89,6 +112,12 @@ pub enum ConfigurationBodyError {
     /// It isn't an archive of a configuration.
     #[error("the body's archive isn't one of a configuration")]
     Archive,
+    /// The log is in a format that this build doesn't read.
+    #[error("the log needs a build that reads format {needed}, this one reads formats up to {FORMAT_MAX}: update it")]
+    Format {
+        /// The format.
+        needed: u16,
+    },
     /// It is one that can't rule.
     #[error("the configuration can't rule: {0}")]
     Rule(#[from] ConfigurationError),
@@ -123,6 +152,7 @@ impl ConfigurationBody {
             alpha: self.alpha,
             learners: self.learners.iter().map(|learner| learner.node).collect(),
             leaving: self.leaving.clone(),
+            format: self.format,
         };
         configuration.check()?;
         Ok(configuration)
@@ -153,6 +183,7 @@ impl ConfigurationBody {
             accept_quorum: configuration.accept_quorum,
             alpha: configuration.alpha,
             addresses: self.addresses.iter().copied().filter(|(node, _)| has_part(*node)).collect(),
+            format: configuration.format,
         }
     }
 
@@ -173,7 +204,8 @@ impl ConfigurationBody {
             }
         }
         let leaves = |(row, member): (usize, &Member)| u16::from(self.leaving.contains(&member.node)) << row;
-        let mut bytes = addresses::to_bytes(&self.addresses)?;
+        let mut bytes = format::to_bytes(self.format);
+        bytes.extend(addresses::to_bytes(&self.addresses)?);
         // Offsets in the archive are relative, and what lies in front is a multiple of its alignment.
         bytes.extend(archive::to_vec(&ConfigurationArchive {
             cluster: self.cluster,
@@ -192,6 +224,11 @@ impl ConfigurationBody {
     }
 
     fn from_archive(bytes: &[u8]) -> Result<ConfigurationBody, ConfigurationBodyError> {
+        // Before anything else: whoever wrote it may have laid out everything else otherwise.
+        let (format, bytes) = format::split(bytes).ok_or(ConfigurationBodyError::Archive)?;
+        if format > FORMAT_MAX {
+            return Err(ConfigurationBodyError::Format { needed: format });
+        }
         let archive = archive::access::<ArchivedConfigurationArchive>(bytes).ok_or(ConfigurationBodyError::Archive)?;
         let rows = archive.members.as_slice();
         let rows_bytes = size_of_val(rows).next_multiple_of(align_of::<ArchivedConfigurationArchive>());
@@ -225,6 +262,7 @@ impl ConfigurationBody {
             accept_quorum: archive.accept_quorum.to_native(),
             alpha: archive.alpha.to_native(),
             addresses: addresses::from_bytes(&bytes[..front]).ok_or(ConfigurationBodyError::Archive)?,
+            format,
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::layout::{FORMAT_VERSION, Field, HELLO_BYTES, first_nonzero, magic};
 const MAGIC: u32 = magic(b"SYNH");
 
 /// The formats that this build reads.
-pub const FORMAT_RANGE: std::ops::RangeInclusive<u16> = FORMAT_VERSION..=FORMAT_VERSION;
+pub const FORMAT_RANGE: std::ops::RangeInclusive<u16> = FORMAT_VERSION..=synod_protocol::FORMAT_MAX;
 
 /// Version of the hello's own layout.
 const HELLO_VERSION: u16 = 1;
@@ -104,9 +104,9 @@ impl Channel {
 pub struct Hello {
     /// What the connection is for.
     pub channel: Channel,
-    /// Oldest format version that the sender reads.
+    /// The format that others must read to be spoken with: that of the sender's log, or the oldest one.
     pub format_min: u16,
-    /// Newest format version that the sender reads and writes.
+    /// The newest format that the sender reads.
     pub format_max: u16,
     /// Optional features of the format that the sender knows, one a bit.
     pub features: u64,
@@ -150,11 +150,13 @@ pub struct HelloReply {
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum HelloRefusal {
     /// No format version in common.
-    #[error("no common format version: the node there reads {minimum} to {maximum}; run builds that are closer")]
+    #[error(
+        "no format in common: the node there speaks formats {minimum} to {maximum}; update the build of the two that is behind"
+    )]
     Format {
-        /// Oldest version there.
+        /// The oldest one there: that of its log.
         minimum: u16,
-        /// Newest version there.
+        /// The newest one there.
         maximum: u16,
     },
     /// The cluster uses features that the connecting side doesn't know.

@@ -17,8 +17,8 @@ pub const ENVELOPE_BYTES: usize = 128;
 /// Length of a hello and of its reply.
 pub const HELLO_BYTES: usize = 256;
 
-/// Version of the body and envelope formats that this build writes and reads.
-pub const FORMAT_VERSION: u16 = 1;
+/// The first format: of bodies as long as no configuration says otherwise, and of everything else.
+pub const FORMAT_VERSION: u16 = synod_protocol::FORMAT_FIRST;
 
 /// A group: one replicated log among those that share a node's disks and sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

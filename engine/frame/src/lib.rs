@@ -48,7 +48,7 @@ mod plan;
 mod record_buffer;
 
 pub use batch::{Batch, BatchError};
-pub use body::{BODY_FIELDS, BodyError, BodyHeader, BodyLayout, verify_body_in_record, zero_padding};
+pub use body::{BODY_FIELDS, BodyError, BodyHeader, BodyLayout, stamp, verify_body_in_record, zero_padding};
 pub use commands::{CommandsError, CommandsView, Submission, SubmissionEntry, Submissions, encode_commands};
 pub use configuration::{ConfigurationBody, ConfigurationBodyError, Member};
 pub use delivery::{DeliveryBodyError, decode_session, decode_ticket, trim_state};

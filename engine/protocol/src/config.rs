@@ -10,6 +10,13 @@ use crate::slot::Slot;
 /// Most members a configuration may have.
 pub const MEMBERS_MAX: usize = 9;
 
+/// The format of a log that was never raised: all that a build can read without being told otherwise.
+pub const FORMAT_FIRST: u16 = 1;
+
+/// The newest format that this build reads and writes. What the formats are is told in `engine/docs/wal-format.md`; to the
+/// protocol they are numbers.
+pub const FORMAT_MAX: u16 = 2;
+
 /// Smallest and largest alpha a cluster may choose.
 pub const ALPHA_RANGE: std::ops::RangeInclusive<u32> = 2..=1 << 20;
 
@@ -30,6 +37,8 @@ pub struct Configuration {
     pub learners: Vec<NodeId>,
     /// The members, ascending, that go when the learners become members.
     pub leaving: Vec<NodeId>,
+    /// The format of what it rules; never lower than in the configuration before.
+    pub format: u16,
 }
 
 /// Why a configuration can't rule.
@@ -54,6 +63,9 @@ pub enum ConfigurationError {
     /// Learners aren't ascending, or are members, or too many; or somebody leaves who is no member, or for nobody.
     #[error("learners must be ascending, at most {MEMBERS_MAX} and no members, and only members can leave for them")]
     Learners,
+    /// No format has this number.
+    #[error("formats are numbered from {FORMAT_FIRST}, there is none {0}")]
+    Format(u16),
     /// Alpha outside [`ALPHA_RANGE`].
     #[error("alpha must be {min} to {max}, not {0}", min = ALPHA_RANGE.start(), max = ALPHA_RANGE.end())]
     Alpha(u32),
@@ -78,6 +90,7 @@ impl Configuration {
             alpha,
             learners: Vec::new(),
             leaving: Vec::new(),
+            format: FORMAT_FIRST,
         };
         configuration.check()?;
         Ok(configuration)
@@ -102,6 +115,9 @@ impl Configuration {
         }
         if !ALPHA_RANGE.contains(&self.alpha) {
             return Err(ConfigurationError::Alpha(self.alpha));
+        }
+        if self.format < FORMAT_FIRST {
+            return Err(ConfigurationError::Format(self.format));
         }
         let ascending =
             |nodes: &[NodeId]| nodes.windows(2).all(|pair| pair[0] < pair[1]) && !nodes.contains(&NodeId(0));
@@ -294,6 +310,11 @@ pub struct Settings {
     pub peer_bytes: u64,
     /// Bytes of chosen bodies asked for in one fetch. Default 8 MiB.
     pub fetch_bytes: u32,
+    /// The newest format that this node reads; a node of an older build has an older one. Default [`FORMAT_MAX`].
+    pub format_max: u16,
+    /// Whether a leader raises the format of the log by itself, as soon as every node can read a newer one. There is no way
+    /// back. Default false: an operator decides when nobody will go back to an older build.
+    pub raises_format: bool,
 }
 
 impl Default for Settings {
@@ -307,6 +328,8 @@ impl Default for Settings {
             window_bytes: 16 << 20,
             peer_bytes: 32 << 20,
             fetch_bytes: 8 << 20,
+            format_max: FORMAT_MAX,
+            raises_format: false,
         }
     }
 }
@@ -348,6 +371,7 @@ impl Settings {
             ("window_bodies", self.window_bodies == 0),
             ("window_bytes", self.window_bytes == 0),
             ("fetch_bytes", self.fetch_bytes == 0),
+            ("format_max", self.format_max == 0),
         ] {
             if zero {
                 return Err(SettingsError::Zero(name));

@@ -24,7 +24,8 @@ mod time;
 pub use ballot::{Ballot, NodeId};
 pub use body::{BodyHandle, BodyId, BodyKind, Chain, Mark};
 pub use config::{
-    ALPHA_RANGE, Configuration, ConfigurationError, Configurations, MEMBERS_MAX, Settings, SettingsError,
+    ALPHA_RANGE, Configuration, ConfigurationError, Configurations, FORMAT_FIRST, FORMAT_MAX, MEMBERS_MAX, Settings,
+    SettingsError,
 };
 pub use effect::{Append, AppendId, BarrierId, BarrierOutcome, Effect, HaltReason, LogEntry, TransferOutcome};
 pub use message::{AcceptedBody, Doubt, Message, RejectReason};

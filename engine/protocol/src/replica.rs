@@ -12,6 +12,7 @@ mod catch_up;
 mod disk_watch;
 mod doubt;
 mod election;
+mod format;
 mod install;
 mod learner;
 mod membership;
@@ -87,6 +88,8 @@ pub struct Replica {
     removed_at: Slot,
     /// Whether this node has had a part in the log, as far as this life knows.
     had_part: bool,
+    /// The newest format that each node reads, as it told this process.
+    readers: BTreeMap<NodeId, u16>,
     jitter: Jitter,
 
     /// Highest ballot promised or accepted; what a candidate may rely on is durable before it is told.
@@ -180,6 +183,8 @@ pub struct Opening {
     pub first: Slot,
     /// Most slots it may fill.
     pub count_max: u32,
+    /// Where the configuration was chosen that rules them, if its format wants bodies to say so.
+    pub ruling: Option<Slot>,
 }
 
 /// Why a body can't be proposed. The caller asks [`Replica::opening`] first, so that each of these is rare.
@@ -306,6 +311,7 @@ impl Replica {
             contents: recovered.configurations.into_iter().collect(),
             removed_at: Slot(0),
             had_part,
+            readers: BTreeMap::new(),
             jitter,
             promised: recovered.promised,
             promise_append: AppendId(0),

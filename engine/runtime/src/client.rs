@@ -13,8 +13,8 @@ use std::time::Duration;
 use synod_frame::client::{ClientEnvelope, ClientKind, ClientReply, ClientRequest, MemberChange, MembersReport};
 use synod_frame::client::{decode_reply, encode_append, encode_request};
 use synod_frame::{
-    Batch, BodyError, BodyHeader, BodyLayout, Channel, ENVELOPE_BYTES, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello,
-    HelloError, HelloRefusal, HelloReply, RECORD_HEADER_BYTES, RecordBuffer, verify_body_in_record,
+    Batch, BodyError, BodyHeader, BodyLayout, Channel, ENVELOPE_BYTES, FORMAT_RANGE, FORMAT_VERSION, GroupId,
+    HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply, RECORD_HEADER_BYTES, RecordBuffer, verify_body_in_record,
 };
 use synod_protocol::delivery::Terms;
 use synod_protocol::{Ballot, NodeId, Slot, SlotRange};
@@ -378,7 +378,7 @@ pub(crate) fn client_hello() -> Hello {
     Hello {
         channel: Channel::Client,
         format_min: FORMAT_VERSION,
-        format_max: FORMAT_VERSION,
+        format_max: *FORMAT_RANGE.end(),
         features: 0,
         cluster: [0; 16],
         lineage: 0,

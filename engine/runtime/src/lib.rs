@@ -121,8 +121,8 @@ pub use synod_protocol::TransferError as TransferRefusal;
 /// What became of submissions with terms.
 pub use synod_protocol::delivery::{Answer, Refusal, SessionId, TicketId};
 pub use synod_protocol::{
-    Ballot, BodyHandle, BodyId, BodyKind, Chain, Configuration, Mark, NodeId, PeerStatus, Role, Settings, Slot,
-    SlotRange,
+    Ballot, BodyHandle, BodyId, BodyKind, Chain, Configuration, FORMAT_FIRST, FORMAT_MAX, Mark, NodeId, PeerStatus,
+    Role, Settings, Slot, SlotRange,
 };
 /// Making and opening a node's directory.
 pub use synod_wal::directory;

@@ -416,6 +416,24 @@ impl Log {
         block_on(self.change_members(change))
     }
 
+    /// Raises the format of the log, which every node must be able to read; resolves with the slot of the configuration that
+    /// says so, once that is chosen. It rules from alpha slots later on. There is no way back: a node of an older build
+    /// refuses to start on such a log.
+    ///
+    /// # Errors
+    /// As [`Log::change_members`]; a node that can't read the format, or doesn't answer, is named.
+    pub async fn raise_format(&self, to: u16) -> Result<Slot, MembershipError> {
+        self.change_members(MemberChange::RaiseFormat { to }).await
+    }
+
+    /// [`Log::raise_format`], for threads that wait.
+    ///
+    /// # Errors
+    /// As [`Log::raise_format`].
+    pub fn raise_format_blocking(&self, to: u16) -> Result<Slot, MembershipError> {
+        self.change_members_blocking(MemberChange::RaiseFormat { to })
+    }
+
     /// The configurations that this node knows and that may still be needed, with stores and addresses; `None` if it has
     /// shut down, and from a remote log. Who has a part in the log, its status tells at once.
     pub async fn members(&self) -> Option<MembersReport> {

@@ -104,7 +104,7 @@ impl Node {
             }
             None => None,
         };
-        let (facts, recovered, startup) = recover_log(&directory, config.sync)?;
+        let (facts, recovered, startup) = recover_log(&directory, config.sync, config.settings.format_max)?;
         let (group, genesis) = check_members(&config, &recovered)?;
         let (listener, listen) = bind(config.listen)?;
         let (client_listener, client_listen) = match config.client_listen.map(bind).transpose()? {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use synod_protocol::{Ballot, Configuration, Mark, NodeId, PeerStatus, Role, Slot};
+use synod_protocol::{Ballot, Configuration, FORMAT_FIRST, Mark, NodeId, PeerStatus, Role, Slot};
 use synod_wal::LogStats;
 
 use crate::error::StopReason;
@@ -102,6 +102,7 @@ impl Membership {
             alpha: 0,
             learners: Vec::new(),
             leaving: Vec::new(),
+            format: FORMAT_FIRST,
         };
         Membership { configuration, is_pending: false, retiring: Vec::new(), is_removed: false }
     }

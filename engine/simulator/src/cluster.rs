@@ -14,7 +14,9 @@ mod outputs;
 mod reads;
 mod sessions;
 mod stage;
+mod upgrades;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -93,6 +95,8 @@ pub(crate) enum Event {
     RetryFile { node: usize, life: u32 },
     /// Somebody wants other members.
     Change,
+    /// Somebody goes on with an upgrade.
+    Upgrade,
     /// Somebody makes a mistake with directories.
     Mistake,
     /// Somebody puts right what can be put right.
@@ -157,6 +161,9 @@ pub struct Cluster {
     operator_random: Random,
     core_random: Random,
     member_random: Random,
+    upgrade_random: Random,
+    /// Who is connected to whom, where nodes run different builds, and the lives of both.
+    connected: BTreeMap<(usize, usize), (u32, u32)>,
 }
 
 impl Cluster {
@@ -216,6 +223,8 @@ impl Cluster {
             operator_random: stream("mistakes"),
             core_random: stream("core"),
             member_random: stream("changes"),
+            upgrade_random: stream("builds"),
+            connected: BTreeMap::new(),
             nodes,
             plan,
         }
@@ -234,6 +243,7 @@ impl Cluster {
         self.schedule_rot();
         self.schedule_mistake();
         self.schedule_change();
+        self.schedule_upgrade();
         self.note_plan();
     }
 
@@ -286,6 +296,7 @@ impl Cluster {
             Event::Restart { node, life } => self.restart(node, life),
             Event::RetryFile { node, life } => self.retry_file(node, life),
             Event::Change => self.change_membership(),
+            Event::Upgrade => self.upgrade(),
             Event::Mistake => self.make_mistake(),
             Event::PutRight => self.put_right(),
             Event::Heal => self.heal(),
@@ -304,7 +315,8 @@ impl Cluster {
 
     fn arrive(&mut self, packet: &Rc<Packet>) {
         let node = packet.to;
-        if !self.network.arrives(packet) || self.nodes[node].running.is_none() {
+        let has_connection = self.has_connection(packet.from, node);
+        if !self.network.arrives(packet) || !has_connection || self.nodes[node].running.is_none() {
             let (now, from) = (self.now(), packet.from);
             return self.trace.tell(now, "missed", || format!("{} misses what {} sent", node_id(node), node_id(from)));
         }

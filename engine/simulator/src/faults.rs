@@ -14,6 +14,7 @@ pub mod operators;
 pub mod partitions;
 pub mod pauses;
 pub mod slow_disks;
+pub mod upgrades;
 
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use operators::OperatorFaults;
 use partitions::PartitionFaults;
 use pauses::PauseFaults;
 use slow_disks::DiskFaults;
+use upgrades::Upgrades;
 
 use crate::random::Random;
 
@@ -50,6 +52,8 @@ pub struct Faults {
     pub operators: OperatorFaults,
     /// Members that come and go.
     pub membership: MembershipChanges,
+    /// Nodes that get other builds.
+    pub upgrades: Upgrades,
 }
 
 impl Faults {
@@ -65,6 +69,7 @@ impl Faults {
             damage: DiskDamage::none(),
             operators: OperatorFaults::none(),
             membership: MembershipChanges::none(),
+            upgrades: Upgrades::none(),
         }
     }
 
@@ -82,6 +87,7 @@ impl Faults {
             damage: DiskDamage::none(),
             operators: OperatorFaults::none(),
             membership: MembershipChanges::none(),
+            upgrades: Upgrades::none(),
         }
     }
 
@@ -89,6 +95,7 @@ impl Faults {
     pub fn make_mild(&mut self) {
         self.damage = DiskDamage::none();
         self.operators = OperatorFaults::none();
+        self.upgrades = Upgrades::none();
         self.clocks.be_steady();
         self.crashes.storm = None;
     }

@@ -22,6 +22,7 @@ mod persist_before_speak;
 mod prefix_without_gaps;
 mod promise_monotonic;
 mod quorum_intersection;
+mod readable;
 mod snapshot_equal;
 mod tail_reads;
 mod trim_safety;
@@ -113,6 +114,7 @@ properties! {
     Liveness "liveness" "I26",
     Stability "stability" "I27",
     Determinism "determinism" "I30",
+    Readable "readable" "formats",
     Recovers "recovers" "L1",
     CleanStop "clean-stop" "stop",
     NoHalt "no-halt" "halt",
@@ -249,6 +251,21 @@ impl Invariants {
             let verdict = self.one_value_per_ballot.note(record.meta.ballot, &body);
             self.judge(verdict);
         }
+    }
+
+    /// A node whose build reads formats up to `format_max` writes these bytes of a body.
+    pub fn body_written(&mut self, node: usize, format_max: u16, bytes: &[u8]) {
+        self.judge(readable::check_written(node, format_max, bytes));
+    }
+
+    /// A node whose build reads formats up to `format_max` writes anything to a log of this format.
+    pub fn log_written(&mut self, node: usize, format_max: u16, log_format: u16) {
+        self.judge(readable::check_log(node, format_max, log_format));
+    }
+
+    /// A node whose build reads formats up to `format_max` is sent these bytes of a body, or nothing.
+    pub fn body_sent(&mut self, to: usize, format_max: u16, bytes: &[u8]) {
+        self.judge(readable::check_sent(to, format_max, bytes));
     }
 
     /// A node's accept became durable.
@@ -408,6 +425,7 @@ impl Invariants {
         if let Ok(header) = synod_frame::BodyHeader::parse(bytes) {
             let verdict = self.log_time.check_bytes(oracle, node, &header);
             self.judge(verdict);
+            self.judge(readable::check_ruling(node, &header, &self.rulings));
         }
         let verdict = validity::check_bytes(oracle, node, body, bytes);
         self.judge(verdict);

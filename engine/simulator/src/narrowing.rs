@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::faults::clocks::ClockFaults;
 use crate::faults::slow_disks::DiskFaults;
+use crate::faults::upgrades::Upgrades;
 use crate::plan::Plan;
 use crate::random::Chance;
 
@@ -77,6 +78,8 @@ kinds! {
     Trims "trims",
     /// Clients that read.
     Reads "reads",
+    /// Nodes that get other builds.
+    Upgrades "upgrades",
 }
 
 impl fmt::Display for FaultKind {
@@ -139,6 +142,10 @@ impl FaultKind {
             }
             FaultKind::Trims => (plan.workload.trim, plan.workload.trim_past) = (Chance::NEVER, Chance::NEVER),
             FaultKind::Reads => plan.workload.read = Chance::NEVER,
+            FaultKind::Upgrades => {
+                faults.upgrades = Upgrades::none();
+                plan.protocol.raises_format = false;
+            }
         }
     }
 }

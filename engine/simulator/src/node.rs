@@ -98,6 +98,8 @@ pub struct Node {
     pub paused_until: Option<Instant>,
     /// Whose directory it has: its own, unless somebody mixed them up.
     pub home: usize,
+    /// The newest format that its build reads.
+    pub format_max: u16,
     /// Why it doesn't start, if it tried and didn't.
     pub refused: Option<RecoverError>,
     /// It stays down for ever, although it could start.
@@ -144,6 +146,7 @@ impl Node {
             running: None,
             paused_until: None,
             home: index,
+            format_max: plan.faults.upgrades.first_build(),
             refused: None,
             left_out: false,
             scarred: false,
@@ -225,6 +228,15 @@ impl Node {
         Ok(if same { Ok(bounded.index) } else { Err(format!("{} instead of {}", said(&bounded), said(full))) })
     }
 
+    /// What its build makes of an image of the disk.
+    ///
+    /// # Errors
+    /// As [`recover`].
+    pub fn recover_as_built(&self, image: &dyn SegmentStore, plan: &Plan) -> Result<RecoveredLog, RecoverError> {
+        let options = RecoverOptions { format_max: Some(self.format_max), ..RecoverOptions::default() };
+        recover_with(image, &self.expected(), plan.log.segment_bytes, options)
+    }
+
     /// Its directory as it is now, boot counter included.
     pub fn copy_directory(&self) -> DirectoryCopy {
         DirectoryCopy { disk: self.disk.clone(), boot_counter: self.identity.boot_counter }
@@ -279,7 +291,10 @@ impl Node {
             Some(Plant::ForgetsConfiguration) => Configurations::new(plan.configuration.clone()),
             _ => recovered.configurations(&plan.configuration).expect("headers hold what was chosen"),
         };
-        let protocol = plan.protocol.clone();
+        let mut protocol = plan.protocol.clone();
+        if plant != Some(Plant::OpensNewer) {
+            protocol.format_max = self.format_max;
+        }
         let (node, seed) = (node_id(self.index), self.random.number());
         let replica = Replica::new(node, boot, seed, protocol, configurations, state, now);
         let wal = Wal::new(self.identity, plan.log, recovered);

@@ -10,6 +10,7 @@ use crate::faults::Faults;
 use crate::faults::disk_damage::DiskDamage;
 use crate::faults::membership::MembershipChanges;
 use crate::faults::operators::OperatorFaults;
+use crate::faults::upgrades::Upgrades;
 use crate::network::node_id;
 use crate::random::{Chance, Random};
 use crate::workload::WorkloadPlan;
@@ -97,6 +98,8 @@ impl Plan {
         if nodes.is_none() {
             plan.faults.membership = MembershipChanges::draw(&mut Random::stream(seed, "membership"), election_timeout);
         }
+        plan.faults.upgrades = Upgrades::draw(&mut Random::stream(seed, "upgrades"), election_timeout);
+        plan.protocol.raises_format = plan.faults.upgrades.by_itself;
         plan.workload.trim_past =
             Random::stream(seed, "trim past").pick(&[Chance::NEVER, Chance::of(1, 60), Chance::of(1, 15)]);
         let (nodes, needed) = (plan.nodes(), plan.needed());
@@ -108,13 +111,14 @@ impl Plan {
         plan
     }
 
-    /// The same plan with majority quorums, sound disks, careful operators and steady clocks.
+    /// The same plan with majority quorums, sound disks, one build, careful operators and steady clocks.
     #[must_use]
     pub fn mild(seed: u64, nodes: Option<usize>) -> Plan {
         let mut plan = Plan::draw(seed, nodes);
         let majority = plan.configuration.members.len() as u32 / 2 + 1;
         (plan.configuration.prepare_quorum, plan.configuration.accept_quorum) = (majority, majority);
         plan.faults.make_mild();
+        plan.protocol.raises_format = false;
         plan.log.pool_files_max = POOL_FILES_MAX;
         plan
     }
@@ -194,6 +198,7 @@ fn draw_protocol(random: &mut Random, election_timeout: Duration, record_bytes_m
         // One body must always fit, or a peer would never be sent any.
         peer_bytes: window_bytes + random.pick(&[1, 2, 100]) * record_bytes_max as u64,
         fetch_bytes: random.pick(&[1, 8 << 10, 256 << 10, 8 << 20]),
+        ..Settings::default()
     };
     settings.check().expect("drawn to fit together");
     settings

@@ -10,6 +10,7 @@ use synod_protocol::{Ballot, BodyId, Mark, Message, Recovered, Slot};
 use crate::faults::atlas::Atlas;
 use crate::faults::membership::MembershipChanges;
 use crate::faults::operators::{Mistake, OperatorFaults};
+use crate::faults::upgrades::Upgrades;
 use crate::invariants::Property;
 use crate::plan::Plan;
 use crate::random::Chance;
@@ -146,6 +147,10 @@ plants! {
     InstallsBeside "installs-beside" => SnapshotEqual,
     /// A node installs a base without the delivery state.
     LeavesOutState "leaves-out-state" => DeliveryEqual,
+    /// A node of an older build says that it reads what the newer one does.
+    SaysItReads "says-it-reads" => Readable,
+    /// A node of an older build opens the log of a newer one, and goes on.
+    OpensNewer "opens-newer" => Readable,
     /// A message's mark has another chain, as if from a node with another history.
     ForgesChain "forges-chain" => NoHalt,
 }
@@ -197,6 +202,14 @@ impl Plant {
             Plant::DeliversTwice | Plant::HeedsTheDeposed | Plant::OtherLimits => {
                 plan.logged.delivery =
                     Some(DeliveryLimits { sessions_max: 2, results_max: 4, session_idle_us: u64::MAX });
+            }
+            Plant::SaysItReads | Plant::OpensNewer => {
+                plan.faults.upgrades = Upgrades {
+                    every: Some(pace / 2..=pace * 2),
+                    downgrade: Chance::of(1, 2),
+                    by_itself: self == Plant::OpensNewer,
+                };
+                plan.protocol.raises_format = plan.faults.upgrades.by_itself;
             }
             Plant::SpeaksAfterFailure => plan.faults.damage.write_error = Chance::of(1, 100),
             Plant::RetriesSync => plan.faults.damage.sync_error = Chance::of(1, 20),

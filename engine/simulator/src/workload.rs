@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use synod_frame::{
     Batch, BodyBounds, CommandsPlan, EMPTY_BODY, Origin, PlanError, RecordBuffer, Submission, encode_commands,
-    encode_session, encode_ticket,
+    encode_session, encode_ticket, stamp,
 };
 use synod_protocol::delivery::{SessionCommand, Terms, TicketCommand};
 use synod_protocol::{BodyHandle, BodyId, Instant, Opening, Slot};
@@ -197,7 +197,7 @@ impl Desk {
                 Command::Session(command) => encode_session(record.as_mut(), &origin, *command),
                 Command::Ticket(command) => encode_ticket(record.as_mut(), &origin, *command),
             };
-            let body = body.expect("a block has room for it");
+            let body = stamped(opening, body.expect("a block has room for it"), &mut record);
             self.proposed.insert(body.id, self.queue.drain(..1).collect());
             return Some((body, record));
         }
@@ -214,6 +214,7 @@ impl Desk {
         let layout = plan.layout()?;
         let mut record = undefined_buffer(layout.record_bytes());
         let body = encode_commands(record.as_mut(), &origin, &submissions).expect("the plan fits");
+        let body = stamped(opening, body, &mut record);
         let taken = submissions.len();
         self.proposed.insert(body.id, self.queue.drain(..taken).collect());
         Some((body, record))
@@ -244,4 +245,9 @@ impl Desk {
     pub fn proposed(&self, id: BodyId) -> Vec<CommandId> {
         self.proposed.get(&id).into_iter().flatten().flat_map(Queued::commands).copied().collect()
     }
+}
+
+/// The body in the format that the opening wants.
+fn stamped(opening: &Opening, body: BodyHandle, record: &mut RecordBuffer) -> BodyHandle {
+    opening.ruling.map_or(body, |ruling| stamp(record.as_mut(), ruling).expect("the body was just made"))
 }

@@ -237,3 +237,10 @@ fn a_segment_begins_with_its_first_record() {
 fn a_header_that_comes_back_is_outlived() {
     check_hard(70_047_831);
 }
+
+/// A leader that the newest configuration doesn't name raised the format to one that it couldn't read itself: only those
+/// whom a configuration names were asked.
+#[test]
+fn a_leader_that_was_removed_must_read_the_new_format_too() {
+    check_hard(500_496);
+}

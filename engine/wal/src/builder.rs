@@ -65,6 +65,8 @@ pub struct LogStart {
     pub segment_bytes: u64,
     /// The group whose log it is.
     pub group: GroupId,
+    /// The format that a build must read to read it.
+    pub format: u16,
     /// Everything below is trimmed.
     pub base: Mark,
     /// The ruling configuration.
@@ -149,6 +151,7 @@ impl<'disk> LogBuilder<'disk> {
         };
         let recovered = RecoveredLog {
             group: Some(start.group),
+            format: start.format,
             mark: start.base,
             index: Index::new(start.base),
             configuration: start.configuration,

@@ -77,6 +77,7 @@ pub fn rewrite(
     let start = LogStart {
         segment_bytes: log.segment_bytes,
         group,
+        format: log.format,
         base: log.index.base(),
         configuration: log.configuration.clone(),
         log_time_us: log.log_time_us,

@@ -11,6 +11,7 @@ mod seal;
 mod segment_header;
 
 use synod_frame::BLOCK_BYTES;
+use synod_protocol::FORMAT_MAX;
 use thiserror::Error;
 
 use crate::lsn::FileId;
@@ -28,7 +29,7 @@ pub use seal::{
 pub(crate) use seal::{body_kind_number, put_index, put_table, table_entry};
 pub use segment_header::{CONFIGURATION_BYTES_MAX, GROUPS_MAX, GroupState, SegmentHeader, StoredConfiguration};
 
-/// Version of the log format that this build writes, the oldest and the newest that it reads.
+/// Version of record headers and seals, which are the same in all formats so far.
 pub const FORMAT_VERSION: u16 = 1;
 
 /// One disk block.
@@ -65,8 +66,8 @@ pub enum SegmentHeaderError {
         /// As computed.
         actual: u32,
     },
-    /// Written by a version that this build can't read: use a newer build.
-    #[error("segment needs format version {needed} to be read, this build has {FORMAT_VERSION}")]
+    /// It holds what this build can't read: use a newer build.
+    #[error("the segment needs a build that reads format {needed}, this one reads formats up to {FORMAT_MAX}")]
     Version {
         /// The oldest version that reads it.
         needed: u16,

@@ -10,6 +10,7 @@
 mod bodies;
 mod effects;
 mod face;
+mod format;
 mod healing;
 mod install;
 mod judging;
@@ -75,6 +76,8 @@ pub struct LoggedReplica<P: Buffers> {
     judging: Option<Judging<P::Buffer>>,
     outputs: VecDeque<Output<P::Buffer>>,
     last_append_at: Instant,
+    /// Bodies that were refused for their format, or for who they say rules them.
+    refused_bodies: u64,
     /// Wall-clock time as last told, and the highest time seen in any body: times never go back along a log.
     leader_time_us: u64,
     /// What was recovered is durable, and a segment is open: until then nothing that rests on it may be said.
@@ -137,6 +140,7 @@ impl<P: Buffers> LoggedReplica<P> {
             judging: settings.delivery.map(Judging::new),
             outputs: VecDeque::new(),
             last_append_at: now,
+            refused_bodies: 0,
             leader_time_us,
             ready: false,
             fenced: false,
@@ -157,6 +161,9 @@ impl<P: Buffers> LoggedReplica<P> {
         match (message.body(), body) {
             (Some(handle), Some(buffer)) => {
                 if let Ok(header) = BodyHeader::parse_in_record(buffer.as_ref()) {
+                    if !self.admits(handle, &header) {
+                        return self.drain(now);
+                    }
                     self.leader_time_us = self.leader_time_us.max(header.leader_time_us);
                 }
                 let buffer = match message {
@@ -465,7 +472,13 @@ impl<P: Buffers> LoggedReplica<P> {
 
     /// The next thing to do.
     pub fn poll_output(&mut self) -> Option<Output<P::Buffer>> {
-        self.outputs.pop_front()
+        while let Some(output) = self.outputs.pop_front() {
+            match &output {
+                Output::Send { to, .. } if !self.is_understood_by(*to) => {}
+                _ => return Some(output),
+            }
+        }
+        None
     }
 
     /// A view for operators and tests.
@@ -480,6 +493,8 @@ impl<P: Buffers> LoggedReplica<P> {
             damaged_found: self.healing.found,
             healed: self.healing.healed,
             scrub_passes: self.healing.scrub_passes(),
+            format: self.wal.format(),
+            refused_bodies: self.refused_bodies,
         }
     }
 

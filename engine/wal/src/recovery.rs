@@ -24,7 +24,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use synod_frame::GroupId;
-use synod_protocol::{AcceptedBody, Ballot, BodyHandle, Doubt, Mark, Recovered, Slot};
+use synod_protocol::{AcceptedBody, Ballot, BodyHandle, Doubt, FORMAT_FIRST, FORMAT_MAX, Mark, Recovered, Slot};
 use thiserror::Error;
 
 use crate::format::{SegmentHeaderError, Settled, StoredConfiguration};
@@ -52,6 +52,15 @@ pub struct RecoverOptions {
     /// Bodies whose places are kept in memory, if that is to be bounded: [`crate::LogSettings::index_bodies_max`] of the log
     /// that will be opened. Then places of old bodies aren't in memory, and [`RecoveredLog::index`] is for opening it only.
     pub index_bodies_max: Option<usize>,
+    /// The newest format that is read; none for all that this build reads. A log in a newer one is refused.
+    pub format_max: Option<u16>,
+}
+
+impl RecoverOptions {
+    fn check_format(&self, file: FileId, needed: u16) -> Result<(), RecoverError> {
+        let reads = self.format_max.unwrap_or(FORMAT_MAX);
+        if needed > reads { Err(RecoverError::Newer { file, needed, reads }) } else { Ok(()) }
+    }
 }
 
 /// A segment of the recovered log.
@@ -101,6 +110,8 @@ pub struct RecoveredLog {
     pub segment_bytes: u64,
     /// The group whose log this is; none before the first record.
     pub group: Option<GroupId>,
+    /// The newest format of anything in it: what a build must read to read it. At least 1.
+    pub format: u16,
     /// The highest promise.
     pub promised: Ballot,
     /// The chosen prefix, as far as it can be proven from the bodies that are there.
@@ -175,7 +186,16 @@ impl RecoveredLog {
     pub fn fresh(segment_bytes: u64, files: impl IntoIterator<Item = FileId>) -> RecoveredLog {
         let clean: Vec<CleanFile> = files.into_iter().map(|file| CleanFile { file, previous_epoch: 0 }).collect();
         let file_next = clean.iter().map(|clean| clean.file.0.saturating_add(1)).max().unwrap_or(1);
-        RecoveredLog { segment_bytes, clean, file_next, epoch_next: 1, first_needed: 1, ..RecoveredLog::default() }
+        let format = FORMAT_FIRST;
+        RecoveredLog {
+            segment_bytes,
+            format,
+            clean,
+            file_next,
+            epoch_next: 1,
+            first_needed: 1,
+            ..RecoveredLog::default()
+        }
     }
 
     /// What the acceptor knows: what it must never have forgotten when it speaks again.
@@ -285,6 +305,18 @@ pub enum RecoverError {
         file: FileId,
         /// Why.
         error: SegmentHeaderError,
+    },
+    /// The log holds what this build can't read: it was written by a newer one, after the format of the log was raised.
+    #[error(
+        "{file} needs a build that reads format {needed}, this one reads formats up to {reads}: start a newer build; nothing was changed"
+    )]
+    Newer {
+        /// The file.
+        file: FileId,
+        /// The format.
+        needed: u16,
+        /// The newest that this build reads.
+        reads: u16,
     },
     /// Two files claim the same life.
     #[error("{first} and {second} both claim to be segment {epoch}: one is a copy; remove it")]
@@ -470,7 +502,7 @@ fn attempt(
     geometry: Geometry,
     options: RecoverOptions,
 ) -> Result<RecoveredLog, RecoverError> {
-    let files = chain::read_headers(store, expected, geometry)?;
+    let files = chain::read_headers(store, expected, geometry, options)?;
     let chain = chain::Chain::build(&files)?;
     let disk = Disk { store, geometry, salt: expected.salt(), options };
     let mut keep = BTreeSet::new();
@@ -481,7 +513,8 @@ fn attempt(
         match join::join(&files, &scans, &verdict, &disk) {
             Ok(joined) => {
                 let mut log = chain::assemble(store, geometry, files, &scans, (&verdict, losses), joined)?;
-                configurations::read_all(store, &mut log);
+                log.format = scans.iter().map(|scan| scan.format).max().unwrap_or(FORMAT_FIRST);
+                configurations::read_all(store, &mut log, options)?;
                 return Ok(log);
             }
             Err(JoinError::Recover(error)) => return Err(error),

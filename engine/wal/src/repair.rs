@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use synod_protocol::{Ballot, BodyHandle, Configuration, Mark, NodeId, Slot, SlotRange};
+use synod_protocol::{Ballot, BodyHandle, Configuration, FORMAT_FIRST, FORMAT_MAX, Mark, NodeId, Slot, SlotRange};
 use thiserror::Error;
 
 use crate::builder::{BuildError, BuiltLog, LogBuilder, LogDisk, LogStart};
@@ -55,6 +55,16 @@ pub enum RepairError {
         "the logs contradict each other at slot {0}: two bodies, and both are said to be chosen, or were accepted at one ballot; run `synod-tools audit`"
     )]
     Conflict(Slot),
+    /// A log holds what this build can't read.
+    #[error(
+        "the log of node {node} needs a build that reads format {needed}, this one reads formats up to {FORMAT_MAX}: use a newer one"
+    )]
+    Newer {
+        /// Whose log.
+        node: NodeId,
+        /// The format.
+        needed: u16,
+    },
     /// No record tells whose group and configuration this is.
     #[error("no record and no segment header can be read; name other replicas that can")]
     Nothing,
@@ -118,6 +128,9 @@ pub fn plan_repair(
     segment_bytes: u64,
 ) -> Result<RepairPlan, RepairError> {
     let sources: Vec<RepairSource<'_>> = std::iter::once(own).chain(others.iter().copied()).collect();
+    if let Some(source) = sources.iter().find(|source| source.log.format > FORMAT_MAX) {
+        return Err(RepairError::Newer { node: source.node, needed: source.log.format });
+    }
     if let Some(body) = sources.iter().find_map(|source| source.log.conflict) {
         return Err(RepairError::Conflict(body.first));
     }
@@ -129,6 +142,7 @@ pub fn plan_repair(
         start: LogStart {
             segment_bytes,
             group,
+            format: sources.iter().map(|source| source.log.format).max().unwrap_or(FORMAT_FIRST),
             base,
             configuration: Some(stored),
             log_time_us: sources.iter().map(|source| source.log.log_time_us).max().unwrap_or(0),

@@ -16,7 +16,7 @@ use synod_frame::{BLOCK_BYTES, GroupId, RECORD_HEADER_BYTES};
 use synod_protocol::{Ballot, BodyHandle, Mark, Slot, SlotRange};
 
 use crate::format::{
-    CONFIGURATION_BYTES_MAX, RecordHeader, RecordKind, SealedRecord, SegmentHeader, SegmentHeaderError,
+    CONFIGURATION_BYTES_MAX, RecordError, RecordHeader, RecordKind, SealedRecord, SegmentHeader, SegmentHeaderError,
     StoredConfiguration, first_nonzero,
 };
 use crate::identity::ExpectedIdentity;
@@ -58,6 +58,8 @@ pub struct Finding {
 pub struct Salvaged {
     /// The group whose log it is.
     pub group: Option<GroupId>,
+    /// The newest format of anything in it, also of what this build can't read.
+    pub format: u16,
     /// The highest promise that can be read.
     pub promised: Ballot,
     /// All bodies at or above the base. Those are marked as chosen that marks on both sides, or records, prove.
@@ -246,6 +248,9 @@ impl<'store> Salvage<'store> {
             }
             Err(error) => Err(error),
         };
+        if let Err(SegmentHeaderError::Version { needed }) = header {
+            self.found.format = self.found.format.max(needed);
+        }
         let (header, guessed) = match header {
             Ok(header) => (header, false),
             Err(error) => match self.guess_header(file, expected)? {
@@ -264,6 +269,7 @@ impl<'store> Salvage<'store> {
             },
         };
         self.epoch_seen = self.epoch_seen.max(header.epoch);
+        self.found.format = self.found.format.max(header.readable_by);
         self.first_needed = self.first_needed.max(header.first_needed);
         self.proof = self.proof.max(header.durable).max(header.before_end);
         if header.unsure {
@@ -366,6 +372,9 @@ impl<'store> Salvage<'store> {
                         scanner.walk_on_behind(record);
                         scanned.last_checksum = Some(record.header.checksum);
                     }
+                    if let HoleCause::Head(RecordError::Newer { needed }) = hole.cause {
+                        self.found.format = self.found.format.max(needed);
+                    }
                     scanned.holes.push(hole);
                 }
                 Item::BadStray { record, .. } => scanner.walk_from(record.offset),
@@ -407,6 +416,7 @@ impl<'store> Salvage<'store> {
         self.take_mark(meta.mark, header.base);
         for body in scanner.bodies(record)? {
             let handle = body.header.handle();
+            self.found.format = self.found.format.max(body.header.format);
             if meta.kind == RecordKind::Configuration {
                 let short = handle.bytes as usize <= CONFIGURATION_BYTES_MAX;
                 let bytes = scanner.record_bytes(record)?[RECORD_HEADER_BYTES..][..handle.bytes as usize].to_vec();

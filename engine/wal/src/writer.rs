@@ -115,6 +115,8 @@ pub struct Wal {
     geometry: Geometry,
 
     group: Option<GroupId>,
+    /// What a build must read to read the log: headers say so.
+    format: u16,
     promised: Ballot,
     mark: Mark,
     log_time_us: u64,
@@ -225,6 +227,7 @@ impl Wal {
             settings,
             geometry,
             group: recovered.group,
+            format: recovered.format,
             promised: recovered.promised,
             mark: recovered.mark,
             log_time_us: recovered.log_time_us,
@@ -566,6 +569,7 @@ impl Wal {
     /// If the body is longer than [`CONFIGURATION_BYTES_MAX`], which no valid configuration is.
     pub fn set_configuration(&mut self, configuration: StoredConfiguration) {
         assert!(configuration.body.len() <= CONFIGURATION_BYTES_MAX, "a configuration is short");
+        self.require_format_of(&configuration);
         self.configuration = Some(configuration);
     }
 

@@ -9,7 +9,7 @@
 //! | Trim | first = upto | |
 //! | Transfer | node = target | |
 //! | Members | | |
-//! | Change | count = which | who comes and who goes |
+//! | Change | count = which, argument = format | who comes and who goes |
 //! | Read | first = from, argument = bytes_max, count = milliseconds to wait | |
 //! | Appended | first, count | |
 //! | Done | first = slot | |
@@ -47,7 +47,9 @@ use crate::layout::{ENVELOPE_BYTES, GroupId};
 pub(super) use members::{CHANGE_PAYLOAD_BYTES_MAX, MEMBERS_PAYLOAD_BYTES_MAX, REASON_PAYLOAD_BYTES_MAX};
 
 use gaps::{gaps_payload, parse_gaps};
-use members::{change_number, change_payload, members_payload, parse_change, parse_members, reason_payload};
+use members::{
+    change_argument, change_number, change_payload, members_payload, parse_change, parse_members, reason_payload,
+};
 use reason::{fill_reason, parse_reason};
 
 /// Length of the root of an append's payload.
@@ -270,7 +272,9 @@ pub fn decode_request(envelope: &ClientEnvelope, payload: &[u8]) -> Result<Clien
         ClientKind::Trim => ClientRequest::Trim { request, group, upto: envelope.first },
         ClientKind::Transfer => ClientRequest::Transfer { request, group, target: envelope.node },
         ClientKind::Members => ClientRequest::Members { request, group },
-        ClientKind::Change => ClientRequest::Change { request, group, change: parse_change(envelope.count, payload)? },
+        ClientKind::Change => {
+            ClientRequest::Change { request, group, change: parse_change(envelope.count, envelope.argument, payload)? }
+        }
         ClientKind::Status => ClientRequest::Status { request, group },
         ClientKind::Figures => ClientRequest::Figures { request, group },
         ClientKind::Read => {
@@ -383,7 +387,8 @@ fn fill_request(message: &ClientRequest) -> ClientEnvelope {
             ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Members, request) }
         }
         ClientRequest::Change { request, group, ref change } => {
-            ClientEnvelope { group, count: change_number(change), ..ClientEnvelope::blank(ClientKind::Change, request) }
+            let (count, argument) = (change_number(change), change_argument(change));
+            ClientEnvelope { group, count, argument, ..ClientEnvelope::blank(ClientKind::Change, request) }
         }
         ClientRequest::Status { request, group } => {
             ClientEnvelope { group, ..ClientEnvelope::blank(ClientKind::Status, request) }

@@ -33,6 +33,11 @@ pub enum MemberChange {
     },
     /// Sends the learners away again.
     Cancel,
+    /// Raises the format of the log, which everybody must be able to read. There is no way back.
+    RaiseFormat {
+        /// The new format; at least 2.
+        to: u16,
+    },
 }
 
 /// A node that comes in.

@@ -4,11 +4,12 @@ use proptest::prelude::*;
 use synod_frame::{
     BLOCK_BYTES, BODY_HEADER_BYTES, Batch, BodyBounds, BodyError, BodyHeader, BodyLayout, CommandsError, CommandsPlan,
     CommandsView, ConfigurationBody, ConfigurationBodyError, EMPTY_BODY, EncodeError, RECORD_HEADER_BYTES,
-    RecordBuffer, Submission, encode_commands, encode_configuration, encode_noop, encode_trim, verify_body_in_record,
+    RecordBuffer, Submission, encode_commands, encode_configuration, encode_noop, encode_trim, stamp,
+    verify_body_in_record,
 };
 use synod_protocol::delivery::{SessionId, Terms, TicketId};
 use synod_protocol::limits::{BODY_BYTES_MAX, BODY_SLOTS_MAX};
-use synod_protocol::{BodyKind, ConfigurationError, NodeId, Slot};
+use synod_protocol::{BodyHandle, BodyKind, ConfigurationError, NodeId, Slot};
 
 use crate::recode::{body_bytes, read_commands};
 use crate::samples::{configuration, origin};
@@ -212,6 +213,27 @@ fn configurations_are_judged_when_read() {
     let bad = ConfigurationBody { accept_quorum: 1, ..good };
     let quorums = ConfigurationError::Quorums { prepare: 2, accept: 1, members: 3 };
     assert_eq!(decode(&bad), Err(ConfigurationBodyError::Rule(quorums)));
+}
+
+#[test]
+fn a_stamped_body_says_who_rules_it() {
+    let batch: Batch = [b"a command"].into_iter().collect();
+    let submission = Submission { session: 0, sequence: 0, ticket: 0, expected_slot: 0, batch: &batch };
+    let mut record = RecordBuffer::zeroed(BLOCK_BYTES);
+    let record = record.as_mut();
+    let plain = encode_commands(record, &origin(70_000), &[submission]).unwrap();
+    let header = verify_body_in_record(record).unwrap();
+    assert_eq!((header.format, header.ruling), (1, None));
+    let stamped = stamp(record, Slot(12)).unwrap();
+    let header = verify_body_in_record(record).unwrap();
+    assert_eq!((header.format, header.ruling), (2, Some(Slot(12))));
+    assert_eq!(header.handle(), stamped);
+    assert_eq!(BodyHandle { id: plain.id, ..stamped }, plain, "nothing but the identity is another one");
+    assert_ne!(stamped.id, plain.id);
+    let view = CommandsView::new(&header, body_bytes(record)).unwrap();
+    assert_eq!(view.get(0), Ok(&b"a command"[..]));
+    assert_eq!(stamp(record, Slot(12)), Err(BodyError::Version { found: 2 }), "once is enough");
+    assert!(verify_body_in_record(record).is_ok());
 }
 
 #[test]

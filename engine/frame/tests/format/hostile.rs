@@ -37,7 +37,7 @@ fn body_headers() {
     check_all(&[
         ("body-noop", &[(0, b"SYNX")], "Magic"),
         ("body-noop", &[(4, &[0])], "Version { found: 0 }"),
-        ("body-noop", &[(4, &[2])], "Version { found: 2 }"),
+        ("body-noop", &[(4, &[3])], "Version { found: 3 }"),
         ("body-noop", &[(6, &[0])], "Kind { found: 0 }"),
         ("body-noop", &[(6, &[7])], "Kind { found: 7 }"),
         ("body-noop", &[(7, &[0])], "Encoding { found: 0 }"),
@@ -58,6 +58,8 @@ fn body_headers() {
         ("body-trim", &[(72, &[0; 8])], "Argument { kind: 4, argument: 0 }"),
         ("body-noop", &[(80, &[1])], "Features { found: 1 }"),
         ("body-noop", &[(88, &[1])], "Reserved { offset: 88 }"),
+        ("body-stamped", &[(4, &[1])], "Reserved { offset: 88 }"),
+        ("body-stamped", &[(96, &[1])], "Reserved { offset: 96 }"),
         ("body-noop", &[(127, &[1])], "Reserved { offset: 127 }"),
         ("body-noop", &[(132, &[1])], "Reserved { offset: 132 }"),
         ("body-noop", &[(191, &[1])], "Reserved { offset: 191 }"),
@@ -136,6 +138,12 @@ fn configuration_archives() {
         ("body-configuration", &[(-8, &[0])], "Rule(MemberCount(0))"),
         ("body-configuration", &[(-8, &[0xff; 4])], "Archive"),
         ("body-configuration", &[(192, &[9])], "Rule(MemberOrder)"),
+        // The format stands in front; whatever follows may be laid out otherwise.
+        ("body-raised", &[(196, &[3])], "Format { needed: 3 }"),
+        ("body-raised", &[(196, &[3]), (-24, &[0])], "Format { needed: 3 }"),
+        ("body-raised", &[(196, &[1])], "Archive"),
+        ("body-raised", &[(196, &[0])], "Archive"),
+        ("body-raised", &[(198, &[1])], "Archive"),
     ]);
 }
 
@@ -272,6 +280,10 @@ fn client_messages() {
         ("client-request-change-replace", &[(128 + 24, &[1])], "Field { kind: Change }"),
         ("client-request-change-replace", &[(-12, &[200])], "PayloadArchive { kind: Change }"),
         ("client-request-change-cancel", &[(48, &[5])], "Field { kind: Change }"),
+        ("client-request-change-cancel", &[(48, &[6])], "Field { kind: Change }"),
+        ("client-request-change-cancel", &[(40, &[1])], "UnusedField { kind: Change }"),
+        ("client-request-change-raise-format", &[(40, &[1])], "Field { kind: Change }"),
+        ("client-request-change-raise-format", &[(40, &[2, 0, 1])], "Field { kind: Change }"),
         ("client-request-change-replace", &[(48, &[4])], "UnusedField { kind: Change }"),
         ("client-reply-members", &[(-8, &[2])], "Field { kind: MembersReport }"),
         ("client-reply-members", &[(-20, &[0; 4])], "Field { kind: MembersReport }"),

@@ -5,7 +5,7 @@ use synod_frame::{
     Batch, BodyHeader, BodyLayout, CommandsView, ConfigurationBody, ENVELOPE_BYTES, Envelope, HELLO_BYTES, Hello,
     HelloReply, Origin, RECORD_HEADER_BYTES, RecordBuffer, Submission, decode_message, decode_session, decode_ticket,
     encode_commands, encode_configuration, encode_message, encode_noop, encode_session, encode_ticket, encode_trim,
-    encode_trim_with_state, trim_state, verify_body_in_record, zero_padding,
+    encode_trim_with_state, stamp, trim_state, verify_body_in_record, zero_padding,
 };
 use synod_protocol::BodyKind;
 
@@ -69,7 +69,7 @@ fn recode_body(record: &RecordBuffer) -> Result<Vec<u8>, Refusal> {
         leader_time_us: header.leader_time_us,
     };
     let mut again = RecordBuffer::zeroed(header.layout.record_bytes());
-    let handle = match header.kind {
+    let mut handle = match header.kind {
         BodyKind::Commands => {
             let (rows, batches) = read_commands(&header, body)?;
             let submissions: Vec<_> = rows
@@ -96,6 +96,9 @@ fn recode_body(record: &RecordBuffer) -> Result<Vec<u8>, Refusal> {
             encode_configuration(again.as_mut(), &origin, &ConfigurationBody::decode(&header, body)?)?
         }
     };
+    if let Some(ruling) = header.ruling {
+        handle = stamp(again.as_mut(), ruling)?;
+    }
     let again = body_bytes(again.as_ref()).to_vec();
     if again == body {
         assert_eq!(handle, header.handle());

@@ -9,7 +9,7 @@ use synod_frame::client::{
 use synod_frame::{
     Batch, Channel, ConfigurationBody, GroupId, Hello, HelloRefusal, HelloReply, Member, Origin, RecordBuffer,
     Submission, encode_commands, encode_configuration, encode_message, encode_noop, encode_session, encode_ticket,
-    encode_trim, encode_trim_with_state,
+    encode_trim, encode_trim_with_state, stamp,
 };
 use synod_protocol::delivery::{
     Answer, DeliveryLimits, DeliveryState, Refusal, SessionCommand, SessionId, Submitted, Terms, TicketCommand,
@@ -112,6 +112,11 @@ pub(crate) fn addressed() -> ConfigurationBody {
     }
 }
 
+/// [`addressed`], from which on bodies have format 2.
+pub(crate) fn raised() -> ConfigurationBody {
+    ConfigurationBody { format: 2, ..addressed() }
+}
+
 /// Two sessions, one of which was used, and a ticket.
 fn state() -> DeliveryState {
     let mut state = DeliveryState::empty(DeliveryLimits::CLUSTER, Slot(1110));
@@ -156,6 +161,21 @@ pub(crate) fn bodies() -> Vec<(&'static str, Body)> {
         ("genesis", body(&|record| encode_configuration(record, &origin(0), &configuration()).unwrap())),
         ("configuration", body(&|record| encode_configuration(record, &origin(1108), &configuration()).unwrap())),
         ("addressed", body(&|record| encode_configuration(record, &origin(1108), &addressed()).unwrap())),
+        ("raised", body(&|record| encode_configuration(record, &origin(1108), &raised()).unwrap())),
+        (
+            "stamped",
+            body(&|record| {
+                encode_noop(record, &origin(108), 1000).unwrap();
+                stamp(record, Slot(40)).unwrap()
+            }),
+        ),
+        (
+            "stamped-configuration",
+            body(&|record| {
+                encode_configuration(record, &origin(1108), &raised()).unwrap();
+                stamp(record, Slot(77)).unwrap()
+            }),
+        ),
         ("learners", body(&|record| encode_configuration(record, &origin(1108), &learners()).unwrap())),
         ("trim", body(&|record| encode_trim(record, &origin(1109), Slot(50)).unwrap())),
         (
@@ -392,6 +412,7 @@ pub(crate) fn requests() -> Vec<(&'static str, ClientRequest)> {
         ("change-promote", change(MemberChange::Promote { force: false })),
         ("change-promote-forced", change(MemberChange::Promote { force: true })),
         ("change-cancel", change(MemberChange::Cancel)),
+        ("change-raise-format", change(MemberChange::RaiseFormat { to: 2 })),
     ]
 }
 

@@ -5,7 +5,16 @@ use super::*;
 fn configuration(members: &[u32], prepare_quorum: u32, accept_quorum: u32) -> Configuration {
     let members = members.iter().copied().map(NodeId).collect();
     let (learners, leaving) = (Vec::new(), Vec::new());
-    Configuration { chosen_at: Slot(0), members, prepare_quorum, accept_quorum, alpha: 100, learners, leaving }
+    Configuration {
+        chosen_at: Slot(0),
+        members,
+        prepare_quorum,
+        accept_quorum,
+        alpha: 100,
+        learners,
+        leaving,
+        format: FORMAT_FIRST,
+    }
 }
 
 /// All sets of `size` out of `count` members, as bits.

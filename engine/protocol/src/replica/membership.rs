@@ -39,6 +39,11 @@ pub enum Change {
     },
     /// Sends the learners away again, and keeps who was to leave for them.
     Cancel,
+    /// Raises the format of what the next configuration rules; everybody stays. There is no way back.
+    RaiseFormat {
+        /// The new format.
+        to: u16,
+    },
 }
 
 /// Why the membership isn't changed. Nothing has happened.
@@ -94,6 +99,28 @@ pub enum ReconfigureError {
         /// How far it is behind, as far as the leader knows.
         slots: u64,
     },
+    /// A format is never lowered: bodies of the higher one may be anywhere in the log.
+    #[error("the log is in format {active} already, and no way leads back to an older one")]
+    NotRaised {
+        /// The format of the newest configuration.
+        active: u16,
+        /// The one that was asked for.
+        to: u16,
+    },
+    /// A node couldn't read what would be in the log, or hasn't said that it can.
+    #[error("{node} {}; format {needed} is needed there: start a build that reads it, or remove the node", reading(*reads))]
+    Unreadable {
+        /// The node.
+        node: NodeId,
+        /// The newest format that it reads; none if it doesn't answer, or hasn't told this leader.
+        reads: Option<u16>,
+        /// The format that it must read.
+        needed: u16,
+    },
+}
+
+fn reading(reads: Option<u16>) -> String {
+    reads.map_or_else(|| "hasn't said what it reads".to_owned(), |reads| format!("reads formats up to {reads} only"))
 }
 
 fn names(nodes: &[NodeId]) -> String {
@@ -117,6 +144,7 @@ impl Replica {
         let current = self.configurations.newest();
         let next = match change {
             Change::Replace { add, remove } => replaced(current, add, remove)?,
+            Change::RaiseFormat { to } => self.raised(now, to)?,
             _ if current.learners.is_empty() => return Err(ReconfigureError::NoLearners),
             Change::Cancel => Configuration { learners: Vec::new(), leaving: Vec::new(), ..current.clone() },
             Change::Promote { force } => {
@@ -127,6 +155,7 @@ impl Replica {
         // What becomes of the learners must be sound as well.
         next.check()?;
         next.promoted().check()?;
+        self.check_readers(&next)?;
         self.check_quorum(now, &next)?;
         self.propose_configuration(now, next)
     }
@@ -156,7 +185,7 @@ impl Replica {
         Ok(())
     }
 
-    fn answers(&self, now: Instant, peer: &Peer) -> bool {
+    pub(super) fn answers(&self, now: Instant, peer: &Peer) -> bool {
         peer.has_answered() && now.since(peer.heard) < self.settings.election_timeout
     }
 
@@ -335,6 +364,7 @@ impl Replica {
     pub(super) fn tend_membership(&mut self, now: Instant) {
         self.retire(now);
         self.promote_if_ready(now);
+        self.raise_format_if_due(now);
         self.move_along();
         self.step_aside(now);
     }

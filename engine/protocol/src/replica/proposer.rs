@@ -405,7 +405,8 @@ impl Replica {
             return None;
         }
         let count_max = limit.since(leadership.next_slot).min(u64::from(limits::BODY_SLOTS_MAX)) as u32;
-        Some(Opening { ballot: leadership.ballot, first: leadership.next_slot, count_max })
+        let (ballot, first) = (leadership.ballot, leadership.next_slot);
+        Some(Opening { ballot, first, count_max, ruling: self.ruling_said(first) })
     }
 
     /// Starts phase 2 for a new body, which the driver has made for the current [`Replica::opening`].

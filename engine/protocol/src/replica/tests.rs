@@ -10,6 +10,7 @@ mod body_rule;
 mod catch_up;
 mod doubt;
 mod election;
+mod format;
 mod install;
 mod learning;
 mod membership;

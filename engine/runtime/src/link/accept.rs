@@ -337,13 +337,15 @@ async fn serve_peer(
 ) {
     let introduced = newcomer.introduce(welcome(shard, identity, stream, &newcomer)).await;
     let connections = newcomer.leave();
-    let (peer, channel, port, reading, _admission) = match introduced {
+    let (hello, channel, reading, _admission) = match introduced {
         Ok(introduced) => introduced,
         Err(error) => {
             shard.count(|counters| counters.refusals += u64::from(!error.is_absence()));
             return connections.complain(address, &error);
         }
     };
+    let (peer, port) = (hello.from, hello.port);
+    shard.hear_reader(peer, hello.format_max);
     match shard.link_to(peer) {
         Some(link) => link.peer_is_alive(),
         // Nobody has told yet where it listens: it has.
@@ -382,7 +384,7 @@ async fn welcome(
     identity: &Identity,
     stream: Stream,
     newcomer: &Newcomer,
-) -> Result<(NodeId, Channel, u16, Reading, Admission), HandshakeError> {
+) -> Result<(Hello, Channel, Reading, Admission), HandshakeError> {
     let (mut connection, names) = newcomer.secure(stream).await?;
     let hello = read_hello(&mut connection, Hello::decode).await?;
     let channel = if hello.channel == Channel::Client { Channel::Control } else { hello.channel };
@@ -406,7 +408,7 @@ async fn welcome(
     connection.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
     outcome.map_err(HandshakeError::Refused)?;
     let admission = admission.ok_or(HandshakeError::Refused(HelloRefusal::TooManyConnections))?;
-    Ok((hello.from, channel, hello.port, connection.into_reading(), admission))
+    Ok((hello, channel, connection.into_reading(), admission))
 }
 
 #[cfg(test)]

@@ -97,7 +97,8 @@ async fn connect(
         None => Connection::Plain(stream),
     };
     let hello = identity.hello(channel, link.peer, shard.position());
-    greet(&mut connection, &hello, identity).await?;
+    let peer = greet(&mut connection, &hello, identity).await?;
+    shard.hear_reader(peer.from, peer.format_max);
     Ok(connection)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 use synod_frame::{
-    Channel, ConfigurationBody, FORMAT_VERSION, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
+    Channel, ConfigurationBody, FORMAT_RANGE, FORMAT_VERSION, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
 };
 use synod_protocol::{Ballot, NodeId, Slot};
 use synod_wal::directory::StoreSeen;
@@ -31,6 +31,8 @@ pub(crate) struct Identity {
     cluster: ([u8; 16], u64),
     /// The port at which this node listens for its peers.
     port: u16,
+    /// The format that peers must read to be spoken with, and the newest that this node reads.
+    formats: Cell<(u16, u16)>,
     roster: RefCell<Roster>,
     /// The most that was ever seen of each store.
     seen: RefCell<BTreeMap<[u8; 16], StoreSeen>>,
@@ -121,7 +123,13 @@ impl Identity {
     ) -> Identity {
         let seen = RefCell::new(seen.into_iter().map(|store| (store.incarnation, store)).collect());
         let (roster, has_news) = (RefCell::default(), Cell::new(false));
-        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, roster, seen, has_news }
+        let formats = Cell::new((FORMAT_VERSION, *FORMAT_RANGE.end()));
+        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, formats, roster, seen, has_news }
+    }
+
+    /// Whoever can't read this format is refused from now on; this node itself reads up to `newest`.
+    pub(crate) fn speak(&self, needed: u16, newest: u16) {
+        self.formats.set((needed, newest));
     }
 
     /// A peer has shown that it durably has the chosen prefix up to `stable`.
@@ -162,8 +170,8 @@ impl Identity {
     pub(crate) fn hello(&self, channel: Channel, to: NodeId, (durable, stable): (u64, Slot)) -> Hello {
         Hello {
             channel,
-            format_min: FORMAT_VERSION,
-            format_max: FORMAT_VERSION,
+            format_min: self.formats.get().0,
+            format_max: self.formats.get().1,
             features: 0,
             cluster: self.cluster.0,
             lineage: self.cluster.1,
@@ -254,8 +262,8 @@ pub(crate) async fn read_hello<T>(
     within(HELLO_DEADLINE, reading).await.unwrap_or(Err(HandshakeError::Timeout))
 }
 
-/// Says hello as the side that connected, and hears the answer.
-pub(crate) async fn greet(stream: &mut Connection, own: &Hello, identity: &Identity) -> Result<(), HandshakeError> {
+/// Says hello as the side that connected, and hears the answer: the other side's hello.
+pub(crate) async fn greet(stream: &mut Connection, own: &Hello, identity: &Identity) -> Result<Hello, HandshakeError> {
     stream.write_all(&own.encode()).await?;
     let reply = read_hello(stream, HelloReply::decode).await?;
     reply.outcome.map_err(HandshakeError::Refused)?;
@@ -265,7 +273,8 @@ pub(crate) async fn greet(stream: &mut Connection, own: &Hello, identity: &Ident
         return Err(HandshakeError::Unfit(HelloRefusal::Node { node: reply.hello.from }));
     }
     asked.check(&reply.hello).map_err(HandshakeError::Unfit)?;
-    identity.judge(&reply.hello).map_err(HandshakeError::Unfit)
+    identity.judge(&reply.hello).map_err(HandshakeError::Unfit)?;
+    Ok(reply.hello)
 }
 
 #[cfg(test)]
@@ -304,6 +313,22 @@ mod tests {
         let wiped = Hello { incarnation: [8; 16], ..hello_of(2) };
         assert_eq!(identity.judge(&wiped), Err(HelloRefusal::Incarnation { expected: [2; 16] }));
         assert_eq!(identity.judge(&hello_of(1)), Err(HelloRefusal::Node { node: NodeId(1) }));
+    }
+
+    #[test]
+    fn whoever_cant_read_the_log_is_refused() {
+        let identity = identity();
+        let own = |identity: &Identity| identity.hello(Channel::Control, NodeId(2), (0, Slot(0)));
+        let old = Hello { format_max: 1, to: NodeId(1), ..hello_of(2) };
+        assert_eq!(old.check(&own(&identity)), Ok(1), "builds of two ages get along in the older format");
+        identity.speak(2, 2);
+        let refusal = Err(HelloRefusal::Format { minimum: 2, maximum: 2 });
+        assert_eq!(old.check(&own(&identity)), refusal);
+        assert_eq!(
+            own(&identity).check(&Hello { to: NodeId(1), ..old }),
+            Err(HelloRefusal::Format { minimum: 1, maximum: 1 })
+        );
+        assert_eq!(Hello { format_max: 3, ..old }.check(&own(&identity)), Ok(2));
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub(crate) struct Facts {
 pub(super) fn recover_log(
     directory: &OpenDirectory,
     sync: SyncMode,
+    format_max: u16,
 ) -> Result<(Facts, RecoveredLog, Startup), StartError> {
     let known = directory.identity();
     let identity = known.log_identity(LOG).ok_or(StartError::Genesis)?;
@@ -54,7 +55,7 @@ pub(super) fn recover_log(
     });
     // No more of the index in memory than the log will keep there.
     let index_bodies_max = Some(LogSettings::default().index_bodies_max);
-    let options = RecoverOptions { index_bodies_max, ..RecoverOptions::default() };
+    let options = RecoverOptions { index_bodies_max, format_max: Some(format_max), ..RecoverOptions::default() };
     let recovered = recover_with(&store, &identity.expected(), known.segment_bytes, options)?;
     let files = store.files().map_err(synod_wal::RecoverError::List)?;
     let read = store.progress();

@@ -34,7 +34,8 @@ fn setup(root: &Path) -> (Setup, OpenDirectory) {
     directory::bootstrap(&path, &Genesis { group: GROUP, configuration }).expect("a fresh store");
     let config = Config::new(&path, node, "127.0.0.1:0".parse().expect("an address"));
     let directory = directory::open(&path, &Expected::default()).expect("a store");
-    let (facts, recovered, startup) = recover_log(&directory, config.sync).expect("a sound log");
+    let (facts, recovered, startup) =
+        recover_log(&directory, config.sync, config.settings.format_max).expect("a sound log");
     let (group, genesis) = check_members(&config, &recovered).expect("its only member");
     let (listener, listen) = bind(config.listen).expect("a free port");
     let called_at = std::time::Instant::now();

@@ -222,6 +222,14 @@ pub static KEYS: &[Key] = &[
         |options| Some(options.config.settings.election_timeout.show())
     ),
     key!(
+        "raises_format",
+        Switch,
+        "BOOL",
+        "Let a leader raise the format of the log as soon as every node reads a newer one; there is no way back",
+        put!(switch, config.settings.raises_format),
+        |options| Some(Bare(options.config.settings.raises_format).show())
+    ),
+    key!(
         "retransmit_interval",
         Number,
         "TIME",

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use synod_frame::{
-    BodyBounds, CommandsPlan, EMPTY_BODY, Origin, PlanError, encode_commands, encode_session, encode_ticket,
+    BodyBounds, CommandsPlan, EMPTY_BODY, Origin, PlanError, encode_commands, encode_session, encode_ticket, stamp,
 };
 use synod_protocol::delivery::Answer;
 use synod_protocol::{BodyHandle, Instant, Opening, SlotRange};
@@ -212,7 +212,12 @@ impl Shard {
                 encode_commands(bytes, &origin, &views)
             }
         };
-        (body.expect("the plan of these submissions fits the opening, and the buffer the plan"), record)
+        let body = body.expect("the plan of these submissions fits the opening, and the buffer the plan");
+        let body = match opening.ruling {
+            None => body,
+            Some(ruling) => stamp(record.as_bytes_mut(), ruling).expect("the body was just made"),
+        };
+        (body, record)
     }
 
     /// Answers the submissions whose slots `body` fills, but for those that wait to be judged.

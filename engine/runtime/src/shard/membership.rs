@@ -64,6 +64,11 @@ impl Shard {
         }
     }
 
+    /// A peer has said in its hello what it reads. It is told before anything is sent to it.
+    pub(crate) fn hear_reader(&self, peer: NodeId, format_max: u16) {
+        self.core.borrow_mut().replica.handle_reader(peer, format_max);
+    }
+
     /// A peer's newest configuration doesn't name this node.
     pub(crate) fn is_unknown(self: &Rc<Self>, peer: NodeId, configuration: Slot) {
         let reason = RejectReason::WrongConfiguration { slot: configuration, chosen_at: configuration };
@@ -87,6 +92,7 @@ impl Shard {
         // Of a node that is delivered under one store and proposed under another, the first counts as long as it may have a
         // vote that is still needed.
         reach.identity.know(newest, open.iter().chain(&delivered));
+        reach.identity.speak(core.replica.wal().format(), core.replica.replica().format_max());
         let own = self.settings.node;
         let is_named = |node: NodeId| known().any(|body| body.nodes().any(|member| member.node == node));
         let told = |node: NodeId| reach.configured.iter().find(|(peer, _)| *peer == node).map(|(_, address)| *address);
@@ -145,6 +151,7 @@ impl Shard {
             }
             MemberChange::Promote { force } => (Change::Promote { force }, Vec::new()),
             MemberChange::Cancel => (Change::Cancel, Vec::new()),
+            MemberChange::RaiseFormat { to } => (Change::RaiseFormat { to }, Vec::new()),
         };
         let members: Vec<Member> = newcomers.iter().map(|newcomer| newcomer.member).collect();
         core.replica.tell_addresses(newcomers.iter().map(|newcomer| (newcomer.member.node, newcomer.address)));

@@ -90,7 +90,8 @@ impl Member {
         let called_at = std::time::Instant::now();
         let store = self.disk.store();
         let index_bodies_max = Some(LogSettings::default().index_bodies_max);
-        let options = RecoverOptions { index_bodies_max, ..RecoverOptions::default() };
+        let format_max = Some(self.config.settings.format_max);
+        let options = RecoverOptions { index_bodies_max, format_max, ..RecoverOptions::default() };
         let recovered = recover_with(&store, &self.identity.expected(), SEGMENT_BYTES, options)?;
         let facts = Facts {
             identity: self.identity,

@@ -91,6 +91,7 @@ impl Cluster {
             Event::Wake { .. } => Some(at),
             _ => None,
         });
+        self.finish_upgrade();
         for index in 0..self.nodes.len() {
             if let Some(running) = &mut self.nodes[index].running {
                 running.crash_in = None;

@@ -429,6 +429,7 @@ impl Cluster {
             RecoverError::Missing { .. } => !damaged.is_empty(),
             RecoverError::SegmentBytes(_)
             | RecoverError::List(_)
+            | RecoverError::Newer { .. }
             | RecoverError::Conflict { .. }
             | RecoverError::OtherGroup { .. } => false,
         };

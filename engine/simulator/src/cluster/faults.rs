@@ -131,6 +131,9 @@ impl Cluster {
         }
         node.disk.sync_directory();
         let Some(mut recovered) = self.recover(index) else { return };
+        if self.is_too_old(index, &recovered) {
+            return;
+        }
         let timer = self.timer(index);
         self.trace.note(
             now,

@@ -1,6 +1,6 @@
 //! Changes of the membership as they are asked for, and who has a part in the log.
 
-use synod_protocol::{BodyHandle, Change, NodeId, Role, Slot};
+use synod_protocol::{BodyHandle, Change, FORMAT_FIRST, NodeId, Role, Slot};
 
 use crate::network::node_id;
 use crate::node::Node;
@@ -69,6 +69,9 @@ impl Cluster {
         self.invariants.rulings_mut().note_chosen(body);
         if self.invariants.rulings().changes() > before {
             self.stats.coverage.note("chose a configuration");
+            if self.invariants.rulings().newest().format > FORMAT_FIRST {
+                self.stats.coverage.note("chose a newer format");
+            }
         }
     }
 

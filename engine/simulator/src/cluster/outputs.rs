@@ -43,6 +43,11 @@ impl Cluster {
     }
 
     fn carry_out(&mut self, index: usize, output: Output<RecordBuffer>) {
+        if matches!(output, Output::WriteFrame { .. } | Output::WriteBytes { .. }) {
+            let node = &self.nodes[index];
+            let log_format = node.running.as_ref().map_or(0, |running| running.replica.wal().format());
+            self.invariants.log_written(index, node.format_max, log_format);
+        }
         match output {
             Output::Send { to, message, body } => self.send(index, to, message, body),
             Output::WriteFrame { write, file, offset, buffer } => {
@@ -52,6 +57,10 @@ impl Cluster {
                     self.verify_disk(index);
                 }
                 let record = self.nodes[index].durability.write_record(file, offset, bytes);
+                if let Some(body) = &record.body {
+                    let body_bytes = &bytes[RECORD_HEADER_BYTES..][..body.bytes as usize];
+                    self.invariants.body_written(index, self.nodes[index].format_max, body_bytes);
+                }
                 if let Some(body) = &record.body {
                     self.invariants.rulings_mut().note_written(body, bytes);
                 }
@@ -129,6 +138,17 @@ impl Cluster {
 
     fn send(&mut self, index: usize, to: NodeId, mut message: Message, body: Option<Frame<RecordBuffer>>) {
         let to = to.0 as usize - 1;
+        if !self.is_connected(index, to) {
+            return;
+        }
+        if self.plan.faults.upgrades.is_on() {
+            let bytes = match (&body, &message) {
+                (Some(frame), _) => frame.body(),
+                (None, Message::Base { configuration, .. }) => configuration,
+                _ => &[],
+            };
+            self.invariants.body_sent(to, self.nodes[to].format_max, bytes);
+        }
         if let Some(plant) = self.options.plant {
             plant.alter_sent(&mut message);
             if self.plant_in_sending(plant, index, to, &message) {

@@ -82,7 +82,7 @@ impl Cluster {
         if node.running.is_some() {
             return Ok(());
         }
-        if let Err(error) = node.recover(&node.disk.live(), &self.plan) {
+        if let Err(error) = node.recover_as_built(&node.disk.live(), &self.plan) {
             return Err(error.to_string());
         }
         let life = node.life;

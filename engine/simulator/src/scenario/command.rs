@@ -31,6 +31,8 @@
 //! | `transfer W` | whoever leads is asked to hand over to W |
 //! | `members add W remove W` | whoever leads is asked to bring nodes in and let others go; either may be left out |
 //! | `insist`, `cancel` | whoever leads is asked to make learners members, caught up or not; or to send them away |
+//! | `build W 2` | the node ends, and has a build that reads formats up to 2 from its next start on; with the setting `upgrade`, nodes begin with 1 |
+//! | `raise` | whoever leads is asked for the newest format |
 //! | `count` | `expect` counts leaders and messages from here on |
 //! | `until CONDITION within D` | time goes on until it is so; says it, or that it isn't |
 //! | `expect FACT` | says it if it isn't so |
@@ -38,7 +40,7 @@
 //!
 //! Conditions and facts: `usable` (a command handed in from now on is acknowledged), `leader`, `no leader`,
 //! `leader is W`, `chosen N` (commands in all), `complete W` (it has delivered all that is chosen), `complete all`,
-//! `members W W W` (they are who rules, and no change is under way),
+//! `format N` (that is what rules everywhere), `members W W W` (they are who rules, and no change is under way),
 //! `interrupted W` (as often as was asked for), `reached W`, `lost W` (the last barrier there), `leaders <= N` (new ones since `count`), `sent accept <= N` (messages since `count`), `A >= 50% of B` (measured).
 
 use std::str::FromStr;
@@ -85,6 +87,7 @@ pub enum Fact {
     Chosen(u64),
     Complete(Name),
     Members(Vec<Name>),
+    Format(u64),
     Reached(Name),
     /// A node has lost power in all the installs in which it was to.
     Interrupted(Name),
@@ -155,6 +158,8 @@ pub enum Command {
     },
     Insist,
     Cancel,
+    Build(Name, u16),
+    Raise,
     Count,
     Until(Fact, Span),
     Expect(Fact),
@@ -229,6 +234,8 @@ impl FromStr for Command {
             ["members", "remove", ref rest @ ..] => Command::Members { add: Vec::new(), remove: names(rest) },
             ["insist"] => Command::Insist,
             ["cancel"] => Command::Cancel,
+            ["build", node, format] => Command::Build(name(node), parse_number(format)? as u16),
+            ["raise"] => Command::Raise,
             ["count"] => Command::Count,
             ["until", ref fact @ .., "within", span] => Command::Until(parse_fact(fact)?, span.parse()?),
             ["expect", ref fact @ ..] => Command::Expect(parse_fact(fact)?),
@@ -286,6 +293,7 @@ fn parse_fact(words: &[&str]) -> Result<Fact, String> {
         ["chosen", count] => Fact::Chosen(parse_number(count)?),
         ["complete", node] => Fact::Complete(node.to_string()),
         ["members", ref rest @ ..] => Fact::Members(rest.iter().map(ToString::to_string).collect()),
+        ["format", format] => Fact::Format(parse_number(format)?),
         ["interrupted", node] => Fact::Interrupted(node.to_string()),
         ["reached", node] => Fact::Reached(node.to_string()),
         ["lost", node] => Fact::Lost(node.to_string()),

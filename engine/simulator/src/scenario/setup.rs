@@ -22,6 +22,7 @@ use super::command::parse_duration;
 use crate::cluster::Options;
 use crate::faults::Faults;
 use crate::faults::membership::MembershipChanges;
+use crate::faults::upgrades::Upgrades;
 use crate::invariants::Property;
 use crate::network::node_id;
 use crate::plan::{Plan, ReadsPlan};
@@ -44,6 +45,8 @@ pub struct Setup {
     command_bytes: u64,
     plant: Option<Plant>,
     only: Option<Property>,
+    /// Nodes begin with an older build.
+    upgrades: bool,
     pub(super) ends_open: bool,
 }
 
@@ -61,6 +64,7 @@ impl Default for Setup {
             command_bytes: 64,
             plant: None,
             only: None,
+            upgrades: false,
             ends_open: false,
         }
     }
@@ -87,6 +91,7 @@ impl Setup {
             ["command-bytes", bytes] => self.command_bytes = number(bytes)?,
             ["plant", plant] => self.plant = Some(plant.parse()?),
             ["only", property] => self.only = Some(property.parse()?),
+            ["upgrade"] => self.upgrades = true,
             ["end", "open"] => self.ends_open = true,
             _ => return Err(format!("no such setting: {line}")),
         }
@@ -110,6 +115,7 @@ impl Setup {
             alpha: self.alpha,
             learners: Vec::new(),
             leaving: Vec::new(),
+            format: synod_protocol::FORMAT_FIRST,
         }
     }
 
@@ -150,7 +156,11 @@ impl Setup {
                 ..LogSettings::default()
             },
             faulty_time: Duration::ZERO,
-            faults: Faults { membership: MembershipChanges { spare: self.spare, every: None }, ..Faults::none() },
+            faults: Faults {
+                membership: MembershipChanges { spare: self.spare, every: None },
+                upgrades: if self.upgrades { Upgrades::by_hand() } else { Upgrades::none() },
+                ..Faults::none()
+            },
             workload: WorkloadPlan {
                 every: self.election_timeout / 100..=self.election_timeout / 50,
                 burst: 1..=1,

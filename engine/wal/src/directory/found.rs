@@ -124,6 +124,7 @@ pub fn found<E: From<FoundError>>(
     let log_start = LogStart {
         segment_bytes: identity.segment_bytes,
         group: genesis.group,
+        format: genesis.configuration.format,
         base: start.base,
         configuration: Some(configuration),
         log_time_us: start.log_time_us,

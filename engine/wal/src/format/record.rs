@@ -5,7 +5,7 @@ use synod_frame::{
     RECORD_HEADER_BYTES,
 };
 use synod_protocol::limits::BODY_BYTES_MAX;
-use synod_protocol::{Ballot, Mark, NodeId, Slot};
+use synod_protocol::{Ballot, FORMAT_MAX, Mark, NodeId, Slot};
 use thiserror::Error;
 
 use super::field::{BallotField, Field, MarkField, first_nonzero};
@@ -263,6 +263,12 @@ pub enum RecordError {
         /// Version found.
         found: u16,
     },
+    /// A body of a format that this build doesn't read, intact: use a newer build.
+    #[error("the record holds a body of format {needed}, this build reads formats up to {FORMAT_MAX}")]
+    Newer {
+        /// The format.
+        needed: u16,
+    },
     /// A kind that this build doesn't know.
     #[error("record of unknown kind {found}")]
     Kind {
@@ -410,7 +416,7 @@ impl RecordHeader {
         } else if kind == RecordKind::Pack {
             PackHead::peek(&block[RECORD_HEADER_BYTES..], record_bytes)?
         } else {
-            let layout = BodyLayout::peek(&block[RECORD_HEADER_BYTES..])?;
+            let layout = BodyLayout::peek(&block[RECORD_HEADER_BYTES..]).map_err(|error| newer(block, salt, error))?;
             if layout.body_bytes != body_bytes {
                 return Err(RecordError::Lengths { record_bytes, body_bytes });
             }
@@ -482,6 +488,19 @@ fn check_lengths(kind: RecordKind, found: u32, body_bytes: u32) -> Result<(), Re
         return Err(RecordError::Lengths { record_bytes: found, body_bytes });
     }
     Ok(())
+}
+
+/// What is wrong with a body that can't be read: unless the record's checksum is right, its format isn't what it says.
+fn newer(block: &Block, salt: LogSalt, error: BodyError) -> RecordError {
+    let told = BodyLayout::peek_format(&block[RECORD_HEADER_BYTES..]);
+    let head = told.map(|(format, head_bytes)| (format, RECORD_HEADER_BYTES.saturating_add(head_bytes as usize)));
+    match head {
+        Some((needed, end)) if needed > FORMAT_MAX && end <= BLOCK_BYTES => {
+            let is_intact = field::CHECKSUM.u32(block) == checksum(salt, &block[..end]);
+            if is_intact { RecordError::Newer { needed } } else { error.into() }
+        }
+        _ => error.into(),
+    }
 }
 
 /// Reserved bytes, and for a record without a body the rest of its only block.

@@ -3,10 +3,10 @@
 
 use crc32fast::Hasher;
 use synod_frame::{BLOCK_BYTES, GroupId};
-use synod_protocol::{Ballot, Mark, NodeId, Slot};
+use synod_protocol::{Ballot, FORMAT_FIRST, FORMAT_MAX, Mark, NodeId, Slot};
 
 use super::field::{BallotField, Field, MarkField, first_nonzero};
-use super::{Block, FORMAT_VERSION, SegmentHeaderError, magic};
+use super::{Block, SegmentHeaderError, magic};
 use crate::identity::{ExpectedIdentity, LogIdentity};
 use crate::lsn::{FileId, Lsn};
 use crate::segment::Geometry;
@@ -120,6 +120,9 @@ pub struct StoredConfiguration {
 pub struct SegmentHeader {
     /// The file that it was written to; zero if that isn't said.
     pub file: FileId,
+    /// The format that a build must read to read the segment, as far as that was known when the header was laid out: what
+    /// came later says so itself.
+    pub readable_by: u16,
     /// Whose log this is, and the boot in which the header was written.
     pub identity: LogIdentity,
     /// The number of this life of the file.
@@ -164,8 +167,8 @@ impl SegmentHeader {
         let mut block = vec![0; BLOCK_BYTES];
         let identity = &self.identity;
         field::MAGIC.put(&mut block, &MAGIC.to_le_bytes());
-        field::VERSION.put(&mut block, &FORMAT_VERSION.to_le_bytes());
-        field::READABLE_BY.put(&mut block, &FORMAT_VERSION.to_le_bytes());
+        field::VERSION.put(&mut block, &self.readable_by.to_le_bytes());
+        field::READABLE_BY.put(&mut block, &self.readable_by.to_le_bytes());
         field::BLOCK_SIZE.put(&mut block, &(BLOCK_BYTES as u32).to_le_bytes());
         field::SEGMENT_BYTES.put(&mut block, &geometry.segment_bytes().to_le_bytes());
         field::CLUSTER.put(&mut block, &identity.cluster);
@@ -211,6 +214,7 @@ impl SegmentHeader {
         let ExpectedIdentity { cluster, lineage, node, incarnation, log } = *expected;
         SegmentHeader {
             file,
+            readable_by: FORMAT_FIRST,
             identity: LogIdentity { cluster, lineage, node, incarnation, boot_counter: 0, log },
             epoch,
             previous_epoch,
@@ -239,15 +243,15 @@ impl SegmentHeader {
             let fresh = first_nonzero(block).is_none();
             return Err(if fresh { SegmentHeaderError::Fresh } else { SegmentHeaderError::Magic { found } });
         }
-        // Version first: another version may lay everything else out differently.
-        let needed = field::READABLE_BY.u16(block);
-        if needed != FORMAT_VERSION {
-            return Err(SegmentHeaderError::Version { needed });
-        }
         let expected = field::CHECKSUM.u32(block);
         let actual = checksum(block);
         if expected != actual {
             return Err(SegmentHeaderError::Checksum { expected, actual });
+        }
+        // Another format may lay everything else out differently.
+        let needed = field::READABLE_BY.u16(block);
+        if !(FORMAT_FIRST..=FORMAT_MAX).contains(&needed) {
+            return Err(SegmentHeaderError::Version { needed });
         }
         let found = field::FEATURES.u64(block);
         if found != 0 {
@@ -261,6 +265,7 @@ impl SegmentHeader {
         }
         let header = SegmentHeader {
             file: FileId(field::FILE.u32(block)),
+            readable_by: needed,
             identity: LogIdentity {
                 cluster: field::CLUSTER.array(block),
                 lineage: field::LINEAGE.u64(block),

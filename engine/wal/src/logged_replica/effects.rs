@@ -50,6 +50,7 @@ impl<P: Buffers> LoggedReplica<P> {
                     _ => encode_noop(record.as_mut(), &origin, count),
                 };
                 let body = body.expect("the core composes valid ranges, and the record has room for the body");
+                let body = self.stamped(first, body, record.as_mut());
                 self.bodies.arrive(body, record);
                 self.replica.handle_composed(now, body);
             }

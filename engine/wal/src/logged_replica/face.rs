@@ -227,4 +227,9 @@ pub struct ReplicaStatus {
     pub healed: u64,
     /// How often everything stored was read again since the start.
     pub scrub_passes: u64,
+    /// The format that a build must read to read the log.
+    pub format: u16,
+    /// Bodies refused since the start: this build doesn't read their format, or another configuration rules their slots than
+    /// they say, so that their maker had no right to them.
+    pub refused_bodies: u64,
 }

@@ -113,9 +113,9 @@ impl<P: Buffers> LoggedReplica<P> {
         let oldest: Option<Configuration> = match &configuration {
             None => None,
             Some(stored) => match decode_configuration(stored) {
-                Ok((_, _, oldest)) => Some(oldest),
+                Ok((_, _, oldest)) if oldest.format <= self.replica.format_max() => Some(oldest),
                 // Of a build with other rules: nobody can follow that.
-                Err(_) => return,
+                Ok(_) | Err(_) => return,
             },
         };
         let before = self.replica.mark();

@@ -152,6 +152,10 @@ impl<P: Buffers> LoggedReplica<P> {
         let Some(bytes) = bytes.filter(|bytes| bytes.len() <= CONFIGURATION_BYTES_MAX) else { return false };
         let stored = StoredConfiguration { slot: body.first, body: bytes.to_vec() };
         let Ok((id, _, configuration)) = decode_configuration(&stored) else { return false };
+        if configuration.format > self.replica.format_max() {
+            return false;
+        }
+        self.wal.require_format(configuration.format);
         while self.membership.open.len() >= OPEN_MAX {
             self.membership.open.pop_last();
         }
@@ -180,6 +184,7 @@ impl<P: Buffers> LoggedReplica<P> {
         let origin = Origin { group: self.group, first, ballot, leader_time_us: self.leader_time_us };
         let body = encode_configuration(record.as_mut(), &origin, &content)
             .expect("the core composes configurations that may rule, and a block holds one");
+        let body = self.stamped(first, body, record.as_mut());
         self.tell_configuration(&body, record.as_ref());
         self.bodies.arrive(body, record);
         self.replica.handle_composed(now, body);

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_frame::{BLOCK_BYTES, GroupId, RECORD_HEADER_BYTES};
-use synod_protocol::{Ballot, BodyHandle, Doubt, Mark, Slot};
+use synod_protocol::{Ballot, BodyHandle, Doubt, FORMAT_FIRST, FORMAT_MAX, Mark, Slot};
 
 use super::join::Joined;
 use super::losses::Losses;
@@ -14,8 +14,8 @@ use super::{
     Cut, Damage, DamageCause, DamageClass, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment,
 };
 use crate::format::{
-    Block, CONFIGURATION_BYTES_MAX, PackContent, RecordKind, SealBlock, SealKind, SealedRecord, SegmentHeader,
-    SegmentHeaderError, Settled, StoredConfiguration, first_nonzero,
+    Block, CONFIGURATION_BYTES_MAX, PackContent, RecordError, RecordKind, SealBlock, SealKind, SealedRecord,
+    SegmentHeader, SegmentHeaderError, Settled, StoredConfiguration, first_nonzero,
 };
 use crate::identity::{ExpectedIdentity, LogIdentity, LogSalt};
 use crate::lsn::{FileId, Lsn};
@@ -78,6 +78,7 @@ pub(super) fn read_headers(
     store: &dyn SegmentStore,
     expected: &ExpectedIdentity,
     geometry: Geometry,
+    options: RecoverOptions,
 ) -> Result<Files, RecoverError> {
     let mut ids = store.files().map_err(RecoverError::List)?;
     ids.sort_unstable();
@@ -93,6 +94,7 @@ pub(super) fn read_headers(
         match read_segment_header(store, file, geometry)? {
             Ok(header) => {
                 check_identity(file, &header.identity, expected)?;
+                options.check_format(file, header.readable_by)?;
                 if !whole {
                     files.damaged(file, short);
                 }
@@ -100,6 +102,10 @@ pub(super) fn read_headers(
             }
             Err(SegmentHeaderError::Fresh) if !whole && file.0 > made => files.unfinished.push(file),
             Err(_) if bytes < BLOCK && file.0 > made => files.unfinished.push(file),
+            // Its checksum is right, and nobody can tell what a later version would make of it.
+            Err(SegmentHeaderError::Version { needed }) => {
+                return Err(RecoverError::Newer { file, needed, reads: FORMAT_MAX });
+            }
             Err(error) => headless.push((file, error, whole)),
         }
     }
@@ -184,10 +190,6 @@ fn rebuild(
     let untouched = is_zero(store, file, geometry.records_offset())?;
     match error {
         SegmentHeaderError::Fresh if whole && untouched => files.fresh.push(file),
-        // Nobody can tell what a later version would make of it.
-        SegmentHeaderError::Version { .. } if whole && !untouched => {
-            return Err(RecoverError::Header { file, error });
-        }
         // Their checksum is right, so that is what was written.
         SegmentHeaderError::Features { .. } | SegmentHeaderError::Geometry { .. } => {
             return Err(RecoverError::Header { file, error });
@@ -325,6 +327,8 @@ pub(super) struct SegmentScan {
     /// The segment that should lie in front of it, if that isn't there.
     pub(super) missing_before: Option<u64>,
     pub(super) configuration: Option<StoredConfiguration>,
+    /// The newest format of header and bodies.
+    pub(super) format: u16,
     /// Set if only those records are kept that decide anything.
     pub(super) thinned: Option<Thinned>,
 }
@@ -405,7 +409,12 @@ pub(super) fn scan_segment(
     let mut proof = header.durable.max(header.before_end);
     let mut hole = None;
     let mut configuration = None;
+    let mut format = header.readable_by;
     while let Some(item) = scanner.next_item()? {
+        if let Item::Record(record) | Item::Stray(record) | Item::BadStray { record, .. } = &item {
+            format = format.max(record.body.map_or(FORMAT_FIRST, |body| body.format));
+        }
+        options.check_format(file, format)?;
         match item {
             Item::Record(record) | Item::Stray(record) => {
                 proof = proof.max(record.header.durable);
@@ -417,6 +426,9 @@ pub(super) fn scan_segment(
                     packed: unpack(&mut scanner, &record, &mut packed)?,
                     ..summary(&record, true)
                 });
+            }
+            Item::Hole(Hole { cause: HoleCause::Head(RecordError::Newer { needed }), .. }) => {
+                return Err(RecoverError::Newer { file, needed, reads: FORMAT_MAX });
             }
             Item::Hole(found) => {
                 if let HoleCause::Blocks { record, all_old, .. } = &found.cause {
@@ -458,6 +470,7 @@ pub(super) fn scan_segment(
         named_end,
         missing_before: None,
         configuration,
+        format,
         thinned: None,
     })
 }
@@ -633,6 +646,7 @@ pub(super) fn assemble(
     Ok(RecoveredLog {
         configurations: Vec::new(),
         configuration_lost: None,
+        format: FORMAT_FIRST,
         segment_bytes: geometry.segment_bytes(),
         group: joined.group,
         promised: joined.promised,

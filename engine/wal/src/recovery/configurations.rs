@@ -4,15 +4,23 @@
 use synod_frame::{BodyHeader, ConfigurationBody, ConfigurationBodyError, RECORD_HEADER_BYTES, verify_body_in_record};
 use synod_protocol::{BodyId, Configuration, Configurations, Doubt, Slot};
 
-use super::RecoveredLog;
+use super::{RecoverError, RecoverOptions, RecoveredLog};
 use crate::format::{CONFIGURATION_BYTES_MAX, StoredConfiguration};
 use crate::index::IndexEntry;
+use crate::lsn::FileId;
 use crate::segment::record_bytes;
 use crate::store::SegmentStore;
 
 /// Reads the configurations of a log that was put together. What can't be read was lost: a chosen one has to be fetched
 /// before anything behind it counts, and an accepted one is in doubt.
-pub(super) fn read_all(store: &dyn SegmentStore, log: &mut RecoveredLog) {
+///
+/// # Errors
+/// If one of them wants a format that isn't read here.
+pub(super) fn read_all(
+    store: &dyn SegmentStore,
+    log: &mut RecoveredLog,
+    options: RecoverOptions,
+) -> Result<(), RecoverError> {
     let entries = log.index.iter_from(Slot(0)).filter(|entry| entry.body.kind.is_configuration());
     for entry in entries.copied().collect::<Vec<_>>() {
         match read(store, &entry) {
@@ -28,6 +36,17 @@ pub(super) fn read_all(store: &dyn SegmentStore, log: &mut RecoveredLog) {
             }
         }
     }
+    for stored in log.configuration.iter().chain(&log.configurations) {
+        let needed = match decode(stored) {
+            Ok((_, _, configuration)) => configuration.format,
+            Err(ConfigurationBodyError::Format { needed }) => needed,
+            Err(_) => continue,
+        };
+        let newest = log.segments.last().map_or(FileId(0), |segment| segment.file);
+        options.check_format(newest, needed)?;
+        log.format = log.format.max(needed);
+    }
+    Ok(())
 }
 
 fn read(store: &dyn SegmentStore, entry: &IndexEntry) -> Option<StoredConfiguration> {
@@ -41,7 +60,11 @@ fn read(store: &dyn SegmentStore, entry: &IndexEntry) -> Option<StoredConfigurat
     }
     let header = verify_body_in_record(&record).ok().filter(|header| header.handle().id == entry.body.id)?;
     let body = record.get(RECORD_HEADER_BYTES..)?.get(..entry.body.bytes as usize)?;
-    ConfigurationBody::decode(&header, body).ok()?;
+    match ConfigurationBody::decode(&header, body) {
+        // A newer build can: that is for the caller to say.
+        Ok(_) | Err(ConfigurationBodyError::Format { .. }) => {}
+        Err(_) => return None,
+    }
     (body.len() <= CONFIGURATION_BYTES_MAX).then(|| StoredConfiguration { slot: entry.body.first, body: body.to_vec() })
 }
 

@@ -10,6 +10,7 @@ use super::{Before, Pending, Wal};
 use crate::format::{Footer, GroupState, SegmentHeader, StoredConfiguration};
 use crate::lsn::{FileId, Lsn, SyncId, WriteId};
 use crate::pool::{CleanFile, PoolWork};
+use crate::recovery::decode_configuration;
 use crate::segment::BLOCK;
 
 impl Wal {
@@ -21,6 +22,22 @@ impl Wal {
     /// The configuration that the active segment's header holds: what survives, whatever is trimmed.
     pub(crate) fn header_configuration(&self) -> Option<Slot> {
         self.active.as_ref().and_then(|active| active.configuration)
+    }
+
+    /// The log will hold what only builds can read that read this format: headers say so from now on.
+    pub fn require_format(&mut self, format: u16) {
+        self.format = self.format.max(format);
+    }
+
+    pub(super) fn require_format_of(&mut self, stored: &StoredConfiguration) {
+        if let Ok((_, _, configuration)) = decode_configuration(stored) {
+            self.require_format(configuration.format);
+        }
+    }
+
+    /// The format that a build must read to read the log.
+    pub fn format(&self) -> u16 {
+        self.format
     }
 
     /// The next thing to do, until there is none.
@@ -302,6 +319,7 @@ impl Wal {
         let (follows, before_lost) = before.unwrap_or((Before { epoch: active, end: Lsn::ZERO, checksum: 0 }, false));
         let header = SegmentHeader {
             file: clean.file,
+            readable_by: self.format,
             identity: self.identity,
             epoch,
             previous_epoch: clean.previous_epoch,

@@ -100,10 +100,19 @@ pub(super) fn change_number(change: &MemberChange) -> u32 {
         MemberChange::Promote { force: false } => 2,
         MemberChange::Promote { force: true } => 3,
         MemberChange::Cancel => 4,
+        MemberChange::RaiseFormat { .. } => 5,
     }
 }
 
-pub(super) fn parse_change(number: u32, payload: &[u8]) -> Result<MemberChange, ClientMessageError> {
+/// The number that a change carries in its envelope.
+pub(super) fn change_argument(change: &MemberChange) -> u64 {
+    match change {
+        MemberChange::RaiseFormat { to } => u64::from(*to),
+        _ => 0,
+    }
+}
+
+pub(super) fn parse_change(number: u32, argument: u64, payload: &[u8]) -> Result<MemberChange, ClientMessageError> {
     let kind = ClientKind::Change;
     match number {
         1 => archive::with_aligned(payload, parse_replace),
@@ -111,6 +120,10 @@ pub(super) fn parse_change(number: u32, payload: &[u8]) -> Result<MemberChange, 
         2 => Ok(MemberChange::Promote { force: false }),
         3 => Ok(MemberChange::Promote { force: true }),
         4 => Ok(MemberChange::Cancel),
+        5 => match u16::try_from(argument) {
+            Ok(to) if to > synod_protocol::FORMAT_FIRST => Ok(MemberChange::RaiseFormat { to }),
+            _ => Err(ClientMessageError::Field { kind }),
+        },
         _ => Err(ClientMessageError::Field { kind }),
     }
 }

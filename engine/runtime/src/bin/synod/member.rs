@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use synod::client::Client;
 use synod::directory::{self, Bootstrapped};
 use synod::{
-    ConfigurationBody, GROUP, Member, MemberChange, MembersReport, Newcomer, NodeId, Slot, StoredBody,
+    ConfigurationBody, FORMAT_MAX, GROUP, Member, MemberChange, MembersReport, Newcomer, NodeId, Slot, StoredBody,
     StoredConfiguration,
 };
 use uuid::Uuid;
@@ -49,6 +49,9 @@ pub(crate) enum MemberCommand {
     Cancel(Plain),
     /// Make the learners members now.
     Promote(Promote),
+    /// Raise the format of the log, once every node runs a build that reads it. There is no way back: older builds can't read
+    /// the log any more.
+    RaiseFormat(RaiseFormat),
 }
 
 #[derive(Debug, clap::Args)]
@@ -118,6 +121,15 @@ pub(crate) struct Promote {
     force: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct RaiseFormat {
+    #[command(flatten)]
+    asking: Asking,
+    /// The new format; the newest that this build knows, if it isn't given.
+    #[arg(long, default_value_t = FORMAT_MAX, value_parser = clap::value_parser!(u16).range(2..))]
+    to: u16,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct NewcomerArgument(Newcomer);
 
@@ -178,6 +190,7 @@ impl MemberCommand {
             MemberCommand::Replace(replace) => replace.run(),
             MemberCommand::Cancel(cancel) => cancel.asking.change(MemberChange::Cancel),
             MemberCommand::Promote(promote) => promote.asking.change(MemberChange::Promote { force: promote.force }),
+            MemberCommand::RaiseFormat(raise) => raise.asking.change(MemberChange::RaiseFormat { to: raise.to }),
         }
     }
 }
@@ -267,6 +280,7 @@ fn print_members(report: &MembersReport) -> anyhow::Result<()> {
             content.accept_quorum,
             configuration.tolerance()
         )?;
+        writeln!(out, "format         {}", configuration.format)?;
         for (name, members) in [("member", &content.members), ("learner", &content.learners)] {
             for Member { node, incarnation } in members {
                 let store = Uuid::from_bytes(*incarnation);

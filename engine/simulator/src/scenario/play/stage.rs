@@ -255,6 +255,16 @@ impl Stage {
             }
             Command::Insist => self.change_members(Change::Promote { force: true })?,
             Command::Cancel => self.change_members(Change::Cancel)?,
+            Command::Build(name, format_max) => {
+                let node = self.node(name)?;
+                self.cluster.change_build(node, *format_max);
+            }
+            Command::Raise => {
+                let leader = self.node("leader")?;
+                if let Err(error) = self.cluster.raise_format_at(leader) {
+                    self.say(format!("{} refuses: {error}", self.name(leader)));
+                }
+            }
             Command::Count => self.count(),
             Command::Until(fact, span) => self.wait(line, fact, *span)?,
             Command::Expect(fact) => {
@@ -467,6 +477,11 @@ impl Stage {
                 members.sort_unstable();
                 let is = self.cluster.members();
                 unless(is.as_ref() == Some(&members), format!("the members are {is:?}, not {members:?}"))
+            }
+            Fact::Format(format) => {
+                let is = |node: usize| self.cluster.nodes()[node].status().map(|status| status.configuration.format);
+                let other = (0..self.cluster.nodes().len()).find(|node| is(*node).map(u64::from) != Some(*format));
+                unless(other.is_none(), format!("{} has another format", self.name(other.unwrap_or(0))))
             }
             Fact::Interrupted(name) => {
                 let left = self.cluster.interruptions_left(self.node(name)?);
