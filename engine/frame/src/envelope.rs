@@ -88,11 +88,12 @@ pub enum EnvelopeKind {
     SnapshotRefuse = 22,
     SnapshotFetch = 23,
     SnapshotChunk = 24,
+    SnapshotNeed = 25,
 }
 
 impl EnvelopeKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [EnvelopeKind; 24] = [
+    pub const ALL: [EnvelopeKind; 25] = [
         EnvelopeKind::PreVote,
         EnvelopeKind::PreVoteGranted,
         EnvelopeKind::Prepare,
@@ -117,6 +118,7 @@ impl EnvelopeKind {
         EnvelopeKind::SnapshotRefuse,
         EnvelopeKind::SnapshotFetch,
         EnvelopeKind::SnapshotChunk,
+        EnvelopeKind::SnapshotNeed,
     ];
 
     /// Whether the payload is the exact bytes of a body.
@@ -127,7 +129,15 @@ impl EnvelopeKind {
     /// Whether it is about snapshots, so that [`crate::decode_snapshot_message`] reads it and not
     /// [`crate::decode_message`].
     pub fn is_of_snapshots(self) -> bool {
-        self as u16 >= EnvelopeKind::SnapshotAsk as u16
+        matches!(
+            self,
+            EnvelopeKind::SnapshotAsk
+                | EnvelopeKind::SnapshotOffer
+                | EnvelopeKind::SnapshotRefuse
+                | EnvelopeKind::SnapshotFetch
+                | EnvelopeKind::SnapshotChunk
+                | EnvelopeKind::SnapshotNeed
+        )
     }
 
     fn from_number(number: u16) -> Option<EnvelopeKind> {
@@ -358,6 +368,6 @@ mod tests {
             assert_eq!(EnvelopeKind::from_number(kind as u16), Some(kind));
         }
         assert_eq!(EnvelopeKind::from_number(0), None);
-        assert_eq!(EnvelopeKind::from_number(25), None);
+        assert_eq!(EnvelopeKind::from_number(26), None);
     }
 }

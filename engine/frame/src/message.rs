@@ -441,7 +441,8 @@ fn parse(envelope: &Envelope, payload: &[u8]) -> Result<Message, MessageError> {
         | EnvelopeKind::SnapshotOffer
         | EnvelopeKind::SnapshotRefuse
         | EnvelopeKind::SnapshotFetch
-        | EnvelopeKind::SnapshotChunk) => return Err(MessageError::WrongFamily { kind }),
+        | EnvelopeKind::SnapshotChunk
+        | EnvelopeKind::SnapshotNeed) => return Err(MessageError::WrongFamily { kind }),
     })
 }
 

@@ -6,6 +6,7 @@
 //! | Offer | mark = position and checksum, identity = length (high) | |
 //! | Refuse | first = at least, reason, argument = position or microseconds | |
 //! | Fetch | mark = position and checksum, identity = length (high) and offset (low), part = bytes | |
+//! | Need | first = from, argument = progress | |
 //! | Chunk | as Fetch | the bytes, and zeros up to [`SNAPSHOT_PAYLOAD_MIN_BYTES`] |
 //!
 //! A chunk travels among bodies. Whoever reads those reads an envelope and a body's header in one go, so that nothing on that
@@ -14,7 +15,7 @@
 use std::time::Duration;
 
 use synod_protocol::limits::SNAPSHOT_CHUNK_BYTES;
-use synod_protocol::snapshot::{NoSnapshot, SnapshotId, SnapshotMessage};
+use synod_protocol::snapshot::{Hold, NoSnapshot, SnapshotId, SnapshotMessage};
 use synod_protocol::{Chain, Mark, NodeId, Slot};
 
 use crate::envelope::{Envelope, EnvelopeKind};
@@ -96,6 +97,7 @@ fn kind_of(message: &SnapshotMessage) -> EnvelopeKind {
         SnapshotMessage::Refuse { .. } => EnvelopeKind::SnapshotRefuse,
         SnapshotMessage::Fetch { .. } => EnvelopeKind::SnapshotFetch,
         SnapshotMessage::Chunk { .. } => EnvelopeKind::SnapshotChunk,
+        SnapshotMessage::Need { .. } => EnvelopeKind::SnapshotNeed,
     }
 }
 
@@ -111,6 +113,7 @@ fn fill(base: Envelope, message: &SnapshotMessage) -> Envelope {
         SnapshotMessage::Fetch { snapshot, offset, bytes } => {
             with_snapshot(Envelope { part: *bytes, ..base }, *snapshot, *offset)
         }
+        SnapshotMessage::Need { hold } => Envelope { first: hold.from, argument: hold.progress, ..base },
         SnapshotMessage::Chunk { snapshot, offset, data } => {
             with_snapshot(Envelope { part: data.len() as u32, ..base }, *snapshot, *offset)
         }
@@ -163,6 +166,9 @@ fn parse(envelope: &Envelope, payload: &[u8]) -> Result<SnapshotMessage, Message
                 return Err(MessageError::PayloadArchive { kind });
             }
             SnapshotMessage::Chunk { snapshot, offset, data: data.to_vec() }
+        }
+        EnvelopeKind::SnapshotNeed => {
+            SnapshotMessage::Need { hold: Hold { from: first_slot(envelope)?, progress: envelope.argument } }
         }
         _ => return Err(MessageError::WrongFamily { kind }),
     })

@@ -1,5 +1,7 @@
 //! Bounds of everything that a peer or a client can make grow.
 
+use std::time::Duration;
+
 /// Accepted bodies in one part of a promise.
 pub const PROMISE_PART_MAX: usize = 512;
 
@@ -45,3 +47,6 @@ pub const SNAPSHOT_FETCHES_MAX: u64 = 4;
 
 /// Longest snapshot, in bytes: what a peer names beyond is no honest number.
 pub const SNAPSHOT_BYTES_MAX: u64 = 1 << 50;
+
+/// How long a member that needs what is to be trimmed may stay where it is, before nobody waits for it any more.
+pub const HOLD_PATIENCE: Duration = Duration::from_secs(10);

@@ -91,6 +91,11 @@ pub enum SnapshotMessage {
         /// How many: at least one, at most [`crate::limits::SNAPSHOT_CHUNK_BYTES`], none beyond the end.
         bytes: u32,
     },
+    /// What the sender's state machine needs of the log: said to the leader, again and again.
+    Need {
+        /// What.
+        hold: Hold,
+    },
     /// Some bytes of a snapshot.
     Chunk {
         /// Of which.

@@ -144,7 +144,7 @@ fn messages() {
     check_all(&[
         ("message-prepare", &[(4, &[2])], "Version { found: 2 }"),
         ("message-prepare", &[(6, &[0])], "Kind { found: 0 }"),
-        ("message-prepare", &[(6, &[25])], "Kind { found: 25 }"),
+        ("message-prepare", &[(6, &[26])], "Kind { found: 26 }"),
         ("message-prepare", &[(8, &[1])], "PayloadBytes { kind: Prepare, payload_bytes: 1, minimum: 0, maximum: 0 }"),
         ("message-prepare", &[(12, &[1])], "UnusedField { kind: Prepare }"),
         ("message-prepare", &[(20, &[0; 4])], "Nobody"),
@@ -214,6 +214,8 @@ fn snapshot_messages() {
             &[(8, &[127, 0, 0, 0])],
             "PayloadBytes { kind: SnapshotChunk, payload_bytes: 127, minimum: 128, maximum: 262144 }",
         ),
+        ("message-snapshot-need", &[(80, &[0; 8])], "Field { kind: SnapshotNeed }"),
+        ("message-snapshot-need", &[(88, ONE)], "UnusedField { kind: SnapshotNeed }"),
         ("message-snapshot-chunk", &[(112, &[201])], "Field { kind: SnapshotChunk }"),
         ("message-snapshot-chunk", &[(112, &[199])], "PayloadArchive { kind: SnapshotChunk }"),
         ("message-snapshot-chunk", &[(112, &[0])], "Field { kind: SnapshotChunk }"),

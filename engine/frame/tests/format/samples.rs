@@ -15,7 +15,7 @@ use synod_protocol::delivery::{
     Answer, DeliveryLimits, DeliveryState, Refusal, SessionCommand, SessionId, Submitted, Terms, TicketCommand,
     TicketId,
 };
-use synod_protocol::snapshot::{NoSnapshot, SnapshotId, SnapshotMessage};
+use synod_protocol::snapshot::{Hold, NoSnapshot, SnapshotId, SnapshotMessage};
 use synod_protocol::{
     AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Doubt, Mark, Message, NodeId, RejectReason, Slot,
     TransferError,
@@ -215,6 +215,7 @@ pub(crate) fn snapshot_messages() -> Vec<(&'static str, SnapshotMessage)> {
         ("snapshot-refuse-failed", refuse(NoSnapshot::Failed)),
         ("snapshot-refuse-gone", refuse(NoSnapshot::Gone)),
         ("snapshot-fetch", SnapshotMessage::Fetch { snapshot, offset: 262_144, bytes: 262_144 }),
+        ("snapshot-need", SnapshotMessage::Need { hold: Hold { from: Slot(1111), progress: 0x5152 } }),
         ("snapshot-chunk", SnapshotMessage::Chunk { snapshot, offset: 262_144, data: data(200) }),
         ("snapshot-chunk-short", SnapshotMessage::Chunk { snapshot, offset: 262_144, data: data(3) }),
     ]

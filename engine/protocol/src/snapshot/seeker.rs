@@ -193,7 +193,7 @@ impl Seeker {
             SnapshotMessage::Offer { snapshot } => self.on_offer(now, from, snapshot),
             SnapshotMessage::Refuse { at_least, reason } => self.on_refuse(now, from, at_least, reason),
             SnapshotMessage::Chunk { snapshot, offset, data } => self.on_chunk(now, from, snapshot, offset, data),
-            SnapshotMessage::Ask { .. } | SnapshotMessage::Fetch { .. } => {}
+            SnapshotMessage::Ask { .. } | SnapshotMessage::Fetch { .. } | SnapshotMessage::Need { .. } => {}
         }
     }
 
