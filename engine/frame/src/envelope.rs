@@ -4,13 +4,16 @@
 //! or an archive whose checksum the envelope carries. A message uses some of the fields; all others are zero, and a
 //! receiver insists on that ([`crate::decode_message`]), so that every message has one encoding.
 
-use synod_protocol::limits::{BODY_BYTES_MAX, CONFIGURATION_BYTES_MAX, DOUBTS_MAX, PROMISE_PART_MAX};
+use synod_protocol::limits::{
+    BODY_BYTES_MAX, CONFIGURATION_BYTES_MAX, DOUBTS_MAX, PROMISE_PART_MAX, SNAPSHOT_CHUNK_BYTES,
+};
 use synod_protocol::{Ballot, BodyId, Chain, Mark, NodeId, Slot};
 use thiserror::Error;
 
 use crate::encode::EMPTY_BODY;
 use crate::layout::{ENVELOPE_BYTES, FORMAT_VERSION, GroupId, magic};
 use crate::message::{ACCEPTED_ROW_BYTES, DOUBT_ROW_BYTES, PROMISE_ROOT_BYTES};
+use crate::snapshot::SNAPSHOT_PAYLOAD_MIN_BYTES;
 
 /// First bytes of every envelope.
 const MAGIC: u32 = magic(b"SYNE");
@@ -80,11 +83,17 @@ pub enum EnvelopeKind {
     AskReadPoint = 17,
     ReadPoint = 18,
     Base = 19,
+    SnapshotAsk = 20,
+    SnapshotOffer = 21,
+    SnapshotRefuse = 22,
+    SnapshotFetch = 23,
+    SnapshotChunk = 24,
+    SnapshotNeed = 25,
 }
 
 impl EnvelopeKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [EnvelopeKind; 19] = [
+    pub const ALL: [EnvelopeKind; 25] = [
         EnvelopeKind::PreVote,
         EnvelopeKind::PreVoteGranted,
         EnvelopeKind::Prepare,
@@ -104,11 +113,31 @@ impl EnvelopeKind {
         EnvelopeKind::AskReadPoint,
         EnvelopeKind::ReadPoint,
         EnvelopeKind::Base,
+        EnvelopeKind::SnapshotAsk,
+        EnvelopeKind::SnapshotOffer,
+        EnvelopeKind::SnapshotRefuse,
+        EnvelopeKind::SnapshotFetch,
+        EnvelopeKind::SnapshotChunk,
+        EnvelopeKind::SnapshotNeed,
     ];
 
     /// Whether the payload is the exact bytes of a body.
     pub fn carries_body(self) -> bool {
         matches!(self, EnvelopeKind::Accept | EnvelopeKind::Chosen | EnvelopeKind::Supply)
+    }
+
+    /// Whether it is about snapshots, so that [`crate::decode_snapshot_message`] reads it and not
+    /// [`crate::decode_message`].
+    pub fn is_of_snapshots(self) -> bool {
+        matches!(
+            self,
+            EnvelopeKind::SnapshotAsk
+                | EnvelopeKind::SnapshotOffer
+                | EnvelopeKind::SnapshotRefuse
+                | EnvelopeKind::SnapshotFetch
+                | EnvelopeKind::SnapshotChunk
+                | EnvelopeKind::SnapshotNeed
+        )
     }
 
     fn from_number(number: u16) -> Option<EnvelopeKind> {
@@ -223,6 +252,7 @@ impl Envelope {
                 (0, (rows + PROMISE_ROOT_BYTES) as u32)
             }
             EnvelopeKind::Base => (0, CONFIGURATION_BYTES_MAX as u32),
+            EnvelopeKind::SnapshotChunk => (SNAPSHOT_PAYLOAD_MIN_BYTES, SNAPSHOT_CHUNK_BYTES),
             _ => (0, 0),
         }
     }
@@ -338,6 +368,6 @@ mod tests {
             assert_eq!(EnvelopeKind::from_number(kind as u16), Some(kind));
         }
         assert_eq!(EnvelopeKind::from_number(0), None);
-        assert_eq!(EnvelopeKind::from_number(20), None);
+        assert_eq!(EnvelopeKind::from_number(26), None);
     }
 }

@@ -46,6 +46,7 @@ mod layout;
 mod message;
 mod plan;
 mod record_buffer;
+mod snapshot;
 
 pub use batch::{Batch, BatchError};
 pub use body::{BODY_FIELDS, BodyError, BodyHeader, BodyLayout, stamp, verify_body_in_record, zero_padding};
@@ -65,3 +66,4 @@ pub use layout::{
 pub use message::{MessageError, decode_message, encode_message};
 pub use plan::{BodyBounds, CommandsPlan, PlanError, commands_fit};
 pub use record_buffer::RecordBuffer;
+pub use snapshot::{decode_snapshot_message, encode_snapshot_message};

@@ -171,6 +171,12 @@ pub enum MessageError {
         /// The message.
         kind: EnvelopeKind,
     },
+    /// A message about snapshots where one about the log is read, or the other way round.
+    #[error("{kind:?} is read as what it isn't")]
+    WrongFamily {
+        /// The message.
+        kind: EnvelopeKind,
+    },
     /// A field that this message doesn't use isn't zero.
     #[error("{kind:?} fills fields that it doesn't have")]
     UnusedField {
@@ -237,11 +243,11 @@ pub fn decode_message(envelope: &Envelope, payload: &[u8], body: Option<&BodyHan
     Ok(message)
 }
 
-fn payload_is_archive(envelope: &Envelope) -> bool {
+pub(crate) fn payload_is_archive(envelope: &Envelope) -> bool {
     envelope.payload_bytes > 0 && !envelope.kind.carries_body()
 }
 
-fn check_payload(envelope: &Envelope, payload: &[u8]) -> Result<(), MessageError> {
+pub(crate) fn check_payload(envelope: &Envelope, payload: &[u8]) -> Result<(), MessageError> {
     let kind = envelope.kind;
     if payload.len() != envelope.payload_bytes as usize {
         return Err(MessageError::PayloadBytes { kind, needed: envelope.payload_bytes, found: payload.len() });
@@ -278,7 +284,7 @@ fn kind_of(message: &Message) -> EnvelopeKind {
     }
 }
 
-fn blank(kind: EnvelopeKind) -> Envelope {
+pub(crate) fn blank(kind: EnvelopeKind) -> Envelope {
     Envelope {
         kind,
         payload_bytes: 0,
@@ -343,12 +349,12 @@ fn fill(base: Envelope, message: &Message) -> Envelope {
 }
 
 /// Two numbers in the field of an identity.
-fn two_numbers(high: u64, low: u64) -> BodyId {
+pub(crate) fn two_numbers(high: u64, low: u64) -> BodyId {
     BodyId(u128::from(high) << 64 | u128::from(low))
 }
 
 /// The inverse of [`two_numbers`].
-fn split_numbers(identity: BodyId) -> (u64, u64) {
+pub(crate) fn split_numbers(identity: BodyId) -> (u64, u64) {
     ((identity.0 >> 64) as u64, identity.0 as u64)
 }
 
@@ -431,6 +437,12 @@ fn parse(envelope: &Envelope, payload: &[u8]) -> Result<Message, MessageError> {
         kind @ (EnvelopeKind::Accept | EnvelopeKind::Chosen | EnvelopeKind::Supply) => {
             return Err(MessageError::BodyMissing { kind });
         }
+        kind @ (EnvelopeKind::SnapshotAsk
+        | EnvelopeKind::SnapshotOffer
+        | EnvelopeKind::SnapshotRefuse
+        | EnvelopeKind::SnapshotFetch
+        | EnvelopeKind::SnapshotChunk
+        | EnvelopeKind::SnapshotNeed) => return Err(MessageError::WrongFamily { kind }),
     })
 }
 
@@ -578,11 +590,11 @@ fn parse_accepted_row(row: &ArchivedAcceptedRow) -> Option<AcceptedBody> {
     valid.then_some(AcceptedBody { ballot, body })
 }
 
-fn mark(envelope: &Envelope) -> Result<Mark, MessageError> {
+pub(crate) fn mark(envelope: &Envelope) -> Result<Mark, MessageError> {
     envelope.mark().ok_or(MessageError::Field { kind: envelope.kind })
 }
 
-fn first_slot(envelope: &Envelope) -> Result<Slot, MessageError> {
+pub(crate) fn first_slot(envelope: &Envelope) -> Result<Slot, MessageError> {
     slot(envelope, envelope.first)
 }
 

@@ -19,6 +19,7 @@ pub mod limits;
 mod message;
 mod replica;
 mod slot;
+pub mod snapshot;
 mod time;
 
 pub use ballot::{Ballot, NodeId};

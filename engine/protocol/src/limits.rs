@@ -1,5 +1,7 @@
 //! Bounds of everything that a peer or a client can make grow.
 
+use std::time::Duration;
+
 /// Accepted bodies in one part of a promise.
 pub const PROMISE_PART_MAX: usize = 512;
 
@@ -36,3 +38,15 @@ pub const ACCEPTED_MAX: usize = 1 << 16;
 
 /// Barriers that a replica keeps waiting; one more is refused.
 pub const BARRIERS_MAX: usize = 1 << 14;
+
+/// Most bytes of a snapshot in one message.
+pub const SNAPSHOT_CHUNK_BYTES: u32 = 256 << 10;
+
+/// Chunks of a snapshot that are asked for and haven't come: enough for a link with some delay, little enough for memory.
+pub const SNAPSHOT_FETCHES_MAX: u64 = 4;
+
+/// Longest snapshot, in bytes: what a peer names beyond is no honest number.
+pub const SNAPSHOT_BYTES_MAX: u64 = 1 << 50;
+
+/// How long a member that needs what is to be trimmed may stay where it is, before nobody waits for it any more.
+pub const HOLD_PATIENCE: Duration = Duration::from_secs(10);

@@ -38,6 +38,7 @@ use crate::effect::{Append, AppendId, Effect, HaltReason, LogEntry};
 use crate::limits;
 use crate::message::{AcceptedBody, Doubt, Message, RejectReason};
 use crate::slot::Slot;
+use crate::snapshot::Hold;
 use crate::time::Instant;
 
 pub use barrier::BarrierError;
@@ -118,6 +119,8 @@ pub struct Replica {
     catch_up: CatchUp,
     /// Where a peer's log begins that was asked for more than it has; of no meaning below the mark.
     available: Slot,
+    /// What the state machine beside this replica needs, and since when it hasn't got on.
+    hold: Option<(Hold, Instant)>,
 
     appended: AppendId,
     durable: AppendId,
@@ -228,6 +231,8 @@ pub struct PeerStatus {
     pub behind: bool,
     /// Whether it had, at its last answer, everything that it had been told of.
     pub keeps_pace: bool,
+    /// The first slot that it, or a state machine that is driven there, may still need.
+    pub needs: Slot,
 }
 
 /// A view of the replica for operators and tests.
@@ -327,6 +332,7 @@ impl Replica {
             proving: VecDeque::new(),
             catch_up: CatchUp::default(),
             available: Slot(0),
+            hold: None,
             appended: AppendId(0),
             durable: AppendId(0),
             held: BTreeMap::new(),

@@ -95,13 +95,15 @@ pub struct Config {
 /// same settings, for any of them may lead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// Trim while the segments in use are longer than this, in bytes. Nothing is dropped that a member lacks.
+    /// Trim while the segments in use are longer than this, in bytes. Nothing is dropped that a member, or a state machine
+    /// that is driven there, lacks.
     pub bytes: Option<u64>,
     /// Trim segments in which everything is older than this, by the log's own time. Nothing is dropped that a member lacks.
     pub age: Option<Duration>,
     /// Above this, in bytes, trim also what some members lack, as long as a quorum has it. They are then *behind the
-    /// trim*: they go on voting, but can't catch up without a snapshot, which this version doesn't have. Without it a
-    /// member that is down holds the log, and disks fill up. At least `bytes`.
+    /// trim*: they go on voting, and their logs will begin where the others' do; a state machine there needs a snapshot
+    /// ([`crate::machine::SnapshotOptions`]). A member that is catching up, and gets on with it, is waited for until the log is
+    /// half as long again. Without a hard limit a member that is down holds the log, and disks fill up. At least `bytes`.
     pub hard_bytes: Option<u64>,
 }
 

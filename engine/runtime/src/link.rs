@@ -22,7 +22,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use synod_frame::{Channel, GroupId, encode_message};
+use synod_frame::{Channel, GroupId, encode_message, encode_snapshot_message};
+use synod_protocol::snapshot::SnapshotMessage;
 use synod_protocol::{Message, NodeId, Slot};
 use synod_wal::Frame;
 
@@ -38,6 +39,9 @@ use outbox::{Outbox, Parcel};
 pub(crate) trait Carrier {
     /// Takes a message, with the exact bytes of its body; false if it was dropped.
     fn carry(&self, to: NodeId, message: &Message, body: Option<&[u8]>) -> bool;
+
+    /// Takes a message about snapshots; false if it was dropped.
+    fn carry_snapshot(&self, to: NodeId, message: &SnapshotMessage) -> bool;
 }
 
 /// The outgoing side towards one peer.
@@ -96,6 +100,20 @@ impl Link {
         }
         let (envelope, payload) = encode_message(self.group, self.node, self.peer, Slot(0), message);
         outbox.push(Parcel { envelope, payload, body })
+    }
+
+    /// Hands over a message about snapshots; false if it was dropped. Chunks travel among bodies.
+    pub(crate) fn send_snapshot(&self, message: &SnapshotMessage) -> bool {
+        if let Some(carrier) = &self.carrier {
+            return carrier.carry_snapshot(self.peer, message);
+        }
+        let is_chunk = matches!(message, SnapshotMessage::Chunk { .. });
+        let outbox = if is_chunk { &self.bulk } else { &self.control };
+        if !outbox.is_open() {
+            return false;
+        }
+        let (envelope, payload) = encode_snapshot_message(self.group, self.node, self.peer, message);
+        outbox.push(Parcel { envelope, payload, body: None })
     }
 
     /// Forgets what waits to be sent.

@@ -17,6 +17,7 @@ use synod_protocol::{Mark, NodeId, Slot, SlotRange};
 
 use crate::error::{AppendError, BarrierError, MembershipError, SessionError, TicketError, TransferError, TrimError};
 use crate::intake::{Intake, Outcome, Submission, Work};
+use crate::machine::exchange::Exchange;
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
 use crate::reader::Reader;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) bounds: BodyBounds,
     /// Where appends go while another node leads.
     pub(crate) forward: Option<Log>,
+    /// Snapshots of what is made of this log.
+    pub(crate) exchange: Exchange,
 }
 
 impl Shared {
@@ -114,6 +117,10 @@ pub struct Log {
 impl Log {
     pub(crate) fn new(shared: Arc<Shared>) -> Log {
         Log { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Appends one command and gives its slot once it is chosen, durable on a quorum, and delivered.

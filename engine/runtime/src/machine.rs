@@ -8,10 +8,15 @@
 //! time of a command, the same on every replica, is in [`Command::time_us`].
 //!
 //! What the log has trimmed away, a machine that lacks it gets by a snapshot of another replica's machine. Writing and
-//! reading one is the machine's part; how its bytes get from one node to another is the part of a [`SnapshotSource`].
+//! reading one is the machine's part. Its bytes come from a peer, if the driver is given a directory for them
+//! ([`SnapshotOptions`]): in chunks, going on where a transfer broke off, and checked as a whole and made durable before the
+//! machine sees them. A crash in the middle does no harm. From elsewhere they come by a [`SnapshotSource`].
 
 mod driver;
+pub(crate) mod exchange;
 mod results;
+mod snapshots;
+mod store;
 
 use std::io::{self, Read, Write};
 
@@ -20,6 +25,8 @@ use synod_protocol::{BodyKind, Slot};
 use crate::reader::{Entry, SharedBody};
 
 pub use driver::{DriveError, Driver, DriverOptions, ExecuteError, QueryError, SnapshotError};
+pub use snapshots::{Refused, Search, SnapshotOptions, SnapshotsError};
+pub use synod_protocol::snapshot::NoSnapshot;
 
 /// What a log drives; see the module [`machine`](crate::machine).
 ///

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use synod_frame::client::{MemberChange, MembersReport};
+use synod_protocol::snapshot::SnapshotMessage;
 use synod_protocol::{Mark, NodeId, Slot};
 
 use crate::error::{BarrierError, MembershipError, ReadError, TransferError, TrimError};
@@ -69,6 +70,13 @@ pub(crate) enum Request {
         change: MemberChange,
         /// Where the slot of the configuration goes.
         reply: oneshot::Sender<Result<Slot, MembershipError>>,
+    },
+    /// Tell a peer something about snapshots, or all of them.
+    SendSnapshot {
+        /// Whom.
+        to: Option<NodeId>,
+        /// What.
+        message: SnapshotMessage,
     },
     /// End the shard.
     Stop,

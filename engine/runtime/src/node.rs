@@ -35,6 +35,7 @@ use crate::intake::Intake;
 use crate::link::accept::{Connections, serve_peers};
 use crate::link::{Identity, Link};
 use crate::log::{Log, Shared};
+use crate::machine::exchange::Exchange;
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
 use crate::probe::probe;
@@ -447,6 +448,7 @@ pub(crate) async fn assemble(config: &Config, parts: Parts<'_>, tasks: &Rc<Tasks
         meters,
         bounds,
         forward,
+        exchange: Exchange::default(),
     });
     let shard = Rc::new(Shard::new(settings, clock, Rc::clone(tasks), shared, links, replica));
     shard.open_files(&facts.files).await.map_err(|(path, source)| StartError::Segment { path, source })?;

@@ -45,6 +45,7 @@ use thiserror::Error;
 use crate::error::AppendError;
 use crate::intake::Intake;
 use crate::log::{Log, Shared};
+use crate::machine::exchange::Exchange;
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
 use crate::seam::plain;
@@ -156,6 +157,7 @@ impl Remote {
             meters: Arc::new(Meters::new()),
             bounds: BodyBounds::LARGEST,
             forward: None,
+            exchange: Exchange::remote(),
         });
         shared.intake.open();
         let for_thread = Arc::clone(&shared);

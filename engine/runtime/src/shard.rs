@@ -18,6 +18,7 @@ pub(crate) mod membership;
 mod readers;
 mod requests;
 mod retention;
+mod snapshots;
 
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -125,6 +126,8 @@ struct Core {
     membership_version: u64,
     /// When to keep again what was seen of peers.
     keep_seen_at: Instant,
+    /// When to tell the leader again what the machines need.
+    tell_hold_at: Instant,
     /// The last attempt to make a segment file failed, and that was logged.
     file_failing: bool,
     status_at: Instant,
@@ -167,6 +170,7 @@ impl Shard {
             file_retry_at: None,
             membership_version: 0,
             keep_seen_at: Instant(0),
+            tell_hold_at: Instant(0),
             file_failing: false,
             status_at: Instant(0),
         };
@@ -439,6 +443,7 @@ impl Shard {
         core.counters.unknown += core.in_flight.expire(now, self.settings.unknown_after);
         core.waiting.expire(now);
         core.readers.forget_gone();
+        self.keep_hold(core, now);
         self.keep_within_bounds(core, now);
         self.follow_up(core, now);
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use futures_lite::Stream;
 use futures_lite::future::{block_on, poll_fn};
 
-use synod_protocol::NodeId;
+use synod_protocol::{NodeId, Slot};
 
 use crate::log::Shared;
 use crate::status::Status;
@@ -53,6 +53,11 @@ impl Board {
     pub(crate) fn leader(&self) -> (NodeId, Option<NodeId>) {
         let state = self.lock();
         (state.status.node, state.status.leader)
+    }
+
+    /// The first slot of the log.
+    pub(crate) fn base(&self) -> Slot {
+        self.lock().status.base
     }
 
     /// Changes it without waking anybody: [`Board::publish`] follows soon.

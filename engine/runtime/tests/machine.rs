@@ -1,10 +1,12 @@
 //! State machines driven by a log: exactly once, across failures of the machine, crashes of nodes, and trims.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use synod::machine::{
-    Command, Commands, DriveError, Driver, DriverOptions, ExecuteError, QueryError, SnapshotSource, StateMachine,
+    Command, Commands, DriveError, Driver, DriverOptions, ExecuteError, NoSnapshot, QueryError, SnapshotError,
+    SnapshotOptions, SnapshotSource, SnapshotsError, StateMachine,
 };
 use synod::testing::Cluster;
 use synod::{AppendOptions, Retry, Slot};
@@ -191,4 +193,100 @@ fn what_is_trimmed_comes_by_a_snapshot() {
     let late = Driver::start(cluster.log(leader), Words::new(&Arc::default()), options).expect("it starts");
     assert_eq!(late.query_fresh_blocking(Words::all), driver.query_fresh_blocking(Words::all));
     assert_eq!(late.execute_blocking("e"), Ok(5));
+}
+
+/// Waits until a driver's machine has all these words.
+fn wait_for_words(driver: &Driver<Words>, words: &[String]) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while driver.query_local_blocking(Words::all).expect("it runs") != words {
+        assert!(std::time::Instant::now() < deadline, "{:?} {:?}", driver.search(), driver.error());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Words so long that a snapshot of some of them has several chunks.
+fn long_word(number: usize) -> String {
+    format!("{number:06}-").repeat(10_000)
+}
+
+fn exchanging(cluster: &Cluster, node: synod::NodeId, machine: Words, directory: &Path) -> Driver<Words> {
+    let directory = directory.join(format!("snapshots-{}", node.0));
+    let exchange = SnapshotOptions { patience: None, ..SnapshotOptions::in_directory(directory) };
+    let options = DriverOptions { exchange: Some(exchange), ..DriverOptions::default() };
+    Driver::start(cluster.log(node), machine, options).expect("it starts")
+}
+
+#[test]
+fn a_machine_behind_the_trim_gets_a_peers_snapshot() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::start(3).expect("it starts");
+    let leader = cluster.wait_for_leader();
+    let driver = exchanging(&cluster, leader, Words::new(&Arc::default()), directory.path());
+    for number in 0..20 {
+        driver.execute_blocking(long_word(number)).expect("applied");
+    }
+    cluster.wait_until_level();
+    let position = driver.position();
+    driver.log().trim_blocking(position).expect("agreed");
+
+    // A machine that begins anew on a follower lacks all of that. Nobody has a snapshot: the leader writes one.
+    let follower = *cluster.nodes().iter().find(|node| **node != leader).expect("three nodes");
+    let stored: Arc<Mutex<Stored>> = Arc::default();
+    let late = exchanging(&cluster, follower, Words::new(&stored), directory.path());
+    wait_for_words(&late, &driver.query_local_blocking(Words::all).expect("it runs"));
+    driver.execute_blocking("more").expect("applied");
+    assert_eq!(late.query_fresh_blocking(Words::all), driver.query_fresh_blocking(Words::all));
+    assert_eq!((late.search(), stored.lock().unwrap().words.len()), (None, 21));
+
+    // A second driver of the same log would give away what another machine makes of it.
+    let other = SnapshotOptions::in_directory(directory.path().join("other"));
+    let options = |exchange| DriverOptions { exchange: Some(exchange), ..DriverOptions::default() };
+    let refused = Driver::start(cluster.log(leader), Words::new(&Arc::default()), options(other.clone()));
+    assert!(matches!(refused, Err(DriveError::Snapshots(SnapshotsError::Taken { .. }))));
+    let slow = SnapshotOptions { bytes_per_second: 5, ..other };
+    let refused = Driver::start(cluster.log(leader), Words::new(&Arc::default()), options(slow));
+    assert!(matches!(refused, Err(DriveError::Snapshots(SnapshotsError::Range { .. }))));
+
+    // What was fetched lies there: a machine that lost everything needs nobody for it.
+    drop(late);
+    cluster.isolate(leader);
+    *stored.lock().unwrap() = Stored::default();
+    let again = exchanging(&cluster, follower, Words::new(&stored), directory.path());
+    wait_for_words(&again, &driver.query_local_blocking(Words::all).expect("it runs"));
+}
+
+#[test]
+fn whoever_has_none_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let cluster = Cluster::start(3).expect("it starts");
+    let leader = cluster.wait_for_leader();
+    // It doesn't exchange, so it gives none.
+    let driver = start(&cluster, leader, Words::new(&Arc::default()));
+    for word in ["a", "b", "c"] {
+        driver.execute_blocking(word).expect("applied");
+    }
+    let position = driver.position();
+    cluster.wait_until_level();
+    driver.log().trim_blocking(position).expect("agreed");
+    assert!(matches!(driver.keep_snapshot_blocking(), Err(SnapshotError::NoDirectory)));
+
+    let exchange = SnapshotOptions {
+        patience: Some(std::time::Duration::from_millis(1500)),
+        ..SnapshotOptions::in_directory(directory.path().join("snapshots"))
+    };
+    let options = DriverOptions { exchange: Some(exchange), ..DriverOptions::default() };
+    let follower = *cluster.nodes().iter().find(|node| **node != leader).expect("three nodes");
+    let late = Driver::start(cluster.log(follower), Words::new(&Arc::default()), options).expect("it starts");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while late.error().is_none() {
+        assert!(std::time::Instant::now() < deadline, "{:?}", late.search());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    match late.stop() {
+        Err(DriveError::NoSnapshot { at_least, refused }) => {
+            assert!(at_least > Slot::FIRST && at_least <= position, "{at_least}");
+            assert!(refused.0.contains(&(leader, NoSnapshot::NoMachine)), "{refused}");
+        }
+        other => panic!("{:?}", other.map(|_| ())),
+    }
 }

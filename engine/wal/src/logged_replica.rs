@@ -23,6 +23,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use synod_frame::{BodyHeader, GroupId, verify_body_in_record};
+use synod_protocol::snapshot::Hold;
 use synod_protocol::{
     AppendId, BarrierError, BarrierId, BodyHandle, Effect, Instant, Mark, Message, NodeId, Opening, ProposeError,
     Replica, Slot, TransferError, TrimError,
@@ -393,6 +394,16 @@ impl<P: Buffers> LoggedReplica<P> {
         let agreed = self.prepare_trim(upto).and_then(|upto| self.replica.trim_past(upto));
         self.drain(now);
         agreed
+    }
+
+    /// What the state machine beside this replica needs; see [`Replica::set_hold`].
+    pub fn set_hold(&mut self, now: Instant, hold: Option<Hold>) {
+        self.replica.set_hold(now, hold);
+    }
+
+    /// What the state machine beside a peer needs; see [`Replica::note_hold`].
+    pub fn note_hold(&mut self, now: Instant, from: NodeId, hold: Hold) {
+        self.replica.note_hold(now, from, hold);
     }
 
     /// Begins a barrier; see [`Replica::barrier`].

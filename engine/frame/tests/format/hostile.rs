@@ -152,7 +152,7 @@ fn messages() {
     check_all(&[
         ("message-prepare", &[(4, &[2])], "Version { found: 2 }"),
         ("message-prepare", &[(6, &[0])], "Kind { found: 0 }"),
-        ("message-prepare", &[(6, &[20])], "Kind { found: 20 }"),
+        ("message-prepare", &[(6, &[26])], "Kind { found: 26 }"),
         ("message-prepare", &[(8, &[1])], "PayloadBytes { kind: Prepare, payload_bytes: 1, minimum: 0, maximum: 0 }"),
         ("message-prepare", &[(12, &[1])], "UnusedField { kind: Prepare }"),
         ("message-prepare", &[(20, &[0; 4])], "Nobody"),
@@ -191,6 +191,44 @@ fn messages() {
         ("message-promise", &[(320 + 61, &[1])], "Accepted { index: 3 }"),
         ("message-promise", &[(-4, &[3])], "PayloadArchive { kind: Promise }"),
         ("message-promise", &[(-4, &[0xff; 4])], "PayloadArchive { kind: Promise }"),
+    ]);
+}
+
+#[test]
+fn snapshot_messages() {
+    check_all(&[
+        ("message-snapshot-ask", &[(80, &[0; 8])], "Field { kind: SnapshotAsk }"),
+        ("message-snapshot-ask", &[(64, ONE)], "UnusedField { kind: SnapshotAsk }"),
+        ("message-snapshot-ask", &[(96, ONE)], "UnusedField { kind: SnapshotAsk }"),
+        ("message-snapshot-ask-wanted", &[(88, ONE)], "UnusedField { kind: SnapshotAsk }"),
+        ("message-snapshot-ask", &[(48, ONE)], "UnusedField { kind: SnapshotAsk }"),
+        ("message-prepare", &[(6, &[20])], "UnusedField { kind: SnapshotAsk }"),
+        ("message-snapshot-offer", &[(56, &[0; 8])], "Field { kind: SnapshotOffer }"),
+        ("message-snapshot-offer", &[(88, ONE)], "UnusedField { kind: SnapshotOffer }"),
+        ("message-snapshot-refuse-gone", &[(120, &[0])], "Reason { found: 0 }"),
+        ("message-snapshot-refuse-gone", &[(120, &[7])], "Reason { found: 7 }"),
+        ("message-snapshot-refuse-gone", &[(104, ONE)], "UnusedField { kind: SnapshotRefuse }"),
+        ("message-snapshot-fetch", &[(112, &[0; 4])], "Field { kind: SnapshotFetch }"),
+        ("message-snapshot-fetch", &[(112, &[1, 0, 4, 0])], "Field { kind: SnapshotFetch }"),
+        ("message-snapshot-fetch", &[(88, &[0xff; 8])], "Field { kind: SnapshotFetch }"),
+        ("message-snapshot-fetch", &[(96, &[0; 8])], "Field { kind: SnapshotFetch }"),
+        (
+            "message-snapshot-chunk",
+            &[(8, &[1, 0, 4, 0])],
+            "PayloadBytes { kind: SnapshotChunk, payload_bytes: 262145, minimum: 128, maximum: 262144 }",
+        ),
+        (
+            "message-snapshot-chunk",
+            &[(8, &[127, 0, 0, 0])],
+            "PayloadBytes { kind: SnapshotChunk, payload_bytes: 127, minimum: 128, maximum: 262144 }",
+        ),
+        ("message-snapshot-need", &[(80, &[0; 8])], "Field { kind: SnapshotNeed }"),
+        ("message-snapshot-need", &[(88, ONE)], "UnusedField { kind: SnapshotNeed }"),
+        ("message-snapshot-chunk", &[(112, &[201])], "Field { kind: SnapshotChunk }"),
+        ("message-snapshot-chunk", &[(112, &[199])], "PayloadArchive { kind: SnapshotChunk }"),
+        ("message-snapshot-chunk", &[(112, &[0])], "Field { kind: SnapshotChunk }"),
+        ("message-snapshot-chunk-short", &[(-1, &[1])], "PayloadArchive { kind: SnapshotChunk }"),
+        ("message-snapshot-chunk-short", &[(112, &[2])], "PayloadArchive { kind: SnapshotChunk }"),
     ]);
 }
 

@@ -3,9 +3,10 @@
 use synod_frame::client::{self, ClientEnvelope};
 use synod_frame::{
     Batch, BodyHeader, BodyLayout, CommandsView, ConfigurationBody, ENVELOPE_BYTES, Envelope, HELLO_BYTES, Hello,
-    HelloReply, Origin, RECORD_HEADER_BYTES, RecordBuffer, Submission, decode_message, decode_session, decode_ticket,
-    encode_commands, encode_configuration, encode_message, encode_noop, encode_session, encode_ticket, encode_trim,
-    encode_trim_with_state, stamp, trim_state, verify_body_in_record, zero_padding,
+    HelloReply, Origin, RECORD_HEADER_BYTES, RecordBuffer, Submission, decode_message, decode_session,
+    decode_snapshot_message, decode_ticket, encode_commands, encode_configuration, encode_message, encode_noop,
+    encode_session, encode_snapshot_message, encode_ticket, encode_trim, encode_trim_with_state, stamp, trim_state,
+    verify_body_in_record, zero_padding,
 };
 use synod_protocol::BodyKind;
 
@@ -124,6 +125,11 @@ pub(crate) fn read_commands(
 fn recode_message(bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
     let envelope = Envelope::decode(bytes)?;
     let payload = exactly(&bytes[ENVELOPE_BYTES..], envelope.payload_bytes as usize)?;
+    if envelope.kind.is_of_snapshots() {
+        let message = decode_snapshot_message(&envelope, payload)?;
+        let (again, payload) = encode_snapshot_message(envelope.group, envelope.from, envelope.to, &message);
+        return Ok([&again[..], &payload].concat());
+    }
     let body = match envelope.kind.carries_body() {
         true => Some(receive_body(payload)?.0.handle()),
         false => None,

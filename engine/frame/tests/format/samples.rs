@@ -8,13 +8,14 @@ use synod_frame::client::{
 };
 use synod_frame::{
     Batch, Channel, ConfigurationBody, GroupId, Hello, HelloRefusal, HelloReply, Member, Origin, RecordBuffer,
-    Submission, encode_commands, encode_configuration, encode_message, encode_noop, encode_session, encode_ticket,
-    encode_trim, encode_trim_with_state, stamp,
+    Submission, encode_commands, encode_configuration, encode_message, encode_noop, encode_session,
+    encode_snapshot_message, encode_ticket, encode_trim, encode_trim_with_state, stamp,
 };
 use synod_protocol::delivery::{
     Answer, DeliveryLimits, DeliveryState, Refusal, SessionCommand, SessionId, Submitted, Terms, TicketCommand,
     TicketId,
 };
+use synod_protocol::snapshot::{Hold, NoSnapshot, SnapshotId, SnapshotMessage};
 use synod_protocol::{
     AcceptedBody, Ballot, BodyHandle, BodyId, BodyKind, Chain, Doubt, Mark, Message, NodeId, RejectReason, Slot,
     TransferError,
@@ -36,6 +37,10 @@ pub(crate) fn all() -> Vec<Sample> {
         let attached = message.body().map(|handle| body_named(handle.id)).unwrap_or_default();
         let (envelope, payload) = encode_message(GroupId(3), NodeId(1), NodeId(2), Slot(40), &message);
         sample("message", name, Reader::Message, [&envelope[..], &payload, &attached].concat())
+    }));
+    samples.extend(snapshot_messages().into_iter().map(|(name, message)| {
+        let (envelope, payload) = encode_snapshot_message(GroupId(3), NodeId(1), NodeId(2), &message);
+        sample("message", name, Reader::Message, [&envelope[..], &payload].concat())
     }));
     samples.push(sample("hello", "node", Reader::Hello, hello().encode().to_vec()));
     let listening = Hello { configuration: Slot(1108), port: 7001, stable: Slot(1100), ..hello() };
@@ -213,6 +218,27 @@ pub(crate) fn bodies() -> Vec<(&'static str, Body)> {
 fn body_named(id: BodyId) -> Vec<u8> {
     let found = bodies().into_iter().find(|(_, body)| body.handle.id == id);
     found.expect("samples name bodies among the samples").1.bytes
+}
+
+pub(crate) fn snapshot_messages() -> Vec<(&'static str, SnapshotMessage)> {
+    let snapshot = SnapshotId { position: Slot(1110), bytes: 0x4142_4344_4546, checksum: mark().chain.0 };
+    let refuse = |reason| SnapshotMessage::Refuse { at_least: Slot(1100), reason };
+    let data = |bytes: u8| (0..bytes).map(|byte| byte ^ 0x5a).collect();
+    vec![
+        ("snapshot-ask", SnapshotMessage::Ask { at_least: Slot(1100), wanted: None }),
+        ("snapshot-ask-wanted", SnapshotMessage::Ask { at_least: Slot(1100), wanted: Some(snapshot) }),
+        ("snapshot-offer", SnapshotMessage::Offer { snapshot }),
+        ("snapshot-refuse-making", refuse(NoSnapshot::Making)),
+        ("snapshot-refuse-busy", refuse(NoSnapshot::Busy { retry_after: Duration::from_millis(1500) })),
+        ("snapshot-refuse-behind", refuse(NoSnapshot::Behind { position: Slot(1099) })),
+        ("snapshot-refuse-no-machine", refuse(NoSnapshot::NoMachine)),
+        ("snapshot-refuse-failed", refuse(NoSnapshot::Failed)),
+        ("snapshot-refuse-gone", refuse(NoSnapshot::Gone)),
+        ("snapshot-fetch", SnapshotMessage::Fetch { snapshot, offset: 262_144, bytes: 262_144 }),
+        ("snapshot-need", SnapshotMessage::Need { hold: Hold { from: Slot(1111), progress: 0x5152 } }),
+        ("snapshot-chunk", SnapshotMessage::Chunk { snapshot, offset: 262_144, data: data(200) }),
+        ("snapshot-chunk-short", SnapshotMessage::Chunk { snapshot, offset: 262_144, data: data(3) }),
+    ]
 }
 
 pub(crate) fn messages() -> Vec<(&'static str, Message)> {

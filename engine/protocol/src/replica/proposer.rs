@@ -1,6 +1,7 @@
 //! The leader: closing what earlier ballots left open, phase 2 pipelined within window and alpha, retransmission.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use super::barrier::Question;
 use super::peer::Peer;
@@ -169,6 +170,7 @@ impl Leadership {
             full: peer.full,
             behind: peer.is_behind(trimmed),
             keeps_pace: peer.keeps_pace,
+            needs: peer.needs(trimmed),
         };
         self.peers.iter().map(status).collect()
     }
@@ -579,12 +581,12 @@ impl Replica {
             return;
         }
         let told = leadership.beats.iter().find(|(number, _)| *number == beat).map(|(_, slot)| *slot);
+        let away = leadership.peers.get(&from).map_or(Duration::ZERO, |peer| now.since(peer.heard));
         let Some(peer) = leadership.peer_heard(now, from) else { return };
         peer.mark = peer.mark.max(mark.slot);
         if beat > peer.beat {
             peer.beat = beat;
-            // Less than before, if its log was damaged since: what it has lost must not be trimmed.
-            peer.stable = stable.min(mark.slot);
+            peer.claims_stable(now, stable.min(mark.slot), away);
             peer.full = full;
             peer.keeps_pace = told.is_some_and(|slot| peer.mark >= slot);
         }
@@ -606,6 +608,7 @@ impl Replica {
     }
 
     pub(super) fn leader_timeout(&mut self, now: Instant) {
+        self.forget_silent_holds(now);
         let patience = self.settings.election_timeout.saturating_mul(2);
         let Some(leadership) = self.leadership() else { return };
         // What phase 1 revealed may have died with the only node that has it: another prepare quorum will tell.

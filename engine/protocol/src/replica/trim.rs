@@ -6,14 +6,27 @@
 //! away holds the log. A trim *past* members leaves what a quorum lacks. Whoever isn't part of that quorum is *behind the
 //! trim*: it keeps its votes, its promises and what it accepts, but never learns what it lacks, nor seeks to lead, until it has
 //! installed what another log begins with.
+//!
+//! A state machine beside a replica may lack more than the replica does: what it hasn't applied, or what comes behind the
+//! snapshot that is on its way to it. Its driver says so ([`Hold`]), and an ordinary trim leaves that as well. A trim past members
+//! should wait for those who are *catching up*, as long as they get on ([`Replica::catching_up`]): else a log that grows
+//! fast enough would leave them behind again and again.
 
 use thiserror::Error;
+
+use std::time::Duration;
 
 use super::peer::Peer;
 use super::proposer::Leadership;
 use super::{NodeId, Replica, RoleState, Slot};
 use crate::body::BodyKind;
 use crate::effect::Effect;
+use crate::limits::HOLD_PATIENCE;
+use crate::snapshot::Hold;
+use crate::time::Instant;
+
+/// What a peer's machine needs is forgotten if the peer doesn't say it again for so long: it is driven no more.
+const HOLD_SILENCE: Duration = Duration::from_secs(3);
 
 /// Why nothing can be trimmed now.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -45,6 +58,13 @@ impl Peer {
         self.has_answered() && self.stable < trimmed
     }
 
+    /// The first slot that it may still need: of its log, or for its machine. A machine for which the log doesn't go back
+    /// far enough needs a snapshot, and none of the log until then.
+    pub(super) fn needs(&self, trimmed: Slot) -> Slot {
+        let machine = self.hold.map(|(hold, _)| hold.from).filter(|from| *from >= trimmed);
+        machine.map_or(self.stable, |from| from.min(self.stable))
+    }
+
     /// Whether it has answered a heartbeat of this leadership.
     pub(super) fn has_answered(&self) -> bool {
         self.beat > 0
@@ -73,11 +93,53 @@ impl Replica {
         self.propose_trim(upto, held)
     }
 
+    /// What the state machine beside this replica needs by now; none if there is none. A leader keeps it from ordinary trims;
+    /// a follower's driver also has to tell the leader, which calls [`Replica::note_hold`].
+    pub fn set_hold(&mut self, now: Instant, hold: Option<Hold>) {
+        let gets_on = match (self.hold, hold) {
+            (Some((before, _)), Some(hold)) => hold.from > before.from || hold.progress > before.progress,
+            _ => true,
+        };
+        let since = self.hold.map_or(now, |(_, since)| if gets_on { now } else { since });
+        self.hold = hold.map(|hold| (hold, since));
+    }
+
+    /// What the state machine beside a peer needs, as that peer has said. Only a leader takes note.
+    pub fn note_hold(&mut self, now: Instant, from: NodeId, hold: Hold) {
+        if let Some(peer) = self.leadership().and_then(|leadership| leadership.peers.get_mut(&from)) {
+            peer.claims_need(now, hold);
+        }
+    }
+
+    /// Of the members that need some of the log and have got on with it in the last [`HOLD_PATIENCE`], the one that needs
+    /// the lowest slot, and that slot: what a trim past members should leave, within reason. One that is behind the trim and
+    /// has been heard of installs, and needs what is left. This replica's own machine counts as well.
+    pub fn catching_up(&self, now: Instant) -> Option<(NodeId, Slot)> {
+        let gets_on = |since: Instant| now.since(since) < HOLD_PATIENCE;
+        let own = self.hold.filter(|(hold, since)| hold.from >= self.trimmed && gets_on(*since));
+        let own = own.map(|(hold, _)| (self.node, hold.from));
+        let RoleState::Leader(leadership) = &self.role else { return own };
+        let peers = leadership.peers.iter().filter(|(_, peer)| peer.has_answered() && gets_on(peer.progressed));
+        let peers = peers.map(|(node, peer)| (*node, peer.needs(self.trimmed).max(self.trimmed)));
+        peers.chain(own).min_by_key(|(node, slot)| (*slot, *node))
+    }
+
+    /// Forgets what machines needed that are driven no more.
+    pub(super) fn forget_silent_holds(&mut self, now: Instant) {
+        if let Some(leadership) = self.leadership() {
+            for peer in leadership.peers.values_mut() {
+                peer.hold.take_if(|(_, said)| now.since(*said) > HOLD_SILENCE);
+            }
+        }
+    }
+
     /// The first slot that some member may still need, as a leader knows it: what [`Replica::trim`] can't go beyond.
     pub fn held_by_all(&self) -> Slot {
-        let proved = self.proved_by_members();
+        let proved = self.needed_by_members();
         // As long as a quorum is not behind, those that are have nothing to wait for.
-        let (mut votes, mut held) = (Vec::new(), self.proved);
+        let own = self.hold.map(|(hold, _)| hold.from).filter(|from| *from >= self.trimmed);
+        let own = own.map_or(self.proved, |from| from.min(self.proved));
+        let (mut votes, mut held) = (Vec::new(), own);
         for (node, slot, behind) in &proved {
             if !behind {
                 votes.push(*node);
@@ -87,7 +149,7 @@ impl Replica {
         if self.is_trim_quorum(&votes) {
             return held;
         }
-        proved.iter().map(|(_, slot, _)| *slot).fold(self.proved, Slot::min)
+        proved.iter().map(|(_, slot, _)| *slot).fold(own, Slot::min)
     }
 
     /// The first slot that this replica, or every quorum, may still need: what [`Replica::trim_past`] can't go beyond.
@@ -107,6 +169,14 @@ impl Replica {
     /// If this replica is behind the trim: where the log begins that a peer still has.
     pub fn behind(&self) -> Option<Slot> {
         (self.available > self.mark.slot).then_some(self.available)
+    }
+
+    /// As [`Replica::proved_by_members`], but no further than what a member's machine needs.
+    fn needed_by_members(&self) -> Vec<(NodeId, Slot, bool)> {
+        let RoleState::Leader(leadership) = &self.role else { return self.proved_by_members() };
+        let needs = |node: &NodeId| leadership.peers.get(node).map(|peer| peer.needs(self.trimmed));
+        let proved = self.proved_by_members().into_iter();
+        proved.map(|(node, slot, behind)| (node, needs(&node).map_or(slot, |needs| needs.min(slot)), behind)).collect()
     }
 
     /// How far each member has proved its prefix, as this leader knows it, and whether it is behind the trim.

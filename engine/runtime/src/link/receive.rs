@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use synod_frame::{
     BODY_HEADER_BYTES, BodyError, BodyLayout, ENVELOPE_BYTES, Envelope, EnvelopeError, EnvelopeKind, GroupId,
-    MessageError, RECORD_HEADER_BYTES, decode_message, verify_body_in_record, zero_padding,
+    MessageError, RECORD_HEADER_BYTES, decode_message, decode_snapshot_message, verify_body_in_record, zero_padding,
 };
 use synod_protocol::{Message, NodeId};
 use thiserror::Error;
@@ -86,7 +86,7 @@ pub(super) async fn receive_control(shard: &Rc<Shard>, peer: NodeId, mut stream:
 
 /// Takes the complete messages out of `bytes`; how many bytes those were.
 fn take_messages(
-    shard: &Shard,
+    shard: &Rc<Shard>,
     peer: NodeId,
     bytes: &[u8],
     messages: &mut Vec<Message>,
@@ -95,11 +95,15 @@ fn take_messages(
     while let Some((head, behind)) = bytes[taken..].split_at_checked(ENVELOPE_BYTES) {
         let envelope = Envelope::decode(head)?;
         check_address(shard, peer, &envelope)?;
-        if envelope.kind.carries_body() {
+        if envelope.kind.carries_body() || envelope.kind == EnvelopeKind::SnapshotChunk {
             return Err(ReceiveError::Channel { kind: envelope.kind });
         }
         let Some(payload) = behind.get(..envelope.payload_bytes as usize) else { break };
-        messages.push(decode_message(&envelope, payload, None)?);
+        if envelope.kind.is_of_snapshots() {
+            shard.heard_of_snapshot(peer, decode_snapshot_message(&envelope, payload)?);
+        } else {
+            messages.push(decode_message(&envelope, payload, None)?);
+        }
         taken += ENVELOPE_BYTES + payload.len();
     }
     Ok(taken)
@@ -122,6 +126,15 @@ async fn receive_body(shard: &Rc<Shard>, peer: NodeId, stream: &mut Reading) -> 
     let (envelope, body_header) = head.split_at(ENVELOPE_BYTES);
     let envelope = Envelope::decode(envelope)?;
     check_address(shard, peer, &envelope)?;
+    if envelope.kind == EnvelopeKind::SnapshotChunk {
+        // Its length is checked, and no shorter than what was read already.
+        let mut payload = vec![0; envelope.payload_bytes as usize];
+        let (begin, rest) = payload.split_at_mut(BODY_HEADER_BYTES);
+        begin.copy_from_slice(body_header);
+        stream.read_exact(rest).await?;
+        shard.heard_of_snapshot(peer, decode_snapshot_message(&envelope, &payload)?);
+        return Ok(());
+    }
     if !envelope.kind.carries_body() {
         return Err(ReceiveError::Channel { kind: envelope.kind });
     }

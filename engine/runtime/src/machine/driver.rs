@@ -3,8 +3,10 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -13,12 +15,16 @@ use futures_lite::future::block_on;
 use futures_lite::{FutureExt as _, StreamExt as _};
 use synod_frame::Batch;
 use synod_protocol::Slot;
+use synod_protocol::snapshot::{Hold, SnapshotId};
 use thiserror::Error;
 
+use super::exchange::Note;
 use super::results::{NoOutput, Results};
-use super::{Commands, SnapshotSource, StateMachine};
+use super::snapshots::{Attached, Clerk, Found, Make, Search, SnapshotOptions, SnapshotsError, note_made};
+use super::store;
+use super::{Commands, Refused, SnapshotSource, StateMachine};
 use crate::error::{AppendError, BarrierError, ReadError, Retry};
-use crate::log::{AppendOptions, Log, one};
+use crate::log::{AppendOptions, Log, Shared, one};
 use crate::reader::{ReadItem, Reader, SharedBody};
 use crate::seam::executor::panic_text;
 
@@ -27,8 +33,11 @@ const REQUESTS_MAX: usize = 1024;
 
 /// What a driver may be told.
 pub struct DriverOptions {
-    /// Where a snapshot comes from when the log was trimmed past the machine's position. Default: nowhere; the driver
-    /// ends with [`DriveError::Behind`] then.
+    /// Gives snapshots of this machine to the node's peers, and takes theirs when the log was trimmed past the machine's
+    /// position. Default: none are given, and none are taken.
+    pub exchange: Option<SnapshotOptions>,
+    /// Where a snapshot comes from instead, without an exchange. Default: nowhere; the driver ends with
+    /// [`DriveError::Behind`] when it needs one.
     pub snapshots: Option<Box<dyn SnapshotSource>>,
     /// Bytes of bodies that are applied in one transaction, if so many are there already. Default 1 MiB.
     pub transaction_bytes: usize,
@@ -38,13 +47,14 @@ pub struct DriverOptions {
 
 impl Default for DriverOptions {
     fn default() -> DriverOptions {
-        DriverOptions { snapshots: None, transaction_bytes: 1 << 20, outputs_max: 65_536 }
+        DriverOptions { exchange: None, snapshots: None, transaction_bytes: 1 << 20, outputs_max: 65_536 }
     }
 }
 
 impl fmt::Debug for DriverOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DriverOptions")
+            .field("exchange", &self.exchange)
             .field("snapshots", &self.snapshots.is_some())
             .field("transaction_bytes", &self.transaction_bytes)
             .field("outputs_max", &self.outputs_max)
@@ -77,6 +87,21 @@ pub enum DriveError {
         /// Why there is no snapshot.
         reason: String,
     },
+    /// The log begins behind the machine's position, and no peer had a snapshot for as long as
+    /// [`SnapshotOptions::patience`] says. Another driver goes on where this one was.
+    #[error("the state machine needs a snapshot of slot {at_least} or later, and there is none: {refused}")]
+    NoSnapshot {
+        /// The lowest slot that is of use.
+        at_least: Slot,
+        /// Who has none, and why.
+        refused: Refused,
+    },
+    /// Snapshots can't be given or taken.
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotsError),
+    /// A snapshot that was fetched can't be read.
+    #[error("a fetched snapshot can't be read: {0}")]
+    SnapshotFile(Arc<io::Error>),
     /// The log can't be read.
     #[error("the log can't be read: {0}")]
     Read(#[from] ReadError),
@@ -159,7 +184,11 @@ pub struct Driver<M: StateMachine> {
     results: Arc<Results<M::Output>>,
     requests: mpsc::Sender<Request<M>>,
     error: Arc<Mutex<Option<DriveError>>>,
+    search: Arc<Mutex<Option<Search>>>,
+    /// Where snapshots are kept.
+    directory: Option<PathBuf>,
     thread: Option<JoinHandle<Ended<M>>>,
+    clerk: Option<JoinHandle<()>>,
 }
 
 impl<M: StateMachine> Driver<M> {
@@ -171,21 +200,40 @@ impl<M: StateMachine> Driver<M> {
         let position = machine.position().map_err(|error| DriveError::Machine(Arc::new(error)))?;
         let results = Arc::new(Results::new(position, options.outputs_max));
         let (requests, requested) = mpsc::channel(REQUESTS_MAX);
-        let error = Arc::new(Mutex::new(None));
+        let (error, search) = (Arc::new(Mutex::new(None)), Arc::default());
+        let shared = log.shared();
+        let number = shared.exchange.add_driver();
+        let directory = options.exchange.as_ref().map(|exchange| exchange.directory.clone());
+        let clerk = match options.exchange.clone() {
+            Some(options) => {
+                let store = options.open(&shared.exchange)?;
+                let attached = Attached(Arc::clone(shared));
+                let make = maker(Arc::clone(shared), requests.clone(), store.directory().to_owned());
+                let (shared, search, results) = (Arc::clone(shared), Arc::clone(&search), Arc::clone(&results));
+                let position = Box::new(move || results.position());
+                let clerk = Clerk { shared, driver: number, options, store, make, position, search };
+                Some(spawn("synod-snapshots", move || {
+                    let _attached = attached;
+                    clerk.run();
+                })?)
+            }
+            None => None,
+        };
+        let hold = Holding { shared: Arc::clone(shared), number };
+        hold.set(position);
         let work = Work {
             machine,
             reader: log.reader(position),
             options,
+            hold,
             results: Arc::clone(&results),
             requested,
             queries: VecDeque::new(),
+            sought: None,
         };
         let noted = Arc::clone(&error);
-        let thread = std::thread::Builder::new()
-            .name("synod-apply".to_owned())
-            .spawn(move || work.run(&noted))
-            .map_err(|error| DriveError::Thread(Arc::new(error)))?;
-        Ok(Driver { log, results, requests, error, thread: Some(thread) })
+        let thread = Some(spawn("synod-apply", move || work.run(&noted))?);
+        Ok(Driver { log, results, requests, error, search, directory, thread, clerk })
     }
 
     /// The log that drives it.
@@ -201,6 +249,11 @@ impl<M: StateMachine> Driver<M> {
     /// Why the driver has ended by itself, if it has.
     pub fn error(&self) -> Option<DriveError> {
         self.error.lock().expect("no code that holds this lock panics").clone()
+    }
+
+    /// How far the search for a snapshot is, while the machine needs one.
+    pub fn search(&self) -> Option<Search> {
+        self.search.lock().expect("no code that holds this lock panics").clone()
     }
 
     /// Appends a command, waits until it is applied here, and gives what it brought.
@@ -346,6 +399,37 @@ impl<M: StateMachine> Driver<M> {
         block_on(self.snapshot(into))
     }
 
+    /// Has the machine write a snapshot into the directory of [`DriverOptions::exchange`], where peers get it from, and gives
+    /// the position that it stands for, once it is durable. Peers that need one when there is none have one written by
+    /// themselves. If the future is dropped, it may be written all the same.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub async fn keep_snapshot(&self) -> Result<Slot, SnapshotError> {
+        let directory = self.directory.clone().ok_or(SnapshotError::NoDirectory)?;
+        let shared = Arc::clone(self.log.shared());
+        let kept = self.query_local(move |machine| {
+            let made = write_snapshot(machine, &directory);
+            if let Ok(Ok(snapshot)) = &made {
+                shared.exchange.note(Note::Made(Some(*snapshot)));
+            }
+            made
+        });
+        match kept.await.map_err(|_| SnapshotError::Stopped)? {
+            Ok(Ok(snapshot)) => Ok(snapshot.position),
+            Ok(Err(error)) => Err(SnapshotError::Machine(Arc::new(error))),
+            Err(error) => Err(SnapshotError::Disk(Arc::new(error))),
+        }
+    }
+
+    /// [`Driver::keep_snapshot`] for threads without an executor.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn keep_snapshot_blocking(&self) -> Result<Slot, SnapshotError> {
+        block_on(self.keep_snapshot())
+    }
+
     /// Ends the driver and gives the machine back.
     ///
     /// # Errors
@@ -377,7 +461,13 @@ impl<M: StateMachine> Driver<M> {
         let mut requests = self.requests.clone();
         // A clone has a place of its own, so that this never fails for want of room; if the thread is gone, all the better.
         let _ = requests.try_send(Request::Stop);
-        Some(thread.join())
+        let ended = thread.join();
+        if let Some(clerk) = self.clerk.take() {
+            self.log.shared().exchange.note(Note::Stop);
+            // It has told of its panic; nothing here depends on it any more.
+            let _ = clerk.join();
+        }
+        Some(ended)
     }
 }
 
@@ -401,9 +491,33 @@ pub enum SnapshotError {
     /// The machine can't write one.
     #[error("the state machine can't write a snapshot: {0}")]
     Machine(Arc<dyn std::error::Error + Send + Sync>),
+    /// It can't be stored.
+    #[error("the snapshot can't be stored: {0}")]
+    Disk(Arc<io::Error>),
+    /// The driver keeps none: it has no [`DriverOptions::exchange`].
+    #[error("this driver keeps no snapshots: it was started without DriverOptions::exchange")]
+    NoDirectory,
     /// The driver has ended; see [`Driver::stop`].
     #[error("the driver has ended")]
     Stopped,
+}
+
+/// What the machine still needs of the log; nothing when it is dropped.
+struct Holding {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Holding {
+    fn set(&self, from: Slot) {
+        self.shared.exchange.set_hold(self.number, Some(Hold { from, progress: 0 }));
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        self.shared.exchange.set_hold(self.number, None);
+    }
 }
 
 /// The thread's own.
@@ -411,14 +525,18 @@ struct Work<M: StateMachine> {
     machine: M,
     reader: Reader,
     options: DriverOptions,
+    hold: Holding,
     results: Arc<Results<M::Output>>,
     requested: mpsc::Receiver<Request<M>>,
     /// Those that wait for a position.
     queries: VecDeque<(Slot, Query<M>)>,
+    /// The snapshot that is looked for; nothing is read meanwhile.
+    sought: Option<oneshot::Receiver<Found>>,
 }
 
 /// What the thread has to do next.
 enum Next<M> {
+    Found(Result<Found, oneshot::Canceled>),
     Item(Result<ReadItem, ReadError>),
     Request(Option<Request<M>>),
 }
@@ -438,7 +556,12 @@ impl<M: StateMachine> Work<M> {
     fn drive(&mut self) -> Result<(), DriveError> {
         loop {
             let next = block_on(async {
-                let item = async { Next::Item(self.reader.next().await) };
+                let item = async {
+                    match &mut self.sought {
+                        Some(sought) => Next::Found(sought.await),
+                        None => Next::Item(self.reader.next().await),
+                    }
+                };
                 // Requests first: while there is always something to apply, they would wait for ever.
                 let request = async { Next::Request(self.requested.next().await) };
                 request.or(item).await
@@ -447,7 +570,9 @@ impl<M: StateMachine> Work<M> {
                 Next::Request(None | Some(Request::Stop)) => return Ok(()),
                 Next::Request(Some(Request::Query { at_least, run })) => self.queries.push_back((at_least, run)),
                 Next::Item(Ok(ReadItem::Body(body))) => self.apply(body)?,
-                Next::Item(Ok(ReadItem::Trimmed { first })) => self.restore(first)?,
+                Next::Item(Ok(ReadItem::Trimmed { first })) => self.seek(first)?,
+                Next::Found(Ok(found)) => self.restore_found(found)?,
+                Next::Found(Err(oneshot::Canceled)) => return Err(DriveError::Panic("synod-snapshots".to_owned())),
                 Next::Item(Err(error)) => return Err(error.into()),
             }
             self.answer();
@@ -470,20 +595,42 @@ impl<M: StateMachine> Work<M> {
             return Err(DriveError::Outputs { commands: slots.len(), outputs: outputs.len() });
         }
         self.results.applied(commands.end(), slots.into_iter().zip(outputs));
+        self.hold.set(commands.end());
         Ok(())
     }
 
-    fn restore(&mut self, first: Slot) -> Result<(), DriveError> {
+    /// The log begins at `first`: the machine needs a snapshot.
+    fn seek(&mut self, first: Slot) -> Result<(), DriveError> {
+        if self.options.exchange.is_some() {
+            let (reply, sought) = oneshot::channel();
+            self.hold.shared.exchange.note(Note::Seek(first, reply));
+            self.sought = Some(sought);
+            return Ok(());
+        }
         let behind = |reason: String| DriveError::Behind { first, reason };
         let source = self.options.snapshots.as_mut().ok_or_else(|| behind("no snapshots are configured".to_owned()))?;
         let (position, mut snapshot) = source.newest(first).map_err(|error| behind(error.to_string()))?;
         if position < first {
             return Err(behind(format!("the newest snapshot stands for slot {position}")));
         }
-        self.machine.restore(position, snapshot.as_mut()).map_err(machine_error)?;
+        self.restore(position, snapshot.as_mut())
+    }
+
+    fn restore_found(&mut self, found: Found) -> Result<(), DriveError> {
+        self.sought = None;
+        let (position, path) = found.map_err(|(at_least, refused)| DriveError::NoSnapshot { at_least, refused })?;
+        let file = File::open(path).map_err(|error| DriveError::SnapshotFile(Arc::new(error)))?;
+        self.restore(position, &mut BufReader::with_capacity(1 << 20, file))?;
+        self.hold.shared.exchange.note(Note::Restored);
+        Ok(())
+    }
+
+    fn restore(&mut self, position: Slot, snapshot: &mut dyn Read) -> Result<(), DriveError> {
+        self.machine.restore(position, snapshot).map_err(machine_error)?;
         tracing::info!(%position, "a state machine goes on from a snapshot");
         self.reader.seek(position);
         self.results.applied(position, []);
+        self.hold.set(position);
         Ok(())
     }
 
@@ -497,6 +644,31 @@ impl<M: StateMachine> Work<M> {
                 self.queries.push_back((at_least, run));
             }
         }
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, DriveError> {
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map_err(|error| DriveError::Thread(Arc::new(error)))
+}
+
+/// Lets the driver's thread write a snapshot between two transactions.
+fn maker<M: StateMachine>(shared: Arc<Shared>, requests: mpsc::Sender<Request<M>>, directory: PathBuf) -> Make {
+    let mut requests = requests;
+    Box::new(move || {
+        let (shared, directory) = (Arc::clone(&shared), directory.clone());
+        let run = Box::new(move |machine: &M| note_made(&shared, write_snapshot(machine, &directory)));
+        requests.try_send(Request::Query { at_least: Slot(0), run }).is_ok()
+    })
+}
+
+fn write_snapshot<M: StateMachine>(machine: &M, directory: &Path) -> io::Result<Result<SnapshotId, M::Error>> {
+    match machine.position() {
+        Ok(position) => store::make(directory, position, |into| machine.snapshot(into)),
+        Err(error) => Ok(Err(error)),
     }
 }
 

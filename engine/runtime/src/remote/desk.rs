@@ -189,6 +189,8 @@ impl Desk {
                 }
                 // Whoever asks gets nothing: the status of the members tells it.
                 Request::Members { .. } => continue,
+                // No exchange goes on here.
+                Request::SendSnapshot { .. } => continue,
                 Request::WaitForLeader { timeout, reply } => {
                     let mut core = self.core.borrow_mut();
                     match core.leader {
@@ -567,6 +569,7 @@ impl Desk {
                     full: false,
                     behind: false,
                     keeps_pace: false,
+                    needs: peer.prefix,
                 })
                 .collect();
         });

@@ -394,7 +394,7 @@ pub static KEYS: &[Key] = &[
         "retention.hard_bytes",
         Number,
         "SIZE",
-        "Above this length trim also what some members lack, as long as a quorum has it: they can't catch up any more",
+        "Above this length trim also what some members lack, as long as a quorum has it: their logs begin anew",
         put!(|text| bytes(text).map(Some), config.retention.hard_bytes),
         |options| options.config.retention.hard_bytes.map(|bytes| Bytes(bytes).show())
     ),

@@ -177,7 +177,7 @@ impl Shard {
         let now = self.clock.now();
         match request {
             Request::Read { from, reply } => self.read_from(core, from, reply),
-            Request::Trim { upto, reply } => match core.replica.trim(now, upto) {
+            Request::Trim { upto, reply } => match self.trim(core, now, upto) {
                 Ok(upto) => {
                     let deadline = now.plus(self.settings.unknown_after);
                     core.waiting.trims.push(PendingTrim { upto, deadline, reply });
@@ -216,6 +216,8 @@ impl Shard {
             Request::WaitForLeader { timeout, reply } => core.waiting.wait_for_leader(now, timeout, reply),
             Request::Members { reply } => drop(reply.send(self.members_report(core))),
             Request::Change { change, reply } => self.change_members(core, now, change, reply),
+            Request::SendSnapshot { .. } if core.stopped.is_some() => {}
+            Request::SendSnapshot { to, message } => self.send_snapshot(to, &message),
             Request::Stop => self.stop.raise(),
         }
         self.follow_up(core, now);

@@ -13,6 +13,9 @@ use synod_protocol::Instant;
 /// How often to look. A trim takes a slot and a disk write on every node, so it isn't done for each segment alone.
 const PACE: Duration = Duration::from_millis(250);
 
+/// How much longer than its hard limit the log may get for a member that is catching up: by the limit through this.
+const HOLD_SHARE: u64 = 2;
+
 /// Where retention stands.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Keeper {
@@ -59,9 +62,10 @@ impl Shard {
             return;
         }
         let wanted = core.replica.wal().trim_point(bytes_max, made_after_us, Slot(u64::MAX));
-        self.tell_held(core, wanted.and(reach.slowest));
-        let Some(hard_bytes) = retention.hard_bytes else { return };
-        let limit = core.replica.replica().held_by_quorum();
+        let past = retention.hard_bytes.map(|hard_bytes| (hard_bytes, limit_past(core, now, hard_bytes)));
+        let waits_for = past.as_ref().and_then(|(_, past)| past.slowest);
+        self.tell_held(core, wanted.and(waits_for.or(reach.slowest)));
+        let Some((hard_bytes, Reach { limit, .. })) = past else { return };
         if let Some(upto) = core.replica.wal().trim_point(hard_bytes, 0, limit)
             && core.replica.trim_past(now, upto).is_ok()
         {
@@ -90,6 +94,19 @@ impl Shard {
 
 fn reach(replica: &LoggedReplica<Slab>) -> Reach {
     let status = replica.replica().status();
-    let slowest = status.peers.iter().filter(|peer| !peer.behind).min_by_key(|peer| peer.stable);
+    let slowest = status.peers.iter().filter(|peer| !peer.behind).min_by_key(|peer| peer.needs);
     Reach { limit: replica.replica().held_by_all(), slowest: slowest.map(|peer| peer.node) }
+}
+
+/// What may be trimmed past members: whoever is catching up is waited for, until the log has become half as long again.
+fn limit_past(core: &Core, now: Instant, hard_bytes: u64) -> Reach {
+    let limit = core.replica.replica().held_by_quorum();
+    let most = hard_bytes.saturating_add(hard_bytes / HOLD_SHARE);
+    let passes = |bytes, needs| core.replica.wal().trim_point(bytes, 0, limit).is_some_and(|upto| upto > needs);
+    match core.replica.replica().catching_up(now) {
+        Some((node, needs)) if passes(hard_bytes, needs) && !passes(most, needs) => {
+            Reach { limit: limit.min(needs), slowest: Some(node) }
+        }
+        _ => Reach { limit, slowest: None },
+    }
 }

@@ -15,7 +15,7 @@ use synod_wal::{
     Action, LogIdentity, LogSettings, MemoryStore, RecoverOptions, RecoveredLog, StoredConfiguration, Wal, recover_with,
 };
 
-use super::network::{Mail, Network, Sender};
+use super::network::{Letter, Mail, Network, Sender};
 use crate::config::{Config, POOL_SPARES};
 use crate::error::{AppendError, StartError};
 use crate::link::Link;
@@ -204,11 +204,20 @@ async fn receive(shard: Rc<Shard>, network: Network, node: NodeId) {
             continue;
         }
         shard.count(|counters| counters.receives += mail.len() as u64);
+        let mut about_snapshots = Vec::new();
         shard.turn(|replica, now| {
-            for Mail { from, message, body } in mail {
-                replica.handle_message(now, from, message, body.as_deref().map(into_record));
+            for Mail { from, letter } in mail {
+                match letter {
+                    Letter::Log(message, body) => {
+                        replica.handle_message(now, from, message, body.as_deref().map(into_record));
+                    }
+                    Letter::Snapshot(message) => about_snapshots.push((from, message)),
+                }
             }
         });
+        for (from, message) in about_snapshots {
+            shard.heard_of_snapshot(from, message);
+        }
         crate::seam::executor::yield_if_needed().await;
     }
 }

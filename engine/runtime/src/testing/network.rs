@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
+use synod_protocol::snapshot::SnapshotMessage;
 use synod_protocol::{Message, NodeId};
 
 use crate::link::Carrier;
@@ -37,14 +38,26 @@ struct Port {
 #[derive(Debug)]
 pub(super) struct Mail {
     pub(super) from: NodeId,
-    pub(super) message: Message,
-    /// The exact bytes of its body.
-    pub(super) body: Option<Vec<u8>>,
+    pub(super) letter: Letter,
+}
+
+/// What it says.
+#[derive(Debug)]
+pub(super) enum Letter {
+    /// Something of the log, with the exact bytes of its body.
+    Log(Message, Option<Vec<u8>>),
+    /// Something about snapshots.
+    Snapshot(SnapshotMessage),
 }
 
 impl Mail {
     fn bytes(&self) -> usize {
-        MESSAGE_BYTES + self.body.as_ref().map_or(0, Vec::len)
+        let more = match &self.letter {
+            Letter::Log(_, body) => body.as_ref().map_or(0, Vec::len),
+            Letter::Snapshot(SnapshotMessage::Chunk { data, .. }) => data.len(),
+            Letter::Snapshot(_) => 0,
+        };
+        MESSAGE_BYTES + more
     }
 }
 
@@ -117,7 +130,11 @@ pub(super) struct Sender {
 
 impl Carrier for Sender {
     fn carry(&self, to: NodeId, message: &Message, body: Option<&[u8]>) -> bool {
-        let mail = Mail { from: self.node, message: message.clone(), body: body.map(<[u8]>::to_vec) };
-        self.network.deliver(to, mail)
+        let letter = Letter::Log(message.clone(), body.map(<[u8]>::to_vec));
+        self.network.deliver(to, Mail { from: self.node, letter })
+    }
+
+    fn carry_snapshot(&self, to: NodeId, message: &SnapshotMessage) -> bool {
+        self.network.deliver(to, Mail { from: self.node, letter: Letter::Snapshot(message.clone()) })
     }
 }

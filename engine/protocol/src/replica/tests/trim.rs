@@ -6,6 +6,7 @@ use super::cluster::{Cluster, Disk, is_to, n, s};
 use crate::body::BodyKind;
 use crate::replica::TrimError;
 use crate::slot::Slot;
+use crate::snapshot::Hold;
 
 fn trim(cluster: &mut Cluster, upto: u64) -> Result<Slot, TrimError> {
     let proposed = cluster.replica_mut(n(1)).trim(s(upto));
@@ -221,4 +222,77 @@ fn a_trim_past_members_leaves_what_a_quorum_lacks() {
     cluster.run(Duration::from_millis(200));
     assert_eq!(trim_past(&mut cluster, 1, 99), Ok(held), "node 2 may still need the rest");
     assert!(held < cluster.mark(n(1)).slot);
+}
+
+fn hold(from: u64, progress: u64) -> Hold {
+    Hold { from: s(from), progress }
+}
+
+#[test]
+fn what_a_state_machine_hasnt_applied_is_left_as_long_as_it_says_so() {
+    let mut cluster = settled(3);
+    commit(&mut cluster, 8);
+    let now = cluster.now;
+    cluster.replica_mut(n(1)).set_hold(now, Some(hold(6, 0)));
+    cluster.replica_mut(n(1)).note_hold(now, n(2), hold(4, 0));
+    assert_eq!(trim(&mut cluster, 9), Ok(s(4)));
+    // Of what is gone already it needs a snapshot, and none of the log.
+    let now = cluster.now;
+    cluster.replica_mut(n(1)).note_hold(now, n(2), hold(2, 0));
+    assert_eq!(trim(&mut cluster, 9), Ok(s(6)));
+    // A driver that ends says nothing more.
+    let now = cluster.now;
+    cluster.replica_mut(n(1)).set_hold(now, None);
+    cluster.replica_mut(n(1)).note_hold(now, n(3), hold(7, 0));
+    assert_eq!(trim(&mut cluster, 9), Ok(s(7)));
+    cluster.run(Duration::from_secs(4));
+    assert_eq!(trim(&mut cluster, 9), Ok(s(9)));
+}
+
+#[test]
+fn whoever_gets_on_is_waited_for_and_nobody_else() {
+    let mut cluster = settled(3);
+    commit(&mut cluster, 8);
+    let catching_up = |cluster: &mut Cluster| cluster.replica(n(1)).catching_up(cluster.now);
+    let note = |cluster: &mut Cluster, from, progress| {
+        let now = cluster.now;
+        cluster.replica_mut(n(1)).note_hold(now, n(3), hold(from, progress));
+    };
+    note(&mut cluster, 5, 0);
+    assert_eq!(catching_up(&mut cluster), Some((n(3), s(5))), "it has just shown that it lives");
+    // A snapshot is on its way: it stays where it is, and bytes come in.
+    for round in 1..20 {
+        cluster.run(Duration::from_secs(1));
+        note(&mut cluster, 5, round);
+    }
+    assert_eq!(catching_up(&mut cluster), Some((n(3), s(5))));
+    let held = cluster.replica(n(1)).held_by_quorum();
+    assert!(held > s(5), "it has no veto");
+    assert_eq!(trim_past(&mut cluster, 1, 99), Ok(held));
+    for _ in 0..20 {
+        cluster.run(Duration::from_secs(1));
+        note(&mut cluster, 5, 19);
+    }
+    assert_eq!(catching_up(&mut cluster), None, "nothing comes any more");
+    // The own machine counts like any other.
+    let now = cluster.now;
+    cluster.replica_mut(n(1)).set_hold(now, Some(hold(99, 0)));
+    assert_eq!(catching_up(&mut cluster), Some((n(1), s(99))));
+    cluster.run(Duration::from_secs(11));
+    assert_eq!(catching_up(&mut cluster), None);
+}
+
+#[test]
+fn whoever_comes_back_gets_a_new_chance() {
+    let mut cluster = settled(3);
+    cluster.crash(n(3), 0);
+    commit(&mut cluster, 6);
+    cluster.run(Duration::from_secs(12));
+    let now = cluster.now;
+    assert_eq!(cluster.replica(n(1)).catching_up(now), None);
+    assert_eq!(trim_past(&mut cluster, 1, 8), Ok(s(8)));
+    cluster.restart(n(3));
+    cluster.run(Duration::from_secs(2));
+    let now = cluster.now;
+    assert_eq!(cluster.replica(n(1)).catching_up(now), Some((n(3), s(8))), "it needs what it is going to install");
 }
