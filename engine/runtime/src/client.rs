@@ -392,5 +392,6 @@ pub(crate) fn client_hello() -> Hello {
         configuration: Slot(0),
         port: 0,
         stable: Slot(0),
+        group: GroupId(0),
     }
 }

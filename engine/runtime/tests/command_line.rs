@@ -59,6 +59,7 @@ fn peer_hello(cluster: [u8; 16], from: u32, to: u32) -> Hello {
         configuration: Slot(0),
         port: 0,
         stable: Slot(0),
+        group: GroupId(0),
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Node {
 pub fn cluster(root: &Path, nodes: u32) -> Vec<PathBuf> {
     fs::create_dir_all(root).expect("a directory");
     let paths: Vec<PathBuf> = (1..=nodes).map(|node| root.join(format!("n{node}"))).collect();
-    let options = InitOptions { segment_bytes: SEGMENT_BYTES, files: 6, allow_memory_fs: true };
+    let options = InitOptions { segment_bytes: SEGMENT_BYTES, files: 6, allow_memory_fs: true, ..InitOptions::default() };
     let identities: Vec<_> = (1..)
         .zip(&paths)
         .map(|(node, path)| directory::init(path, NodeId(node), &options, &mut |_| {}).expect("init"))
