@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 use synod_frame::{
-    Channel, ConfigurationBody, FORMAT_VERSION, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
+    Channel, ConfigurationBody, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
 };
 use synod_protocol::{Ballot, NodeId, Slot};
 use synod_wal::directory::StoreSeen;
@@ -31,6 +31,8 @@ pub(crate) struct Identity {
     cluster: ([u8; 16], u64),
     /// The port at which this node listens for its peers.
     port: u16,
+    /// Whose connections these are; zero for the first group.
+    group: GroupId,
     roster: RefCell<Roster>,
     /// The most that was ever seen of each store.
     seen: RefCell<BTreeMap<[u8; 16], StoreSeen>>,
@@ -121,7 +123,18 @@ impl Identity {
     ) -> Identity {
         let seen = RefCell::new(seen.into_iter().map(|store| (store.incarnation, store)).collect());
         let (roster, has_news) = (RefCell::default(), Cell::new(false));
-        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, roster, seen, has_news }
+        let group = GroupId(0);
+        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, group, roster, seen, has_news }
+    }
+
+    /// The same for another than the first group.
+    pub(crate) fn of_group(self, group: GroupId) -> Identity {
+        Identity { group, ..self }
+    }
+
+    /// Whose connections these are; zero for the first group.
+    pub(crate) fn group(&self) -> GroupId {
+        self.group
     }
 
     /// A peer has shown that it durably has the chosen prefix up to `stable`.
@@ -177,6 +190,7 @@ impl Identity {
             configuration: self.configuration(),
             port: self.port,
             stable,
+            group: if channel == Channel::Client { GroupId(0) } else { self.group },
         }
     }
 
