@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{
     SYNOD, Served, free_addresses, make_cluster, read_to_end, synod, synod_ok, temporary_directory, wait_for,
 };
-use synod_frame::{Channel, FORMAT_VERSION, HELLO_BYTES, Hello, HelloRefusal, HelloReply};
+use synod_frame::{Channel, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello, HelloRefusal, HelloReply};
 use synod_protocol::{Ballot, NodeId, Slot};
 
 const PATIENCE: Duration = Duration::from_secs(10);

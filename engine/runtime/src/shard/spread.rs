@@ -113,12 +113,11 @@ impl Shard {
         };
         let view = View { leads: status.role == Role::Leader, heir: wanted.filter(is_well) };
         let Some(heir) = core.spreader.decide(now, place, view) else { return };
+        let group = self.settings.group;
         match core.replica.transfer(now, heir) {
-            Ok(()) => {
-                tracing::info!(group = %self.settings.group, %heir, "handing the leadership on, so that leaders are spread")
-            }
+            Ok(()) => tracing::info!(%group, %heir, "handing the leadership on, so that leaders are spread"),
             // It was well a moment ago; it is asked again later.
-            Err(error) => tracing::debug!(group = %self.settings.group, %heir, %error, "the leadership stays"),
+            Err(error) => tracing::debug!(%group, %heir, %error, "the leadership stays"),
         }
     }
 }
