@@ -42,6 +42,17 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
             Err(error) => unreadable.push(format!("{error:#}")),
         }
     }
+    // Slots of different groups have nothing to do with each other.
+    if let Some(first) = sources.first()
+        && let Some(other) = sources.iter().find(|source| source.log != first.log)
+    {
+        let told = format!(
+            "{} and {} are logs of different groups: audit each group by itself",
+            first.path.display(),
+            other.path.display()
+        );
+        return Err(exit::failure(Exit::Unreadable, told));
+    }
     let mut logs = Vec::new();
     let progress = Progress::pieces(sources.len() as u64, "reading logs");
     for source in &sources {
@@ -70,7 +81,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
 }
 
 fn read(source: &Source) -> Result<AuditLog<'_>> {
-    let identity = source.identity.log_identity(0).context("not bootstrapped: it has no votes yet")?;
+    let identity = source.identity.log_identity(source.log).context("not bootstrapped: it has no votes yet")?;
     let options = RecoverOptions { live: source.live, ..RecoverOptions::default() };
     let name = source.path.display().to_string();
     Ok(AuditLog::read(name, &source.store, &identity.expected(), source.geometry.segment_bytes(), options)?)

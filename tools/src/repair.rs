@@ -210,6 +210,14 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
 impl Replica {
     fn open(path: &Path) -> Result<Replica> {
         let identity = directory::read_identity(path)?;
+        if identity.logs != 1 {
+            bail!(
+                "{} has {} logs, and only directories with one can be mended: replace the node, or let it fetch what it \
+                 lacks from the others",
+                path.display(),
+                identity.logs
+            );
+        }
         let expected = identity.log_identity(LOG).map(|identity| identity.expected());
         let expected = expected.with_context(|| format!("{} isn't bootstrapped: it has no votes", path.display()))?;
         let lock = match DirectoryLock::take(path) {

@@ -19,13 +19,13 @@ use thiserror::Error;
 
 use crate::exit::{self, Exit};
 
-/// The log that this build writes; nodes have one each.
-const LOG: u32 = 0;
-
 /// A log and where it belongs.
 pub(crate) struct Source {
+    /// As it was named: the node's directory, or the log's.
     pub(crate) path: PathBuf,
     pub(crate) identity: NodeIdentity,
+    /// Its number among the node's logs.
+    pub(crate) log: u32,
     pub(crate) store: DirectoryStore,
     pub(crate) geometry: Geometry,
     /// Whether a node runs on the directory, so that the tail may be half written.
@@ -97,13 +97,32 @@ impl StoredBody {
 }
 
 impl Source {
-    /// Opens a directory and says on stderr if a node runs on it. Takes no lock.
+    /// Opens a node's directory, or that of one of its logs, and says on stderr if a node runs on it. Takes no lock.
     ///
     /// # Errors
-    /// If the directory isn't one of a node, or can't be read.
+    /// If the directory isn't one of a node, has several logs of which none is named, or can't be read.
     pub(crate) fn open(path: &Path) -> Result<Source> {
+        if let Some((node, number)) = log_named(path) {
+            return Source::open_log(path, &node, number);
+        }
+        let logs = directory::read_identity(path)?.logs;
+        if logs > 1 {
+            bail!(
+                "{} has {logs} logs, one for each of its groups: name one of them, {} to {}",
+                path.display(),
+                directory::log_path(path, 0).display(),
+                directory::log_path(path, logs - 1).display()
+            );
+        }
+        Source::open_log(path, path, 0)
+    }
+
+    fn open_log(name: &Path, path: &Path, number: u32) -> Result<Source> {
         let identity = directory::read_identity(path)?;
-        let log = directory::current_log_path(path, LOG);
+        if number >= identity.logs {
+            bail!("{} isn't among the {} logs of node {}", name.display(), identity.logs, identity.node);
+        }
+        let log = directory::current_log_path(path, number);
         let found = fs::symlink_metadata(&log).with_context(|| format!("can't look at {}", log.display()))?;
         if !found.is_dir() {
             bail!("{} is no directory; symbolic links are never followed", log.display());
@@ -115,7 +134,7 @@ impl Source {
             eprintln!("synod-tools: a node is running on {}: the end of its log may move", path.display());
         }
         let store = DirectoryStore::new(log);
-        Ok(Source { path: path.to_owned(), identity, store, geometry, live })
+        Ok(Source { path: name.to_owned(), identity, log: number, store, geometry, live })
     }
 
     /// All segment files: those with a readable header by epoch, then the others.
@@ -166,7 +185,7 @@ impl Source {
         if bytes < self.geometry.records_offset() {
             return (None, Some(FileProblem::Unfinished { bytes }));
         }
-        let ours = self.identity.log_identity(LOG).map(|identity| identity.expected());
+        let ours = self.identity.log_identity(self.log).map(|identity| identity.expected());
         match scan::read_segment_header(&self.store, id, self.geometry) {
             Err(error) => (None, Some(error.into())),
             Ok(Err(SegmentHeaderError::Fresh)) if bytes == expected => (None, Some(FileProblem::Fresh)),
@@ -268,8 +287,39 @@ impl Source {
 
     /// Whether a node runs on the directory at this moment.
     pub(crate) fn is_running(&self) -> bool {
-        is_running(&self.path)
+        match log_named(&self.path) {
+            Some((node, _)) => is_running(&node),
+            None => is_running(&self.path),
+        }
     }
+}
+
+/// The paths of all logs: of a node's directory with several, those; everything else as it is.
+pub(crate) fn each_log(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let logs = |path: &PathBuf| match directory::read_identity(path) {
+        Ok(identity) if identity.logs > 1 => {
+            (0..identity.logs).map(|log| directory::log_path(path, log)).collect::<Vec<_>>()
+        }
+        _ => vec![path.clone()],
+    };
+    let mut all: Vec<PathBuf> = paths.iter().flat_map(logs).collect();
+    // Beside each other stand logs that should say the same.
+    all.sort_by_key(|path| log_number(path));
+    all
+}
+
+/// The number of the log that a path stands for.
+pub(crate) fn log_number(path: &Path) -> u32 {
+    log_named(path).map_or(0, |(_, number)| number)
+}
+
+/// The node's directory and the number of the log, if that is what a path names.
+fn log_named(path: &Path) -> Option<(PathBuf, u32)> {
+    let number = path.file_name()?.to_str()?.strip_prefix("log-")?.parse().ok()?;
+    let parent = path.parent()?;
+    let node = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    let is_log = directory::log_path(Path::new(""), number).file_name() == path.file_name();
+    (is_log && node.join("identity").exists()).then(|| (node.to_owned(), number))
 }
 
 /// Takes a directory's lock, for verbs that write. It is free again when the value is dropped.

@@ -20,7 +20,7 @@ use crate::bulk::{BulkStore, Reading, ring_refused};
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::source::{File, FileProblem, Source};
+use crate::source::{File, FileProblem, Source, each_log, log_number};
 
 use report::{DirectoryReport, FindingRow, Measured, Report};
 
@@ -70,7 +70,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
     let mut rows = Vec::new();
     let mut exit = Exit::Well;
     let mut logs: Vec<(PathBuf, Conclusion)> = Vec::new();
-    for path in &options.directories {
+    for path in &each_log(&options.directories) {
         match verify(path, options, jobs, &mut report) {
             Ok(None) => {}
             Ok(Some((directory, found, conclusion))) => {
@@ -105,7 +105,7 @@ fn verify(path: &Path, options: &Options, jobs: usize, report: &mut Report) -> R
 }
 
 fn attempt(source: &Source, options: &Options, jobs: usize, report: &mut Report) -> Result<Option<Verified>> {
-    let Some(identity) = source.identity.log_identity(0) else {
+    let Some(identity) = source.identity.log_identity(source.log) else {
         report.not_bootstrapped.push(source.path.display().to_string());
         return Ok(None);
     };
@@ -285,6 +285,9 @@ fn unusable(file: &File, geometry: Geometry) -> Option<Finding> {
 fn compare(logs: &[(PathBuf, Conclusion)], report: &mut Report) {
     for pair in logs.windows(2) {
         let [(first_path, first), (second_path, second)] = pair else { continue };
+        if log_number(first_path) != log_number(second_path) {
+            continue;
+        }
         let first_is_short = first.summary.mark.slot <= second.summary.mark.slot;
         let (short, long) = if first_is_short { (first, second) } else { (second, first) };
         let theirs = long.index.mark_at(short.summary.mark.slot);

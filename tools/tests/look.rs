@@ -51,6 +51,26 @@ fn ls_says_the_same_in_every_format() {
 }
 
 #[test]
+fn a_node_of_several_groups_is_looked_at_log_by_log_and_verified_as_a_whole() {
+    let root = tempfile::tempdir().expect("a temporary directory");
+    let paths = cluster_of(root.path(), 2, 3);
+    let told = messages(3, &["ls"], &[&paths[0]]);
+    assert!(
+        told.contains("has 3 logs, one for each of its groups: name one of them") && told.contains("log-0002"),
+        "{told}"
+    );
+    let log = |node: usize, number: u32| paths[node].join(format!("log-{number:04}"));
+    assert_eq!(json(0, &["ls"], &[&log(0, 2)])["node"], 1);
+    let unknown = messages(3, &["ls"], &[&log(0, 3)]);
+    assert!(unknown.contains("isn't among the 3 logs of node"), "{unknown}");
+    let verified = json(0, &["verify"], &[&paths[0], &paths[1]]);
+    assert_eq!(verified["directories"].as_array().map(Vec::len), Some(6), "{verified:#}");
+    run(0, &["audit"], &[&log(0, 1), &log(1, 1)]);
+    let mixed = messages(3, &["audit"], &[&log(0, 1), &log(1, 2)]);
+    assert!(mixed.contains("are logs of different groups: audit each group by itself"), "{mixed}");
+}
+
+#[test]
 fn dump_filters_by_everything_that_a_record_says() {
     let root = tempfile::tempdir().expect("a temporary directory");
     let path = cluster(root.path(), 1).remove(0);

@@ -10,6 +10,7 @@
 use synod_protocol::{Ballot, NodeId, Slot};
 use thiserror::Error;
 
+use crate::GroupId;
 use crate::layout::{FORMAT_VERSION, Field, HELLO_BYTES, first_nonzero, magic};
 
 /// First bytes of every hello and every reply.
@@ -52,7 +53,8 @@ mod field {
     pub(super) const CONFIGURATION: Field = DETAIL.then(8);
     pub(super) const PORT: Field = CONFIGURATION.then(8);
     pub(super) const STABLE: Field = PORT.then(8);
-    pub(super) const RESERVED: Field = STABLE.then(HELLO_BYTES - STABLE.end());
+    pub(super) const GROUP: Field = STABLE.then(4);
+    pub(super) const RESERVED: Field = GROUP.then(HELLO_BYTES - GROUP.end());
 }
 
 // The byte map of engine/docs/wal-format.md. What lies before the cluster never moves, in any version.
@@ -65,7 +67,8 @@ const _: () = {
     assert!(field::PROMISE_ROUND.offset == 88);
     assert!(field::DURABLE.offset == 112);
     assert!(field::CONFIGURATION.offset == 136);
-    assert!(field::RESERVED.offset == 160);
+    assert!(field::GROUP.offset == 160);
+    assert!(field::RESERVED.offset == 164);
     assert!(field::RESERVED.end() == HELLO_BYTES);
 };
 
@@ -135,6 +138,9 @@ pub struct Hello {
     /// The end of the chosen prefix that the sender will still know after any restart; zero if it doesn't tell, for its log
     /// is damaged.
     pub stable: Slot,
+    /// The group that the connection is for, as every other node has it. Zero for the first one, which is the only one of
+    /// most nodes, and for a client, whose requests name their group.
+    pub group: GroupId,
 }
 
 /// The answer to a hello.
@@ -232,6 +238,12 @@ pub enum HelloRefusal {
     /// The node is going down.
     #[error("the node there is shutting down; try another one")]
     Shutdown,
+    /// A group that the node doesn't have.
+    #[error("the node there has no {group}: its directory was made with fewer groups than this one")]
+    Group {
+        /// The group that was asked for.
+        group: GroupId,
+    },
 }
 
 /// Why bytes aren't a hello. Close the connection.
@@ -380,6 +392,7 @@ impl Hello {
         field::CONFIGURATION.put(&mut bytes, &self.configuration.0.to_le_bytes());
         field::PORT.put(&mut bytes, &u64::from(self.port).to_le_bytes());
         field::STABLE.put(&mut bytes, &self.stable.0.to_le_bytes());
+        field::GROUP.put(&mut bytes, &self.group.0.to_le_bytes());
         bytes
     }
 }
@@ -441,6 +454,7 @@ mod refusal {
     pub(super) const NOT_BOOTSTRAPPED: u16 = 11;
     pub(super) const SHUTDOWN: u16 = 12;
     pub(super) const TWIN: u16 = 13;
+    pub(super) const GROUP: u16 = 14;
 }
 
 /// The two numbers of a refusal's detail; a refusal with one number has the other at zero.
@@ -468,6 +482,7 @@ impl HelloRefusal {
             HelloRefusal::TooManyConnections => (refusal::TOO_MANY_CONNECTIONS, [0; 16]),
             HelloRefusal::NotBootstrapped => (refusal::NOT_BOOTSTRAPPED, [0; 16]),
             HelloRefusal::Shutdown => (refusal::SHUTDOWN, [0; 16]),
+            HelloRefusal::Group { group } => (refusal::GROUP, numbers(u64::from(group.0), 0)),
         }
     }
 
@@ -489,6 +504,7 @@ impl HelloRefusal {
             refusal::TOO_MANY_CONNECTIONS => HelloRefusal::TooManyConnections,
             refusal::NOT_BOOTSTRAPPED => HelloRefusal::NotBootstrapped,
             refusal::SHUTDOWN => HelloRefusal::Shutdown,
+            refusal::GROUP => HelloRefusal::Group { group: GroupId(u32::try_from(low).ok()?) },
             _ => return None,
         };
         // A detail that the reason doesn't have contradicts it.
@@ -556,6 +572,7 @@ fn parse(bytes: &[u8]) -> Result<Hello, HelloError> {
         configuration: Slot(field::CONFIGURATION.u64(bytes)),
         port: u16::try_from(field::PORT.u64(bytes)).map_err(|_| HelloError::Port)?,
         stable: Slot(field::STABLE.u64(bytes)),
+        group: GroupId(field::GROUP.u32(bytes)),
     };
     let (minimum, maximum) = (hello.format_min, hello.format_max);
     if minimum == 0 || minimum > maximum {
@@ -606,6 +623,7 @@ mod tests {
             configuration: Slot(9),
             port: 7001,
             stable: Slot(10),
+            group: GroupId(0),
         }
     }
 

@@ -23,6 +23,7 @@ use async_io::{Async, Timer};
 use futures_channel::oneshot;
 use futures_lite::{AsyncRead, AsyncWrite, AsyncWriteExt as _, FutureExt as _};
 use futures_rustls::TlsAcceptor;
+use synod_frame::GroupId;
 use synod_frame::client::ClientRole;
 
 use crate::config::Config;
@@ -49,6 +50,9 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What the shards share with whoever asks, for each group, the first one first.
+pub(crate) type Groups = Vec<(GroupId, Arc<Shared>)>;
+
 /// What the port shows; filled in as the node comes up.
 pub(crate) struct View {
     facts: metrics::Facts,
@@ -57,13 +61,14 @@ pub(crate) struct View {
     tls: Option<Arc<Tls>>,
     /// Whether the port itself speaks TLS.
     is_secure: bool,
-    shared: OnceLock<Arc<Shared>>,
+    /// Of each group.
+    groups: OnceLock<Groups>,
     leaving: AtomicBool,
 }
 
 impl View {
     /// Of a node that isn't up yet.
-    pub(crate) fn new(config: &Config, tls: Option<Arc<Tls>>) -> View {
+    pub(crate) fn new(config: &Config, groups: u32, tls: Option<Arc<Tls>>) -> View {
         // Probes on the same machine have no certificates, and whoever is there can't do more here than look.
         let is_secure = tls.is_some() && config.admin_listen.is_some_and(|address| !address.ip().is_loopback());
         View {
@@ -72,18 +77,28 @@ impl View {
                 directory: config.directory.clone(),
                 insecure_plaintext: config.insecure_plaintext,
             },
-            limits: limits::print(config),
+            limits: limits::print_for(config, groups),
             port: Arc::default(),
             tls,
             is_secure,
-            shared: OnceLock::new(),
+            groups: OnceLock::new(),
             leaving: AtomicBool::new(false),
         }
     }
 
     /// The log is read back, and the shard runs.
-    pub(crate) fn is_up(&self, shared: Arc<Shared>) {
-        self.shared.get_or_init(|| shared);
+    pub(crate) fn is_up(&self, groups: Groups) {
+        self.groups.get_or_init(|| groups);
+    }
+
+    /// All groups, once the node is up.
+    fn groups(&self) -> Option<&Groups> {
+        self.groups.get()
+    }
+
+    /// What is said of a group; of the only one without its name.
+    fn of(groups: &Groups, group: GroupId, sentence: String) -> String {
+        if groups.len() > 1 { format!("{group}: {sentence}") } else { sentence }
     }
 
     /// The node is about to end: nobody should be sent here any more.
@@ -94,7 +109,7 @@ impl View {
     /// See [`metrics::encode`].
     pub(crate) fn metrics(&self) -> String {
         let expires = self.tls.as_ref().map(|tls| tls.expires());
-        metrics::encode(&self.facts, self.shared.get(), &self.port, expires)
+        metrics::encode(&self.facts, self.groups().map_or(&[], Vec::as_slice), &self.port, expires)
     }
 
     /// The node's certificates, if it has any.
@@ -104,13 +119,16 @@ impl View {
 
     /// Whether a restart wouldn't help, or why it would.
     pub(crate) fn health(&self) -> Result<(), String> {
-        let Some(shared) = self.shared.get() else { return Ok(()) };
-        if let Some(reason) = shared.status().stopped {
-            return Err(format!("the node has stopped serving: {reason}"));
-        }
-        let silent_for = shared.meters.silent_for();
-        if silent_for > SILENCE_MAX && !self.leaving.load(Ordering::Acquire) {
-            return Err(format!("the shard hasn't moved for {} s", silent_for.as_secs()));
+        let Some(groups) = self.groups() else { return Ok(()) };
+        for (group, shared) in groups {
+            if let Some(reason) = shared.status().stopped {
+                return Err(View::of(groups, *group, format!("the node has stopped serving: {reason}")));
+            }
+            let silent_for = shared.meters.silent_for();
+            if silent_for > SILENCE_MAX && !self.leaving.load(Ordering::Acquire) {
+                let sentence = format!("the shard hasn't moved for {} s", silent_for.as_secs());
+                return Err(View::of(groups, *group, sentence));
+            }
         }
         Ok(())
     }
@@ -121,13 +139,15 @@ impl View {
         if self.leaving.load(Ordering::Acquire) {
             return Err("the node is shutting down".to_owned());
         }
-        let Some(shared) = self.shared.get() else { return Err("the log is being read back".to_owned()) };
-        let status = shared.status();
-        if status.startup.ready.is_none() {
-            return Err("the log isn't open yet".to_owned());
-        }
-        if status.leader.is_none() {
-            return Err("no leader is known".to_owned());
+        let Some(groups) = self.groups() else { return Err("the log is being read back".to_owned()) };
+        for (group, shared) in groups {
+            let status = shared.status();
+            if status.startup.ready.is_none() {
+                return Err(View::of(groups, *group, "the log isn't open yet".to_owned()));
+            }
+            if status.leader.is_none() {
+                return Err(View::of(groups, *group, "no leader is known".to_owned()));
+            }
         }
         Ok(())
     }

@@ -180,6 +180,13 @@ impl Client {
         Ok(Client { wire, group: GROUP, request: 0, sent: VecDeque::new() })
     }
 
+    /// Asks for another of the cluster's logs than the first from now on. A group that the cluster doesn't have is refused with
+    /// [`ClientRefusal::UnknownGroup`].
+    #[must_use]
+    pub fn in_group(self, group: GroupId) -> Client {
+        Client { group, ..self }
+    }
+
     /// Lets an answer take at most this long; the connection has failed then. Default: any time.
     ///
     /// # Errors
@@ -392,5 +399,6 @@ pub(crate) fn client_hello() -> Hello {
         configuration: Slot(0),
         port: 0,
         stable: Slot(0),
+        group: GroupId(0),
     }
 }

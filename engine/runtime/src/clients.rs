@@ -27,7 +27,7 @@ use synod_frame::client::{
     ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, ClientRole,
     Gap, decode_request, encode_reply,
 };
-use synod_frame::{Channel, ENVELOPE_BYTES, Hello, HelloRefusal, HelloReply};
+use synod_frame::{Channel, ENVELOPE_BYTES, GroupId, Hello, HelloRefusal, HelloReply};
 use synod_protocol::delivery::{SessionCommand, TicketCommand};
 use synod_protocol::{NodeId, Slot};
 use thiserror::Error;
@@ -80,11 +80,24 @@ enum ClientEnd {
     Idle,
 }
 
+/// The logs of all groups of the node, whichever shards they live on: a client asks for any of them over one connection.
+pub(crate) struct Logs(Vec<(GroupId, Log)>);
+
+impl Logs {
+    pub(crate) fn new(logs: Vec<(GroupId, Log)>) -> Rc<Logs> {
+        Rc::new(Logs(logs))
+    }
+
+    fn of(&self, group: GroupId) -> Option<&Log> {
+        self.0.iter().find(|(known, _)| *known == group).map(|(_, log)| log)
+    }
+}
+
 /// Serves the client port.
 pub(crate) async fn serve_clients(
     shard: Rc<Shard>,
     identity: Rc<Identity>,
-    log: Log,
+    logs: Rc<Logs>,
     listener: Listener,
     connections: Rc<Connections>,
     bounds: ClientBounds,
@@ -92,10 +105,10 @@ pub(crate) async fn serve_clients(
     let tasks = Rc::clone(&shard.tasks);
     let budget = Budget::new(bounds.all_bytes_max);
     accept_all(listener, connections, move |stream, address, newcomer| {
-        let (shard, identity, log) = (Rc::clone(&shard), Rc::clone(&identity), log.clone());
+        let (shard, identity, logs) = (Rc::clone(&shard), Rc::clone(&identity), Rc::clone(&logs));
         let desk = Desk::new(bounds, Rc::clone(&budget));
         tasks.spawn(async move {
-            serve_client(&shard, &identity, &log, stream, address, newcomer, desk).await;
+            serve_client(&shard, &identity, &logs, stream, address, newcomer, desk).await;
         });
     })
     .await;
@@ -104,7 +117,7 @@ pub(crate) async fn serve_clients(
 async fn serve_client(
     shard: &Shard,
     identity: &Identity,
-    log: &Log,
+    logs: &Logs,
     stream: Stream,
     address: SocketAddr,
     newcomer: Newcomer,
@@ -120,7 +133,7 @@ async fn serve_client(
         }
     };
     let desk = Desk { roles, admission: Some(admission), ..desk };
-    let serving = take_requests(shard, log, reading, &desk).or(answer(log, writing, &desk));
+    let serving = take_requests(shard, logs, reading, &desk).or(answer(writing, &desk));
     let end = serving.or(desk.make_way()).await;
     match end {
         error @ (ClientEnd::Io(_) | ClientEnd::Idle) => {
@@ -190,6 +203,7 @@ enum Pending {
     /// Begun already, and not answered yet.
     Later(Pin<Box<dyn Future<Output = ClientReply>>>),
     Read {
+        log: Log,
         request: u64,
         from: Slot,
         bytes_max: u32,
@@ -253,17 +267,17 @@ impl Desk {
     }
 }
 
-async fn take_requests(shard: &Shard, log: &Log, mut stream: Reading, desk: &Desk) -> ClientEnd {
+async fn take_requests(shard: &Shard, logs: &Logs, mut stream: Reading, desk: &Desk) -> ClientEnd {
     loop {
         desk.wait_for_room().await;
-        if let Err(end) = take_request(shard, log, &mut stream, desk).await {
+        if let Err(end) = take_request(shard, logs, &mut stream, desk).await {
             return end;
         }
         yield_if_needed().await;
     }
 }
 
-async fn take_request(shard: &Shard, log: &Log, stream: &mut Reading, desk: &Desk) -> Result<(), ClientEnd> {
+async fn take_request(shard: &Shard, logs: &Logs, stream: &mut Reading, desk: &Desk) -> Result<(), ClientEnd> {
     let mut head = [0; ENVELOPE_BYTES];
     // A client may be silent for as long as it likes, but not in the middle of a request.
     let begun = stream.read(&mut head).await?;
@@ -279,10 +293,10 @@ async fn take_request(shard: &Shard, log: &Log, stream: &mut Reading, desk: &Des
     let payload = desk.budget.read(stream, envelope.payload_bytes as usize).await?;
     let request = decode_request(&envelope, &payload)?;
     let number = request.request();
-    if envelope.group != shard.settings.group {
+    let Some(log) = logs.of(envelope.group) else {
         desk.put(Pending::Ready(refused(number, ClientRefusal::UnknownGroup)));
         return Ok(());
-    }
+    };
     if let Some(role) = role_for(&request)
         && !desk.roles.allow(role)
     {
@@ -379,7 +393,7 @@ async fn begin(shard: &Shard, log: &Log, request: ClientRequest, room: Room) -> 
         }
         ClientRequest::Read { request, from, bytes_max, wait_ms, .. } => {
             let wait = Duration::from_millis(wait_ms.into()).min(READ_WAIT_MAX);
-            Pending::Read { request, from, bytes_max, wait }
+            Pending::Read { log, request, from, bytes_max, wait }
         }
     }
 }
@@ -398,17 +412,17 @@ async fn later(request: u64, work: impl Future<Output = Result<Slot, ClientRefus
     }
 }
 
-async fn answer(log: &Log, mut stream: Writing, desk: &Desk) -> ClientEnd {
+async fn answer(mut stream: Writing, desk: &Desk) -> ClientEnd {
     let mut gathered = Vec::new();
     loop {
-        if let Err(error) = answer_next(log, &mut stream, desk, &mut gathered).await {
+        if let Err(error) = answer_next(&mut stream, desk, &mut gathered).await {
             return error.into();
         }
         yield_if_needed().await;
     }
 }
 
-async fn answer_next(log: &Log, stream: &mut Writing, desk: &Desk, gathered: &mut Vec<u8>) -> io::Result<()> {
+async fn answer_next(stream: &mut Writing, desk: &Desk, gathered: &mut Vec<u8>) -> io::Result<()> {
     let Some(pending) = desk.take() else {
         flush(stream, gathered).await?;
         // An idle connection costs little.
@@ -453,10 +467,10 @@ async fn answer_next(log: &Log, stream: &mut Writing, desk: &Desk, gathered: &mu
             gather(gathered, &reply);
             desk.done(0);
         }
-        Pending::Read { request, from, bytes_max, wait } => {
+        Pending::Read { log, request, from, bytes_max, wait } => {
             flush(stream, gathered).await?;
             let wanted = Wanted { request, from, bytes_max, wait };
-            send_bodies(log, stream, gathered, wanted).await?;
+            send_bodies(&log, stream, gathered, wanted).await?;
             desk.done(0);
         }
     }

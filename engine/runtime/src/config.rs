@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use synod_protocol::{NodeId, Settings, SettingsError, limits};
+use synod_wal::directory::LOGS_MAX;
 use synod_wal::{POOL_FILES_MIN, SyncMode};
 use thiserror::Error;
 
@@ -86,8 +87,14 @@ pub struct Config {
     pub clients_bytes_max: u64,
     /// How much of the log to keep. Default: everything, until somebody trims.
     pub retention: Retention,
+    /// Threads that drive the node's groups, at most one for each. Other nodes may have more or fewer, and so may this one at
+    /// its next start. Default: as many as there are groups, or cores if there are fewer of those.
+    pub shards: Option<u32>,
+    /// Where a node has several groups: hand the leadership of each on to the member whose turn it is, so that all members
+    /// lead about as many groups, once that member has been well for a while. Give all nodes the same setting. Default yes.
+    pub spread_leaders: bool,
     /// Keep the shard's thread on this core, which must be one that the process may use. Worth it only where the core
-    /// has nothing else to do. Default no.
+    /// has nothing else to do, and only with one shard. Default no.
     pub pin_to_core: Option<usize>,
 }
 
@@ -179,6 +186,12 @@ pub enum ConfigError {
         /// The value given.
         value: u64,
     },
+    /// A core for several threads.
+    #[error("pin_to_core names one core, and there are {shards} shards: leave it out, or set shards to 1")]
+    PinnedShards {
+        /// How many there would be.
+        shards: u32,
+    },
     /// A core that this process may not run on.
     #[error("pin_to_core: this process may not run on core {core}, only on {allowed:?}")]
     Core {
@@ -223,6 +236,8 @@ impl Config {
             client_bytes_max: 8 << 20,
             clients_bytes_max: 64 << 20,
             retention: Retention::default(),
+            shards: None,
+            spread_leaders: true,
             pin_to_core: None,
         }
     }
@@ -310,6 +325,33 @@ impl Config {
         Ok(())
     }
 
+    /// Checks what depends on how many groups the directory was made for.
+    ///
+    /// # Errors
+    /// The first rule that is broken, with the field's name.
+    pub(crate) fn validate_for(&self, groups: u32) -> Result<(), ConfigError> {
+        let shards = self.shards_for(groups);
+        if self.pin_to_core.is_some() && shards > 1 {
+            return Err(ConfigError::PinnedShards { shards });
+        }
+        let (value, min) = (self.connections_max as u64, self.connections_min(groups, shards));
+        if value < min {
+            return Err(ConfigError::Range { field: "connections_max", value, min, max: 1 << 20 });
+        }
+        Ok(())
+    }
+
+    /// How many threads drive so many groups here.
+    pub(crate) fn shards_for(&self, groups: u32) -> u32 {
+        let cores = || u32::try_from(crate::probe::allowed_cores().len()).unwrap_or(u32::MAX).max(1);
+        self.shards.unwrap_or_else(cores).clamp(1, groups)
+    }
+
+    /// Two connections from each peer for each group, on every shard as many as on that with the most groups.
+    fn connections_min(&self, groups: u32, shards: u32) -> u64 {
+        2 * self.peers.len() as u64 * u64::from(groups.div_ceil(shards)) * u64::from(shards)
+    }
+
     fn validate_bounds(&self) -> Result<(), ConfigError> {
         let record_max = u64::from(limits::BODY_BYTES_MAX);
         let range = |field, value: u64, min: u64, max: u64| {
@@ -333,6 +375,7 @@ impl Config {
             range("retention.hard_bytes", hard_bytes, bytes, u64::MAX)?;
         }
         let files_min = POOL_FILES_MIN + POOL_SPARES;
+        range("shards", self.shards.unwrap_or(1).into(), 1, LOGS_MAX.into())?;
         range("pool_files_max", self.pool_files_max.into(), files_min.into(), 1 << 20)?;
         range("pool_free_min", self.pool_free_min.into(), 1, (self.pool_files_max - files_min + 1).into())
     }
@@ -403,6 +446,19 @@ mod tests {
         assert_eq!(Config { forward_writes: true, ..config() }.validate(), Err(ConfigError::ForwardWhere));
         let forwarding = Config { forward_writes: true, client_peers: client_peers(3), ..config() };
         assert_eq!(forwarding.validate(), Ok(()));
+    }
+
+    #[test]
+    fn groups_need_connections_and_shards_of_their_own() {
+        let two = Config { connections_max: 8, shards: Some(2), ..config() };
+        assert_eq!((two.shards_for(1), two.shards_for(2), two.shards_for(64)), (1, 2, 2));
+        assert_eq!(two.validate_for(2), Ok(()), "two peers, two connections each, for two groups");
+        let field = "connections_max";
+        assert_eq!(two.validate_for(3), Err(ConfigError::Range { field, value: 8, min: 16, max: 1 << 20 }));
+        let pinned = Config { pin_to_core: Some(0), ..two };
+        assert_eq!(pinned.validate_for(1), Ok(()));
+        assert_eq!(pinned.validate_for(2), Err(ConfigError::PinnedShards { shards: 2 }));
+        assert!(matches!(Config { shards: Some(0), ..config() }.validate(), Err(ConfigError::Range { .. })));
     }
 
     #[test]

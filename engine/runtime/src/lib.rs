@@ -101,7 +101,7 @@ pub use error::{
 };
 pub use log::{AppendOptions, Log, WhenFull};
 pub use memory::MemoryBound;
-pub use node::{GROUP, Node};
+pub use node::{GROUP, Node, UnknownGroup};
 pub use probe::{HostReport, ProbeError, probe};
 pub use reader::{Entries, Entry, ReadItem, Reader, SharedBody};
 pub use status::{Counters, Damage, Membership, Startup, Status};

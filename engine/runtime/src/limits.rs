@@ -26,7 +26,12 @@ struct Limit {
 
 /// The limits of a node with this configuration, a line each, and the most memory that it takes.
 pub fn print(config: &Config) -> String {
-    let limits = limits_of(config);
+    print_for(config, 1)
+}
+
+/// As [`print()`], for a node with so many groups; what is each group's is what each of them gets.
+pub fn print_for(config: &Config, groups: u32) -> String {
+    let limits = limits_of(config, groups);
     let width = |column: fn(&Limit) -> usize| limits.iter().map(column).max().unwrap_or_default();
     let (name_width, value_width) = (width(|limit| limit.name.len()), width(|limit| limit.value.len()));
     let mut text = String::new();
@@ -36,11 +41,14 @@ pub fn print(config: &Config) -> String {
     text
 }
 
-fn limits_of(config: &Config) -> Vec<Limit> {
+fn limits_of(config: &Config, groups: u32) -> Vec<Limit> {
     let limit = |name, value: String, then| Limit { name, value, then };
+    let memory = config.memory_bound_of(Configuration::ALPHA_DEFAULT, groups);
+    let config = &config.share_of(groups);
     let (settings, sessions) = (&config.settings, DeliveryLimits::CLUSTER);
-    let memory = config.memory_bound(Configuration::ALPHA_DEFAULT);
-    vec![
+    let several = (groups > 1)
+        .then(|| limit("groups", groups.to_string(), "each has a log of its own, and of what follows what is a log's"));
+    let mut limits = vec![
         limit("hello", bytes(HELLO_BYTES as u64), "what begins otherwise is closed at its first bytes"),
         limit("hello deadline", time(HELLO_DEADLINE), "the connection is closed"),
         limit("envelope", bytes(ENVELOPE_BYTES as u64), "has a checksum of its own; closed if it is wrong"),
@@ -104,7 +112,9 @@ fn limits_of(config: &Config) -> Vec<Limit> {
         limit("  connections from peers", bytes(memory.peers), ""),
         limit("  connections from clients", bytes(memory.clients), ""),
         limit("  everything else", bytes(memory.fixed), ""),
-    ]
+    ];
+    limits.splice(0..0, several);
+    limits
 }
 
 fn bytes(bytes: u64) -> String {

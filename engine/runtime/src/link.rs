@@ -15,6 +15,7 @@ pub(crate) mod connection;
 mod dial;
 pub(crate) mod handshake;
 mod outbox;
+pub(crate) mod passage;
 mod receive;
 
 use std::fmt;

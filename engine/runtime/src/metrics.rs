@@ -3,6 +3,7 @@
 //! Everything is gathered when somebody asks; no payload and no key is among it. Names end with their unit, and a label
 //! has one of a few known values, or is the id of a member, so that the number of series is bounded.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,10 +12,11 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use synod_frame::GroupId;
 use synod_protocol::Role;
 
 use crate::log::Shared;
-use crate::meters::{Durations, PortMeter};
+use crate::meters::{Durations, Meters, PortMeter};
 use crate::status::Status;
 
 /// What doesn't change while a node runs.
@@ -25,26 +27,81 @@ pub(crate) struct Facts {
     pub(crate) insecure_plaintext: bool,
 }
 
-/// The metrics as text; before the log is open there is no `shared`, and little to tell.
+/// The metrics as text; before the logs are open there are no groups, and little to tell. What is a group's has the label
+/// `group` where there are several.
 pub(crate) fn encode(
     facts: &Facts,
-    shared: Option<&Arc<Shared>>,
+    groups: &[(GroupId, Arc<Shared>)],
     admin_port: &Arc<PortMeter>,
     expires: Option<u64>,
 ) -> String {
-    let labels = [("node".into(), facts.node.to_string().into())];
-    let mut registry = Registry::with_prefix_and_labels("synod", labels.into_iter());
-    let (facts, shared, admin_port) = (facts.clone(), shared.map(Arc::clone), Arc::clone(admin_port));
-    registry.register_collector(Box::new(Snapshot { facts, shared, admin_port, expires }));
-    let mut text = String::new();
-    text::encode(&mut text, &registry).expect("a string takes everything");
+    let node = ("node".into(), facts.node.to_string().into());
+    let encode = |labels: Vec<(Cow<'static, str>, Cow<'static, str>)>, snapshot: Box<dyn Collector>| {
+        let mut registry = Registry::with_prefix_and_labels("synod", labels.into_iter());
+        registry.register_collector(snapshot);
+        let mut text = String::new();
+        text::encode(&mut text, &registry).expect("a string takes everything");
+        text
+    };
+    let all: Vec<Arc<Shared>> = groups.iter().map(|(_, shared)| Arc::clone(shared)).collect();
+    let (facts, admin_port) = (facts.clone(), Arc::clone(admin_port));
+    let mut text = encode(vec![node.clone()], Box::new(Snapshot { facts, groups: all, admin_port, expires }));
+    let is_one = groups.len() == 1;
+    let each = groups.iter().map(|(group, shared)| {
+        let label = ("group".into(), group.0.to_string().into());
+        let labels = if is_one { vec![node.clone()] } else { vec![node.clone(), label] };
+        encode(labels, Box::new(GroupSnapshot { shared: Arc::clone(shared) }))
+    });
+    let each: Vec<String> = each.collect();
+    text.truncate(text.len() - END.len());
+    text.push_str(&merged(&each));
+    text.push_str(END);
     text
+}
+
+/// What an answer ends with.
+const END: &str = "# EOF\n";
+
+/// The texts of several groups as one, in which each metric stands once with the samples of all.
+fn merged(texts: &[String]) -> String {
+    let mut families: Vec<(&str, Vec<&str>)> = Vec::new();
+    for text in texts {
+        let text = text.strip_suffix(END).unwrap_or(text);
+        // All groups tell the same metrics in the same order; one without samples so far tells its head at least.
+        for family in text.split_inclusive('\n').collect::<Vec<_>>().chunk_by(|_, next| !next.starts_with("# HELP ")) {
+            let heads = family.iter().take_while(|line| line.starts_with("# ")).count();
+            let Some(name) = family.first() else { continue };
+            let (head, samples) = family.split_at(heads);
+            match families.iter_mut().find(|(known, _)| known == name) {
+                Some((_, lines)) => lines.extend(samples),
+                None => families.push((name, head.iter().chain(samples).copied().collect())),
+            }
+        }
+    }
+    families.into_iter().flat_map(|(_, lines)| lines).collect()
+}
+
+/// What one group tells.
+#[derive(Debug)]
+struct GroupSnapshot {
+    shared: Arc<Shared>,
+}
+
+impl Collector for GroupSnapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Out(encoder);
+        let status = self.shared.status();
+        standing(&mut out, &status)?;
+        positions(&mut out, &status)?;
+        log(&mut out, &status)?;
+        traffic(&mut out, &self.shared, &status)
+    }
 }
 
 #[derive(Debug)]
 struct Snapshot {
     facts: Facts,
-    shared: Option<Arc<Shared>>,
+    groups: Vec<Arc<Shared>>,
     admin_port: Arc<PortMeter>,
     /// When the node's certificates do, in seconds since 1970.
     expires: Option<u64>,
@@ -63,21 +120,18 @@ impl Collector for Snapshot {
             out.gauge("disk_free_bytes", "Room left on the file system", disk.f_bavail.saturating_mul(disk.f_frsize))?;
             out.gauge("disk_size_bytes", "Size of the file system", disk.f_blocks.saturating_mul(disk.f_frsize))?;
         }
-        if let Some(shared) = &self.shared {
-            let status = shared.status();
-            standing(&mut out, &status)?;
-            positions(&mut out, &status)?;
-            log(&mut out, &status)?;
-            traffic(&mut out, shared, &status)?;
-        }
-        let meters = self.shared.as_ref().map(|shared| &shared.meters);
-        let ports = [
-            ("peer", meters.map(|meters| &meters.peer_port)),
-            ("client", meters.map(|meters| &meters.client_port)),
-            ("admin", Some(&*self.admin_port)),
+        // A port belongs to the node; each shard counts what it has of it with its first group.
+        let all = |port: fn(&Meters) -> &PortMeter| self.groups.iter().map(|shared| port(&shared.meters)).collect();
+        let ports: [(&str, Vec<&PortMeter>); 3] = [
+            ("peer", all(|meters| &meters.peer_port)),
+            ("client", all(|meters| &meters.client_port)),
+            ("admin", vec![&*self.admin_port]),
         ];
-        let ports = || ports.iter().filter_map(|(name, port)| Some(([("port", (*name).to_owned())], (*port)?)));
-        let each = |value: fn(&PortMeter) -> u64| ports().map(move |(label, port)| (label, value(port)));
+        let ports = || ports.iter().filter(|(_, meters)| !meters.is_empty());
+        let each = |value: fn(&PortMeter) -> u64| {
+            let sum = move |meters: &[&PortMeter]| meters.iter().map(|meter| value(meter)).sum::<u64>();
+            ports().map(move |(name, meters)| ([("port", (*name).to_owned())], sum(meters)))
+        };
         out.gauges("connections", "Connections that are open", each(|port| port.open.value()))?;
         out.counts("connections_accepted", "Connections accepted", each(|port| port.accepted.value()))?;
         out.counts(

@@ -1,39 +1,38 @@
 //! A node: one process's part in a cluster, from its start to its end.
 //!
 //! Start goes from what costs nothing to what changes something: configuration, directory lock, host, recovery,
-//! listeners, and only then the shard's thread, which takes over everything but the lock. The lock is held here, so
-//! that the directory stays ours even if the thread has to be left behind with the disk not answering.
+//! listeners, and only then the shards' threads, which take over everything but the lock. The lock is held here, so
+//! that the directory stays ours even if a thread has to be left behind with the disk not answering.
+//!
+//! A node has one group, or several: each with a log of its own, dealt out to the shards in turn. The first shard has the
+//! listeners besides; see [`groups`].
 
+mod groups;
 mod recovery;
 mod retire;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_channel::oneshot;
 use synod_frame::{BodyBounds, BodyHeader, ConfigurationBody, GroupId};
 use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::limits::BODY_SLOTS_MAX;
 use synod_protocol::{Ballot, Instant, NodeId, Replica, Slot};
 use synod_wal::directory::{self, Expected, OpenDirectory};
 use synod_wal::{LogSettings, LoggedReplica, LoggedSettings, RecoveredLog, Wal};
+use thiserror::Error;
 
-use crate::admin::{Admin, View};
-use crate::clients::{ClientBounds, serve_clients};
+use crate::admin::{Admin, Groups, View};
 use crate::clock::Clock;
 use crate::config::{Config, POOL_SPARES};
 use crate::error::{AppendError, ShutdownError, StartError, StopReason};
 use crate::intake::Intake;
-use crate::link::accept::{Connections, serve_peers};
-use crate::link::{Identity, Link};
+use crate::link::Link;
 use crate::log::{Log, Shared};
 use crate::machine::exchange::Exchange;
 use crate::mailbox::{Mailbox, Request};
@@ -41,20 +40,21 @@ use crate::meters::Meters;
 use crate::probe::probe;
 use crate::remote::{Remote, RemoteConfig};
 use crate::seam::buffer::Slab;
-use crate::seam::executor::{self, ExecutorSettings, Tasks, panic_text};
-use crate::seam::net::Listener;
-use crate::shard::{Reach, Shard, ShardSettings, membership};
+use crate::seam::executor::Tasks;
+use crate::shard::{Shard, ShardSettings, membership};
 use crate::status::{Counters, Damage, Membership, Startup, Status};
-use crate::tls::{ClientTls, Door, Tls, TlsError};
+use crate::tls::{ClientTls, Tls, TlsError};
 use crate::watch::Board;
 
+use groups::{GroupSetup, ShardThread};
 pub(crate) use recovery::Facts;
 use recovery::recover_log;
 
-/// The group of a node's one log: what `bootstrap` writes into genesis, and what clients ask for.
+/// The group of a node's first log, which is the only one of most: what `bootstrap` writes into genesis, and what clients ask
+/// for. Further ones have the numbers that follow.
 pub const GROUP: GroupId = GroupId(1);
 
-/// The number of a node's one log.
+/// The number of a node's first log.
 pub(crate) const LOG: u32 = 0;
 
 /// How long an orderly end waits for the disk.
@@ -66,16 +66,15 @@ const CACHE_SHARE: usize = 2;
 /// A running node. Dropping it shuts it down and waits for that.
 #[derive(Debug)]
 pub struct Node {
-    shared: Arc<Shared>,
+    /// The first one first, by their logs.
+    groups: Groups,
     listen: SocketAddr,
     client_listen: Option<SocketAddr>,
     view: Arc<View>,
     admin: Option<Admin>,
-    thread: Option<JoinHandle<Result<(), ShutdownError>>>,
-    /// Resolves when the thread is about to end.
-    ended: oneshot::Receiver<()>,
-    /// The way to the leader for appends.
-    forwarder: Option<Remote>,
+    threads: Vec<ShardThread>,
+    /// The ways to the leaders for appends.
+    forwarders: Vec<Remote>,
     /// Unlocks the directory when dropped, after the thread has ended.
     _directory: OpenDirectory,
 }
@@ -96,7 +95,9 @@ impl Node {
         let report = probe(&config.directory)?;
         tracing::debug!(%report, "the host is fit");
         let tls = load_tls(&config, &directory)?;
-        let view = Arc::new(View::new(&config, tls.clone()));
+        let groups = directory.identity().logs;
+        config.validate_for(groups)?;
+        let view = Arc::new(View::new(&config, groups, tls.clone()));
         // Before the log is read back: whoever asks meanwhile is told so.
         let admin = match config.admin_listen {
             Some(address) => {
@@ -105,61 +106,66 @@ impl Node {
             }
             None => None,
         };
-        let (facts, recovered, startup) = recover_log(&directory, config.sync, config.settings.format_max)?;
-        let (group, genesis) = check_members(&config, &recovered)?;
+        let mut members = Vec::new();
+        let mut forwarders = Vec::new();
+        for log in 0..groups {
+            let (facts, recovered, startup) = recover_log(&directory, log, config.sync, config.settings.format_max)?;
+            let (group, genesis) = check_members(&config, &recovered)?;
+            if config.forward_writes {
+                forwarders.push(start_forwarder(&config, group, tls.as_ref())?);
+            }
+            let forward = forwarders.last().map(Remote::log);
+            members.push(GroupSetup { group, recovered, genesis, facts, startup, forward });
+        }
         let (listener, listen) = bind(config.listen)?;
         let (client_listener, client_listen) = match config.client_listen.map(bind).transpose()? {
             Some((listener, address)) => (Some(listener), Some(address)),
             None => (None, None),
         };
-        let (ready, started) = mpsc::channel();
-        let (ending, ended) = oneshot::channel::<()>();
-        let forwarder = config.forward_writes.then(|| start_forwarder(&config, tls.as_ref())).transpose()?;
-        let forward = forwarder.as_ref().map(Remote::log);
-        let setup = Setup {
-            config,
-            tls,
-            recovered,
-            group,
-            genesis,
-            facts,
-            startup,
-            called_at,
-            listener,
+        let mut node = Node {
+            groups: Vec::new(),
             listen,
-            client_listener,
-            forward,
+            client_listen,
+            view,
+            admin,
+            threads: Vec::new(),
+            forwarders,
+            _directory: directory,
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("synod-{}", setup.config.node))
-            .spawn(move || {
-                // Dropped when the thread is done, also by a panic.
-                let _ending = ending;
-                run_shard(setup, &ready)
-            })
-            .map_err(StartError::Shard)?;
-        match started.recv() {
-            Ok(Ok(shared)) => {
-                view.is_up(Arc::clone(&shared));
-                let thread = Some(thread);
-                Ok(Node { shared, listen, client_listen, view, admin, thread, ended, forwarder, _directory: directory })
-            }
-            Ok(Err(error)) => Err(error),
-            Err(mpsc::RecvError) => {
-                let panic = thread.join().err().map_or_else(String::new, |panic| panic_text(panic.as_ref()));
-                Err(StartError::Shard(io::Error::other(panic)))
-            }
-        }
+        // What is running by then ends with the node, should a later shard not start.
+        groups::start_shards(config, tls, called_at, members, (listener, client_listener), &mut node)?;
+        node.view.is_up(node.groups.clone());
+        Ok(node)
     }
 
-    /// The handle of the node's log.
+    /// The handle of the node's log; where it has several, of the first one.
     pub fn log(&self) -> Log {
-        Log::new(Arc::clone(&self.shared))
+        Log::new(Arc::clone(&self.groups[0].1))
     }
 
-    /// How the node stands.
+    /// The handle of one of the node's logs.
+    ///
+    /// # Errors
+    /// If the node doesn't have that group.
+    pub fn log_of(&self, group: GroupId) -> Result<Log, UnknownGroup> {
+        let known = self.groups.iter().find(|(known, _)| *known == group);
+        let unknown = || UnknownGroup { group, groups: self.groups() };
+        known.map(|(_, shared)| Log::new(Arc::clone(shared))).ok_or_else(unknown)
+    }
+
+    /// The node's groups, each of which has a log: as many as its directory was made for.
+    pub fn groups(&self) -> Vec<GroupId> {
+        self.groups.iter().map(|(group, _)| *group).collect()
+    }
+
+    /// How the node stands in its group; where it has several, in the first one. [`Log::status`] tells it of each.
     pub fn status(&self) -> Status {
-        self.shared.status()
+        self.groups[0].1.status()
+    }
+
+    /// Why the node serves no more, or one of its groups; none while all do.
+    pub fn stopped(&self) -> Option<StopReason> {
+        self.groups.iter().find_map(|(_, shared)| shared.status().stopped)
     }
 
     /// Where peers connect, with the port that was really taken.
@@ -207,12 +213,13 @@ impl Node {
     /// If it didn't end in order; see [`ShutdownError`]. Calling it again does nothing.
     pub fn shutdown(&mut self) -> Result<(), ShutdownError> {
         self.ask_to_stop();
-        let Some(thread) = self.thread.take() else { return Ok(()) };
-        self.forwarder = None;
-        match thread.join() {
-            Ok(ended) => ended,
-            Err(panic) => Err(ShutdownError::Panic(panic_text(panic.as_ref()))),
+        let threads = std::mem::take(&mut self.threads);
+        if !threads.is_empty() {
+            self.forwarders.clear();
         }
+        // All are waited for, whatever becomes of some.
+        let ended: Vec<_> = threads.into_iter().map(ShardThread::join).collect();
+        ended.into_iter().collect()
     }
 }
 
@@ -225,17 +232,18 @@ impl Node {
     /// As [`Node::shutdown`].
     pub async fn close(&mut self) -> Result<(), ShutdownError> {
         self.ask_to_stop();
-        if self.thread.is_some() {
-            // Nothing is ever sent: the sender is dropped, at the latest when the thread has unwound.
-            let _ = (&mut self.ended).await;
+        for thread in &mut self.threads {
+            thread.ended().await;
         }
         self.shutdown()
     }
 
     fn ask_to_stop(&self) {
         self.view.is_leaving();
-        self.shared.intake.close(AppendError::Shutdown);
-        self.shared.mailbox.ask(Request::Stop);
+        for (_, shared) in &self.groups {
+            shared.intake.close(AppendError::Shutdown);
+            shared.mailbox.ask(Request::Stop);
+        }
     }
 }
 
@@ -247,28 +255,26 @@ impl Drop for Node {
     }
 }
 
-/// The way to the other members' client ports.
-fn start_forwarder(config: &Config, tls: Option<&Arc<Tls>>) -> Result<Remote, StartError> {
-    let servers = config.client_peers.iter().map(|(_, address)| *address).collect();
-    let tls = tls.map(|tls| ClientTls::of_node(Arc::clone(tls)));
-    let remote = RemoteConfig { tls, retry_within: config.unknown_after, ..RemoteConfig::new(servers) };
-    Remote::start(remote).map_err(|error| StartError::Shard(io::Error::other(error)))
+/// The node doesn't have a group.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[error("the node has no {group}, only {}: the number of groups was settled by `synod init`", names(groups))]
+pub struct UnknownGroup {
+    /// What was asked for.
+    pub group: GroupId,
+    /// Those that there are.
+    pub groups: Vec<GroupId>,
 }
 
-/// What the shard's thread takes over.
-struct Setup {
-    config: Config,
-    tls: Option<Arc<Tls>>,
-    recovered: RecoveredLog,
-    group: GroupId,
-    genesis: ConfigurationBody,
-    facts: Facts,
-    startup: Startup,
-    called_at: std::time::Instant,
-    listener: TcpListener,
-    listen: SocketAddr,
-    client_listener: Option<TcpListener>,
-    forward: Option<Log>,
+fn names(groups: &[GroupId]) -> String {
+    groups.iter().map(GroupId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The way to the other members' client ports.
+fn start_forwarder(config: &Config, group: GroupId, tls: Option<&Arc<Tls>>) -> Result<Remote, StartError> {
+    let servers = config.client_peers.iter().map(|(_, address)| *address).collect();
+    let tls = tls.map(|tls| ClientTls::of_node(Arc::clone(tls)));
+    let remote = RemoteConfig { group, tls, retry_within: config.unknown_after, ..RemoteConfig::new(servers) };
+    Remote::start(remote).map_err(|error| StartError::Shard(io::Error::other(error)))
 }
 
 /// What the log's first configuration says, and whether everybody can be reached whom the newest one names.
@@ -294,120 +300,7 @@ fn check_members(config: &Config, recovered: &RecoveredLog) -> Result<(GroupId, 
     Ok((header.group, first))
 }
 
-/// Tells the thread that starts the node that the shard serves, or why not.
-type Ready = mpsc::Sender<Result<Arc<Shared>, StartError>>;
-
-/// The shard's thread.
-fn run_shard(setup: Setup, ready: &Ready) -> Result<(), ShutdownError> {
-    let settings = ExecutorSettings {
-        name: format!("synod-{}", setup.config.node),
-        core: setup.config.pin_to_core,
-        io_memory_bytes: setup.config.io_memory_bytes,
-    };
-    // Kept outside the executor: should its own code panic, those who wait for the shard must still be answered.
-    let current: Rc<RefCell<Option<Rc<Shard>>>> = Rc::default();
-    let inside = Rc::clone(&current);
-    let starting = ready.clone();
-    let ran = catch_unwind(AssertUnwindSafe(|| {
-        executor::run(&settings, |tasks| async move {
-            match start_shard(setup, &tasks).await {
-                Ok(shard) => {
-                    *inside.borrow_mut() = Some(Rc::clone(&shard));
-                    // The one who starts the node waits for this; a node that nobody waits for ends below.
-                    let _ = starting.send(Ok(Arc::clone(&shard.shared)));
-                    let ended = shard.run_to_end(DISK_PATIENCE).await;
-                    inside.borrow_mut().take();
-                    ended
-                }
-                Err(error) => {
-                    let ended = tasks.stop(DISK_PATIENCE).await;
-                    let _ = starting.send(Err(error));
-                    ended
-                }
-            }
-        })
-    }));
-    match ran {
-        Ok(Ok(true)) => Ok(()),
-        Ok(Ok(false)) => Err(ShutdownError::Disk { waited_seconds: DISK_PATIENCE.as_secs() }),
-        Ok(Err(error)) => {
-            let _ = ready.send(Err(StartError::Shard(error)));
-            Ok(())
-        }
-        Err(panic) => {
-            let text = panic_text(panic.as_ref());
-            if let Some(shard) = current.borrow_mut().take() {
-                shard.end_service(StopReason::Bug(text.clone()));
-                shard.shared.mailbox.close();
-                shard.shared.board.close();
-            }
-            Err(ShutdownError::Panic(text))
-        }
-    }
-}
-
-async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
-    let Setup {
-        config,
-        tls,
-        recovered,
-        group,
-        genesis,
-        facts,
-        startup,
-        called_at,
-        listener,
-        listen,
-        client_listener,
-        forward,
-    } = setup;
-    let node = config.node;
-    let meters = Arc::new(Meters::new());
-    let links = Vec::new();
-    let (identity_facts, random) = (facts.identity, uuid::Uuid::new_v4().as_u64_pair());
-    let parts =
-        Parts { facts, group, genesis: &genesis, recovered, startup, called_at, links, meters, random, forward };
-    let shard = assemble(&config, parts, tasks).await?;
-    let identity = Rc::new(Identity::new(
-        node,
-        identity_facts.incarnation,
-        identity_facts.boot_counter,
-        random.0,
-        (genesis.cluster, genesis.lineage),
-        listen.port(),
-        directory::read_stores_seen(&config.directory),
-    ));
-    shard.start();
-    // An address that stands for any of the machine's is none at which others could reach it.
-    let own = Some((node, listen)).filter(|(_, address)| !address.ip().is_unspecified());
-    shard.tell_addresses(config.peers.iter().copied().chain(own).collect());
-    let (identity_of_links, configured) = (Rc::clone(&identity), config.peers.clone());
-    shard.reach_out(Reach {
-        identity: identity_of_links,
-        configured,
-        link_bytes: config.link_bytes,
-        directory: config.directory.clone(),
-        tls: tls.clone(),
-    });
-    let listener = Listener::adopt(listener);
-    let connections =
-        |door| Connections::new(config.connections_max, Arc::clone(&shard.shared.meters), door, tls.clone());
-    let peers = connections(Door::Peers);
-    tasks.spawn(serve_peers(Rc::clone(&shard), Rc::clone(&identity), listener, peers));
-    if let Some(listener) = client_listener {
-        let bounds = ClientBounds {
-            requests_max: config.client_requests_max,
-            bytes_max: config.client_bytes_max,
-            all_bytes_max: config.clients_bytes_max,
-        };
-        let (log, listener) = (Log::new(Arc::clone(&shard.shared)), Listener::adopt(listener));
-        let clients = connections(Door::Clients);
-        tasks.spawn(serve_clients(Rc::clone(&shard), identity, log, listener, clients, bounds));
-    }
-    Ok(shard)
-}
-
-/// What a shard is made of, besides its configuration.
+/// What a group's part of a shard is made of, besides its configuration.
 pub(crate) struct Parts<'a> {
     pub(crate) facts: Facts,
     pub(crate) group: GroupId,
@@ -421,11 +314,13 @@ pub(crate) struct Parts<'a> {
     pub(crate) random: (u64, u64),
     /// Where appends go while another node leads.
     pub(crate) forward: Option<Log>,
+    /// See [`ShardSettings::spread`].
+    pub(crate) spread: Option<u32>,
 }
 
 /// Makes a shard, with its files open, on whichever runtime this is.
 pub(crate) async fn assemble(config: &Config, parts: Parts<'_>, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, StartError> {
-    let Parts { facts, group, genesis, recovered, startup, called_at, links, meters, random, forward } = parts;
+    let Parts { facts, group, genesis, recovered, startup, called_at, links, meters, random, forward, spread } = parts;
     let (clock, node) = (Clock::start(), config.node);
     let bounds = BodyBounds { commands_max: genesis.alpha.min(BODY_SLOTS_MAX), ..BodyBounds::LARGEST };
     let settings = ShardSettings {
@@ -437,6 +332,7 @@ pub(crate) async fn assemble(config: &Config, parts: Parts<'_>, tasks: &Rc<Tasks
         backlog_bytes: config.wal_backlog_bytes,
         unknown_after: config.unknown_after,
         retention: config.retention,
+        spread,
         client_peers: config.client_peers.clone(),
         called_at,
     };

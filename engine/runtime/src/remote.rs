@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use synod_frame::BodyBounds;
+use synod_frame::{BodyBounds, GroupId};
 use synod_protocol::{Ballot, Mark, NodeId, Role, Slot};
 use synod_wal::LogStats;
 use thiserror::Error;
@@ -48,6 +48,7 @@ use crate::log::{Log, Shared};
 use crate::machine::exchange::Exchange;
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
+use crate::node::GROUP;
 use crate::seam::plain;
 use crate::status::{Counters, Damage, Membership, Startup, Status};
 use crate::tls::ClientTls;
@@ -61,6 +62,8 @@ pub struct RemoteConfig {
     /// Client addresses of the cluster's nodes, in any order; some are enough if the nodes know each other's
     /// ([`crate::Config::client_peers`]), all are better.
     pub servers: Vec<SocketAddr>,
+    /// Which of the cluster's logs. Default the first, which is the only one of most clusters.
+    pub group: GroupId,
     /// How long an append, or a barrier, is tried before it fails: through elections, refusals and lost connections.
     /// Default 10 s.
     pub retry_within: Duration,
@@ -87,6 +90,7 @@ impl RemoteConfig {
     pub fn new(servers: Vec<SocketAddr>) -> RemoteConfig {
         RemoteConfig {
             servers,
+            group: GROUP,
             retry_within: Duration::from_secs(10),
             answer_within: Duration::from_secs(2),
             connect_within: Duration::from_secs(1),

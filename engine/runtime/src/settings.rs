@@ -440,6 +440,7 @@ fn fields_of(error: &ConfigError) -> Vec<&'static str> {
         | ConfigError::PowerOfTwo { field, .. }
         | ConfigError::Plaintext { field, .. } => vec![field.split_once(' ').map_or(field, |(name, _)| name)],
         ConfigError::Core { .. } => vec!["pin_to_core"],
+        ConfigError::PinnedShards { .. } => vec!["pin_to_core", "shards"],
         ConfigError::TlsPart(_) => vec!["tls.authorities", "tls.certificate", "tls.key"],
         ConfigError::TlsOrPlaintext => vec!["insecure_plaintext", "tls.authorities", "tls.certificate", "tls.key"],
         ConfigError::ForwardWhere => vec!["forward_writes", "client_peers"],

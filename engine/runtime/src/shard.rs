@@ -1,4 +1,6 @@
-//! A shard: one thread, one executor, one log, and everything that happens on them.
+//! A group's part of a shard: one log, and everything that happens on it. A shard is one thread with one executor; most
+//! drive one group. Where there are several, each has a [`Shard`] of its own with its own tasks, in queues that get equal
+//! parts of the thread, and they share nothing else.
 //!
 //! [`Shard::turn`] is the heart: an event goes into the [`LoggedReplica`], and everything it asks for is carried out,
 //! in its order, until it asks for nothing more. Then what gathered in the intake is proposed as far as there is room,
@@ -19,6 +21,7 @@ mod readers;
 mod requests;
 mod retention;
 mod snapshots;
+mod spread;
 
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
@@ -47,6 +50,7 @@ pub(crate) use membership::Reach;
 use readers::Readers;
 use requests::Waiting;
 use retention::Keeper;
+use spread::Spreader;
 
 /// Longest time between two looks at the clock.
 const TICK: Duration = Duration::from_millis(10);
@@ -74,6 +78,8 @@ pub(crate) struct ShardSettings {
     pub(crate) backlog_bytes: u64,
     pub(crate) unknown_after: Duration,
     pub(crate) retention: Retention,
+    /// Whose turn it is to lead, by the group's place among the node's, if leaders are to be spread.
+    pub(crate) spread: Option<u32>,
     /// Where peers listen for clients, as far as that is known.
     pub(crate) client_peers: Vec<(NodeId, SocketAddr)>,
     /// When somebody called for the node.
@@ -108,6 +114,7 @@ struct Core {
     readers: Readers,
     waiting: Waiting,
     keeper: Keeper,
+    spreader: Spreader,
     counters: Counters,
     stopped: Option<StopReason>,
     /// The own log was full when last looked at.
@@ -159,6 +166,7 @@ impl Shard {
             readers: Readers::default(),
             waiting: Waiting::default(),
             keeper: Keeper::default(),
+            spreader: Spreader::default(),
             counters: Counters::default(),
             stopped: None,
             full: false,
@@ -445,6 +453,7 @@ impl Shard {
         core.readers.forget_gone();
         self.keep_hold(core, now);
         self.keep_within_bounds(core, now);
+        self.spread_leaders(core, now);
         self.follow_up(core, now);
     }
 

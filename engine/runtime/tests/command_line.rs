@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{
     SYNOD, Served, free_addresses, make_cluster, read_to_end, synod, synod_ok, temporary_directory, wait_for,
 };
-use synod_frame::{Channel, FORMAT_VERSION, HELLO_BYTES, Hello, HelloRefusal, HelloReply};
+use synod_frame::{Channel, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello, HelloRefusal, HelloReply};
 use synod_protocol::{Ballot, NodeId, Slot};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,6 +59,7 @@ fn peer_hello(cluster: [u8; 16], from: u32, to: u32) -> Hello {
         configuration: Slot(0),
         port: 0,
         stable: Slot(0),
+        group: GroupId(0),
     }
 }
 

@@ -45,6 +45,7 @@ fn client_hello() -> Hello {
         configuration: Slot(0),
         port: 0,
         stable: Slot(0),
+        group: GroupId(0),
     }
 }
 

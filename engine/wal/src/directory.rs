@@ -7,6 +7,7 @@
 //! DIR/LOCK                  flock'ed by whoever may write; never deleted
 //! DIR/log-0000/pool         how many files the pool has ever had; readable, checksummed, replaced as a whole
 //! DIR/log-0000/segment-NNNNNN.wal   the pool; a file keeps its name in all its lives
+//! DIR/log-0001, DIR/peers-0001      the same for the second group, and so on; most nodes have one
 //! ```
 //!
 //! [`init`] makes a store, once, with a random incarnation. [`bootstrap`] makes it a member of a cluster, once: before
@@ -35,12 +36,12 @@ use synod_protocol::NodeId;
 use thiserror::Error;
 
 pub use ahead::{ReadAheadStore, ReadProgress};
-pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap, join};
+pub use bootstrap::{BootstrapError, Bootstrapped, Genesis, bootstrap, join, join_groups};
 pub use compact::{CompactError, CompactOptions, CompactProgress, CompactStep, Compacted, compact};
 pub use copy::{CopyError, write_copy};
 pub use disk::FileDisk;
 pub use found::{FoundError, Founding, FoundingStart, check_unused, found};
-pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};
+pub use identity_file::{IdentityFileError, IdentityProblem, LOGS_MAX, NodeIdentity};
 pub use init::{InitError, InitOptions, InitProgress, init};
 pub use lock::DirectoryLock;
 pub use peers_file::{STORES_SEEN_MAX, StoreSeen, read_stores_seen, write_stores_seen};

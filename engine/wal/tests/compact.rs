@@ -40,7 +40,8 @@ impl Store {
     fn new(files: u32) -> Store {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("node");
-        let options = InitOptions { segment_bytes: SEGMENT_BYTES, files, allow_memory_fs: true };
+        let options =
+            InitOptions { segment_bytes: SEGMENT_BYTES, files, allow_memory_fs: true, ..InitOptions::default() };
         let identity = directory::init(&path, NodeId(1), &options, &mut |_| {}).unwrap();
         let configuration = ConfigurationBody {
             cluster: [7; 16],
@@ -395,7 +396,8 @@ fn a_log_in_use_or_damaged_or_never_bootstrapped_is_refused() {
     assert!(matches!(run(&store.path), Err(CompactError::Open(OpenError::Locked { .. }))));
     drop(open);
     let alone = store.path.with_file_name("alone");
-    let options = InitOptions { segment_bytes: SEGMENT_BYTES, files: 4, allow_memory_fs: true };
+    let options =
+        InitOptions { segment_bytes: SEGMENT_BYTES, files: 4, allow_memory_fs: true, ..InitOptions::default() };
     directory::init(&alone, NodeId(2), &options, &mut |_| {}).unwrap();
     assert!(matches!(run(&alone), Err(CompactError::Open(OpenError::NotBootstrapped(_)))));
     assert!(matches!(run(store.path.parent().unwrap()), Err(CompactError::Open(OpenError::NotInitialised(_)))));

@@ -6,12 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use synod_frame::{
-    ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_configuration,
+    BodyHeader, ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_configuration,
 };
 use synod_protocol::{Ballot, Configuration, Mark, NodeId, Slot};
 use synod_wal::directory::{
     BootstrapError, Bootstrapped, DirectoryLock, DirectoryStore, Expected, FileDisk, Genesis, InitError, InitOptions,
-    NodeIdentity, OpenError, ReadAheadStore, bootstrap, init, join, log_path, open, read_identity,
+    LOGS_MAX, NodeIdentity, OpenError, ReadAheadStore, bootstrap, init, join, join_groups, log_path, open,
+    read_identity,
 };
 use synod_wal::{FileId, RecoverError, SegmentStore, StoredConfiguration, recover};
 
@@ -22,7 +23,7 @@ const NODE: NodeId = NodeId(2);
 
 /// The test directory may be anywhere, also in memory.
 fn options() -> InitOptions {
-    InitOptions { segment_bytes: 64 << 10, files: 4, allow_memory_fs: true }
+    InitOptions { segment_bytes: 64 << 10, files: 4, allow_memory_fs: true, ..InitOptions::default() }
 }
 
 fn initialised() -> (tempfile::TempDir, PathBuf, NodeIdentity) {
@@ -97,6 +98,55 @@ fn a_store_joins_a_cluster_that_exists() {
     assert_eq!((log.records, log.mark, log.configuration.as_ref()), (1, Mark::START, Some(&stored)));
     let genesis = Configuration::genesis(vec![NodeId(1)], 4096).unwrap();
     assert_eq!(log.configurations(&genesis).unwrap().newest().chosen_at, Slot(50));
+}
+
+#[test]
+fn a_store_of_several_logs_begins_with_all_of_them_or_none() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("store");
+    let many = |logs| InitOptions { logs, ..options() };
+    for logs in [0, LOGS_MAX + 1] {
+        assert!(matches!(init(&path, NODE, &many(logs), &mut |_| ()), Err(InitError::Logs(found)) if found == logs));
+    }
+    let mut files = 0;
+    let identity = init(&path, NODE, &many(3), &mut |progress| files = progress.files_done).unwrap();
+    assert_eq!((identity.logs, files), (3, 12));
+    // Interrupted after the first log: the identity isn't written, so it is done again.
+    let genesis = genesis(&identity);
+    std::fs::rename(log_path(&path, 2), path.join("away")).unwrap();
+    assert!(bootstrap(&path, &genesis).is_err());
+    assert_eq!(read_identity(&path).unwrap(), identity);
+    std::fs::rename(path.join("away"), log_path(&path, 2)).unwrap();
+    assert!(matches!(bootstrap(&path, &genesis), Ok(Bootstrapped::Now(_))));
+    assert!(matches!(bootstrap(&path, &genesis), Ok(Bootstrapped::Before(_))));
+    let opened = open(&path, &Expected::default()).unwrap();
+    for log in 0..3 {
+        let expected = opened.identity().log_identity(log).unwrap().expected();
+        let store = DirectoryStore::new(opened.log_path(log));
+        let found = recover(&store, &expected, opened.identity().segment_bytes).unwrap();
+        let header = BodyHeader::parse(&found.configuration.unwrap().body).unwrap();
+        assert_eq!(header.group, GroupId(1 + log));
+        let next = opened.identity().log_identity((log + 1) % 3).unwrap().expected();
+        let foreign = recover(&store, &next, opened.identity().segment_bytes);
+        assert!(matches!(foreign, Err(RecoverError::Identity { .. })), "one log never passes for another");
+    }
+}
+
+#[test]
+fn a_store_joins_all_groups_of_a_cluster() {
+    let parent = tempfile::tempdir().unwrap();
+    let path = parent.path().join("store");
+    init(&path, NODE, &InitOptions { logs: 2, ..options() }, &mut |_| ()).unwrap();
+    let others = [1, 3].map(|node| Member { node: NodeId(node), incarnation: [node as u8; 16] });
+    let stored = told(50, &[], &others);
+    let one = [(GroupId(1), stored.clone())];
+    assert!(matches!(join_groups(&path, &one), Err(BootstrapError::Groups { logs: 2, groups: 1 })));
+    let both = [(GroupId(1), stored.clone()), (GroupId(2), told(70, &[], &others))];
+    assert!(matches!(join_groups(&path, &both), Ok(Bootstrapped::Now(_))));
+    let opened = open(&path, &Expected::default()).unwrap();
+    let expected = opened.identity().log_identity(1).unwrap().expected();
+    let found = recover(&DirectoryStore::new(opened.log_path(1)), &expected, opened.identity().segment_bytes).unwrap();
+    assert_eq!(found.configuration.map(|stored| stored.slot), Some(Slot(70)));
 }
 
 fn mode(path: &Path) -> u32 {
@@ -309,7 +359,7 @@ fn an_opening_makes_no_new_file() {
 fn a_full_disk_is_said_with_figures() {
     let parent = tempfile::tempdir().unwrap();
     let path = parent.path().join("store");
-    let huge = InitOptions { segment_bytes: 1 << 30, files: u32::MAX, allow_memory_fs: true };
+    let huge = InitOptions { segment_bytes: 1 << 30, files: u32::MAX, allow_memory_fs: true, ..InitOptions::default() };
     let Err(InitError::DiskFull { needed, available, .. }) = init(&path, NODE, &huge, &mut |_| ()) else {
         panic!("no disk has that much")
     };

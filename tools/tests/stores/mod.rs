@@ -50,7 +50,8 @@ impl Stores {
     pub fn unused(nodes: u32) -> Stores {
         let root = tempfile::tempdir().expect("a temporary directory");
         let paths: Vec<PathBuf> = (1..=nodes).map(|node| root.path().join(format!("n{node}"))).collect();
-        let options = InitOptions { segment_bytes: SEGMENT_BYTES, files: 4, allow_memory_fs: true };
+        let options =
+            InitOptions { segment_bytes: SEGMENT_BYTES, files: 4, allow_memory_fs: true, ..InitOptions::default() };
         for (node, path) in (1..).zip(&paths) {
             directory::init(path, NodeId(node), &options, &mut |_| {}).expect("init");
         }

@@ -34,9 +34,14 @@ pub struct Node {
 
 /// The directories `node-1`, `node-2` and so on, as members of one cluster of which each node hears nothing.
 pub fn cluster(root: &Path, nodes: u32) -> Vec<PathBuf> {
+    cluster_of(root, nodes, 1)
+}
+
+/// As [`cluster`], with so many groups.
+pub fn cluster_of(root: &Path, nodes: u32, logs: u32) -> Vec<PathBuf> {
     fs::create_dir_all(root).expect("a directory");
     let paths: Vec<PathBuf> = (1..=nodes).map(|node| root.join(format!("n{node}"))).collect();
-    let options = InitOptions { segment_bytes: SEGMENT_BYTES, files: 6, allow_memory_fs: true };
+    let options = InitOptions { segment_bytes: SEGMENT_BYTES, files: 6, logs, allow_memory_fs: true };
     let identities: Vec<_> = (1..)
         .zip(&paths)
         .map(|(node, path)| directory::init(path, NodeId(node), &options, &mut |_| {}).expect("init"))

@@ -261,10 +261,11 @@ fn hellos() {
         ("hello-reply-accepted", &[(108, &[0])], "Format { minimum: 0"),
         ("hello-reply-accepted", &[(108, &[3])], "Format { minimum: 3"),
         ("hello-reply-accepted", &[(135, &[1])], "Reserved { offset: 135 }"),
-        ("hello-reply-accepted", &[(160, &[1])], "Reserved { offset: 160 }"),
+        ("hello-reply-accepted", &[(164, &[1])], "Reserved { offset: 164 }"),
         ("hello-reply-shutdown", &[(108, &[1])], "Reserved { offset: 108 }"),
-        ("hello-reply-shutdown", &[(110, &[14])], "Refusal { found: 14 }"),
+        ("hello-reply-shutdown", &[(110, &[15])], "Refusal { found: 15 }"),
         ("hello-reply-shutdown", &[(120, &[1])], "Refusal { found: 12 }"),
+        ("hello-reply-group", &[(124, &[1])], "Refusal { found: 14 }"),
         ("hello-reply-node", &[(124, &[1])], "Refusal { found: 5 }"),
         ("hello-reply-lineage", &[(128, &[1])], "Refusal { found: 4 }"),
     ]);

@@ -240,6 +240,7 @@ fn hello() -> impl Strategy<Value = Hello> {
             configuration: Slot(numbers[3]),
             port: numbers[2] as u16,
             stable: Slot(numbers[1]),
+            group: GroupId(to),
         },
     )
 }
@@ -260,6 +261,7 @@ fn refusal() -> impl Strategy<Value = HelloRefusal> {
         Just(HelloRefusal::TooManyConnections),
         Just(HelloRefusal::NotBootstrapped),
         Just(HelloRefusal::Shutdown),
+        any::<u32>().prop_map(|group| HelloRefusal::Group { group: GroupId(group) }),
     ]
 }
 

@@ -45,6 +45,8 @@ pub(crate) fn all() -> Vec<Sample> {
     samples.push(sample("hello", "node", Reader::Hello, hello().encode().to_vec()));
     let listening = Hello { configuration: Slot(1108), port: 7001, stable: Slot(1100), ..hello() };
     samples.push(sample("hello", "listening", Reader::Hello, listening.encode().to_vec()));
+    let grouped = Hello { group: GroupId(3), ..listening };
+    samples.push(sample("hello", "grouped", Reader::Hello, grouped.encode().to_vec()));
     samples.push(sample("hello", "client", Reader::Hello, client_hello().encode().to_vec()));
     samples.extend(hello_replies().into_iter().map(|(name, outcome)| {
         let reply = HelloReply { hello: Hello { from: NodeId(2), to: NodeId(1), ..hello() }, outcome };
@@ -352,6 +354,7 @@ pub(crate) fn hello() -> Hello {
         configuration: Slot(0),
         port: 0,
         stable: Slot(0),
+        group: GroupId(0),
     }
 }
 
@@ -373,6 +376,7 @@ pub(crate) fn client_hello() -> Hello {
         configuration: Slot(0),
         port: 0,
         stable: Slot(0),
+        group: GroupId(0),
     }
 }
 
@@ -392,6 +396,7 @@ pub(crate) fn hello_replies() -> Vec<(&'static str, Result<u16, HelloRefusal>)> 
         ("too-many-connections", Err(HelloRefusal::TooManyConnections)),
         ("not-bootstrapped", Err(HelloRefusal::NotBootstrapped)),
         ("shutdown", Err(HelloRefusal::Shutdown)),
+        ("group", Err(HelloRefusal::Group { group: GroupId(4) })),
     ]
 }
 

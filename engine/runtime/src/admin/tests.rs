@@ -9,7 +9,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The port of a node that isn't up.
 fn port() -> (Admin, Arc<View>) {
     let config = Config::new("/", NodeId(7), "127.0.0.1:0".parse().unwrap());
-    let view = Arc::new(View::new(&config, None));
+    let view = Arc::new(View::new(&config, 1, None));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     (Admin::start(listener, Arc::clone(&view)).expect("a thread"), view)
 }

@@ -18,12 +18,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_lite::FutureExt as _;
-use synod_frame::{Channel, Hello, HelloRefusal, HelloReply};
+use futures_lite::{FutureExt as _, StreamExt as _};
+use synod_frame::{Channel, GroupId, Hello, HelloRefusal, HelloReply};
 use synod_protocol::NodeId;
 
 use super::connection::{Connection, Reading};
 use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, of_tls, read_hello};
+use super::passage::{Arrivals, Passages};
 use super::receive::{self, ReceiveError};
 use crate::meters::{Meters, PortMeter};
 use crate::seam::local::Signal;
@@ -143,8 +144,14 @@ impl Connections {
         }
     }
 
+    /// One that has come to the port.
     fn enter(self: &Rc<Self>) -> Newcomer {
         self.meter().accepted.add(1);
+        self.receive()
+    }
+
+    /// One that the first shard has handed over, where it was counted.
+    fn receive(self: &Rc<Self>) -> Newcomer {
         let number = self.numbers.replace(self.numbers.get() + 1);
         let crowded = Rc::new(Signal::default());
         let mut lobby = self.lobby.borrow_mut();
@@ -309,50 +316,112 @@ impl Places {
     }
 }
 
-/// Serves the peer port.
-pub(crate) async fn serve_peers(
-    shard: Rc<Shard>,
-    identity: Rc<Identity>,
-    listener: Listener,
-    connections: Rc<Connections>,
-) {
-    let tasks = Rc::clone(&shard.tasks);
-    let places = Rc::new(Places::default());
+/// A group as its peers reach it.
+pub(crate) struct Seat {
+    pub(crate) shard: Rc<Shard>,
+    pub(crate) identity: Rc<Identity>,
+    places: Places,
+}
+
+impl Seat {
+    pub(crate) fn new(shard: Rc<Shard>, identity: Rc<Identity>) -> Rc<Seat> {
+        Rc::new(Seat { shard, identity, places: Places::default() })
+    }
+}
+
+/// The groups of one shard, at least one, behind the peer port.
+#[derive(Clone)]
+pub(crate) struct Hall(Rc<[Rc<Seat>]>);
+
+impl Hall {
+    pub(crate) fn new(seats: Vec<Rc<Seat>>) -> Hall {
+        assert!(!seats.is_empty(), "a shard has a group");
+        Hall(seats.into())
+    }
+
+    /// The one that answers for those who belong to none.
+    fn first(&self) -> &Rc<Seat> {
+        &self.0[0]
+    }
+
+    /// Whom it answers as.
+    pub(crate) fn identity(&self) -> Rc<Identity> {
+        Rc::clone(&self.first().identity)
+    }
+
+    fn seat(&self, group: GroupId) -> Option<&Rc<Seat>> {
+        self.0.iter().find(|seat| seat.identity.group() == group)
+    }
+}
+
+/// Serves the peer port, for the groups here and, by handing over, for those of other shards.
+pub(crate) async fn serve_peers(hall: Hall, listener: Listener, connections: Rc<Connections>, passages: Passages) {
+    let tasks = Rc::clone(&hall.first().shard.tasks);
+    let passages = Rc::new(passages);
     accept_all(listener, connections, move |stream, address, newcomer| {
-        let (shard, identity, places) = (Rc::clone(&shard), Rc::clone(&identity), Rc::clone(&places));
+        let (hall, passages) = (hall.clone(), Rc::clone(&passages));
         tasks.spawn(async move {
-            serve_peer(&shard, &identity, &places, stream, address, newcomer).await;
+            if passages.is_empty() {
+                return serve_peer(&hall, stream, address, newcomer).await;
+            }
+            let is_tls = newcomer.connections.tls.is_some();
+            match newcomer.introduce(passages.hand_over(stream, address, is_tls)).await {
+                Ok(Some(stream)) => serve_peer(&hall, stream, address, newcomer).await,
+                Ok(None) => {}
+                Err(error) => newcomer.leave().complain(address, &error),
+            }
         });
     })
     .await;
 }
 
-async fn serve_peer(
-    shard: &Rc<Shard>,
-    identity: &Identity,
-    places: &Places,
-    stream: Stream,
-    address: SocketAddr,
-    newcomer: Newcomer,
-) {
-    let introduced = newcomer.introduce(welcome(shard, identity, stream, &newcomer)).await;
+/// Serves what the first shard hands over to this one.
+pub(crate) async fn serve_arrivals(hall: Hall, mut arrivals: Arrivals, connections: Rc<Connections>) {
+    while let Some((socket, address)) = arrivals.next().await {
+        let (hall, newcomer) = (hall.clone(), connections.receive());
+        let tasks = Rc::clone(&hall.first().shard.tasks);
+        tasks.spawn(async move { serve_peer(&hall, Stream::adopt(socket), address, newcomer).await });
+    }
+}
+
+async fn serve_peer(hall: &Hall, stream: Stream, address: SocketAddr, newcomer: Newcomer) {
+    let introduced = newcomer.introduce(welcome(hall, stream, &newcomer)).await;
     let connections = newcomer.leave();
-    let (hello, channel, reading, _admission) = match introduced {
-        Ok(introduced) => introduced,
-        Err(error) => {
-            shard.count(|counters| counters.refusals += u64::from(!error.is_absence()));
-            return connections.complain(address, &error);
+    match introduced {
+        // In the group's own queue, so that each gets its part of a busy thread.
+        Ok(introduced) => {
+            let tasks = Rc::clone(&introduced.seat.shard.tasks);
+            tasks.spawn(async move { receive_from(introduced, address, &connections).await });
         }
-    };
-    let (peer, port) = (hello.from, hello.port);
-    shard.hear_reader(peer, hello.format_max);
+        Err(error) => {
+            hall.first().shard.count(|counters| counters.refusals += u64::from(!error.is_absence()));
+            connections.complain(address, &error);
+        }
+    }
+}
+
+/// A peer's connection that is in.
+struct Introduced {
+    seat: Rc<Seat>,
+    peer: NodeId,
+    channel: Channel,
+    port: u16,
+    format_max: u16,
+    reading: Reading,
+    _admission: Admission,
+}
+
+async fn receive_from(introduced: Introduced, address: SocketAddr, connections: &Connections) {
+    let Introduced { seat, peer, channel, port, format_max, reading, _admission } = introduced;
+    let shard = &seat.shard;
+    shard.hear_reader(peer, format_max);
     match shard.link_to(peer) {
         Some(link) => link.peer_is_alive(),
         // Nobody has told yet where it listens: it has.
         None if port != 0 => shard.meet(peer, SocketAddr::new(address.ip(), port)),
         None => {}
     }
-    let replaced = places.take(peer, channel);
+    let replaced = seat.places.take(peer, channel);
     let receiving = async {
         match channel {
             Channel::Bulk => receive::receive_bulk(shard, peer, reading).await,
@@ -379,14 +448,12 @@ async fn serve_peer(
 }
 
 /// Hears a peer's hello and answers it.
-async fn welcome(
-    shard: &Shard,
-    identity: &Identity,
-    stream: Stream,
-    newcomer: &Newcomer,
-) -> Result<(Hello, Channel, Reading, Admission), HandshakeError> {
+async fn welcome(hall: &Hall, stream: Stream, newcomer: &Newcomer) -> Result<Introduced, HandshakeError> {
     let (mut connection, names) = newcomer.secure(stream).await?;
     let hello = read_hello(&mut connection, Hello::decode).await?;
+    let asked = hall.seat(hello.group);
+    let seat = Rc::clone(asked.unwrap_or(hall.first()));
+    let (shard, identity) = (&seat.shard, &seat.identity);
     let channel = if hello.channel == Channel::Client { Channel::Control } else { hello.channel };
     let own = identity.hello(channel, hello.from, shard.position());
     let outcome = if shard.is_stopped() {
@@ -398,6 +465,9 @@ async fn welcome(
                 tracing::warn!(from = %hello.from, "a hello from a node that its certificate doesn't name");
                 return Err(HelloRefusal::UnknownNode { configuration: identity.configuration() });
             }
+            if asked.is_none() {
+                return Err(HelloRefusal::Group { group: hello.group });
+            }
             identity.judge(&hello).map(|()| format)
         })
     };
@@ -408,7 +478,9 @@ async fn welcome(
     connection.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
     outcome.map_err(HandshakeError::Refused)?;
     let admission = admission.ok_or(HandshakeError::Refused(HelloRefusal::TooManyConnections))?;
-    Ok((hello, channel, connection.into_reading(), admission))
+    let (peer, port, format_max) = (hello.from, hello.port, hello.format_max);
+    let reading = connection.into_reading();
+    Ok(Introduced { seat, peer, channel, port, format_max, reading, _admission: admission })
 }
 
 #[cfg(test)]

@@ -33,9 +33,11 @@ impl Connection {
     }
 
     /// The connecting side of TLS; the certificate of the other side is verified.
-    pub(crate) async fn connect(stream: Stream, config: Arc<ClientConfig>) -> io::Result<Connection> {
-        // Verified by what the certificate names, not by where it was reached.
-        let name = ServerName::IpAddress(stream.peer_address()?.ip().into());
+    pub(crate) async fn connect(
+        stream: Stream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> io::Result<Connection> {
         let stream = TlsConnector::from(config).connect(name, stream).await?;
         Ok(Connection::Tls(Box::new(stream.into())))
     }

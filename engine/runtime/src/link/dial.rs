@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt as _;
-use synod_frame::{Channel, HelloRefusal};
+use synod_frame::{Channel, GroupId, HelloRefusal};
 use synod_protocol::NodeId;
 
 use super::Link;
 use super::connection::{Connection, Reading, Writing};
 use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, greet, of_tls};
 use super::outbox::Outbox;
+use super::passage;
 use crate::error::StopReason;
 use crate::seam::executor::yield_if_needed;
 use crate::seam::net::Stream;
@@ -53,6 +54,15 @@ pub(crate) async fn dial(
             }
             Err(error) => {
                 match error {
+                    // Two connections are made at a time, and each hello tells how far the log was when it was written: a
+                    // peer may hear the later one first. Whoever still has what it showed in this boot has lost nothing.
+                    HandshakeError::Refused(HelloRefusal::RolledBack { boot_counter, stable })
+                        if boot_counter == identity.boot_counter && stable <= shard.position().1 =>
+                    {
+                        tracing::debug!(peer = %link.peer, ?channel, "a later hello was heard first");
+                        sleep(jittered(BACK_OFF.0)).await;
+                        continue;
+                    }
                     HandshakeError::Refused(HelloRefusal::UnknownNode { configuration }) => {
                         shard.is_unknown(link.peer, configuration);
                     }
@@ -93,7 +103,7 @@ async fn connect(
     stream.set_nodelay()?;
     stream.set_user_timeout()?;
     let mut connection = match tls {
-        Some(tls) => secure(stream, link.peer, tls).await?,
+        Some(tls) => secure(stream, link.peer, identity.group(), tls).await?,
         None => Connection::Plain(stream),
     };
     let hello = identity.hello(channel, link.peer, shard.position());
@@ -103,8 +113,9 @@ async fn connect(
 }
 
 /// Shakes hands, and looks whether it is the right node that answers.
-async fn secure(stream: Stream, expected: NodeId, tls: &Tls) -> Result<Connection, HandshakeError> {
-    let handshake = Connection::connect(stream, tls.dialling());
+async fn secure(stream: Stream, expected: NodeId, group: GroupId, tls: &Tls) -> Result<Connection, HandshakeError> {
+    // Verified by what the certificate names, not by what was asked for.
+    let handshake = Connection::connect(stream, tls.dialling(), passage::name_of(group, expected));
     let connection = within(HELLO_DEADLINE, handshake).await.ok_or(HandshakeError::Timeout)?.map_err(of_tls)?;
     let names = connection.certificate().map(|certificate| Names::of(certificate, tls.cluster()));
     let found = names.unwrap_or_default().nodes;

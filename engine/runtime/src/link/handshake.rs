@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use rustls::CertificateError;
 use synod_frame::{
-    Channel, ConfigurationBody, FORMAT_RANGE, FORMAT_VERSION, HELLO_BYTES, Hello, HelloError, HelloRefusal, HelloReply,
+    Channel, ConfigurationBody, FORMAT_RANGE, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello, HelloError, HelloRefusal,
+    HelloReply,
 };
 use synod_protocol::{Ballot, NodeId, Slot};
 use synod_wal::directory::StoreSeen;
@@ -33,6 +34,8 @@ pub(crate) struct Identity {
     port: u16,
     /// The format that peers must read to be spoken with, and the newest that this node reads.
     formats: Cell<(u16, u16)>,
+    /// Whose connections these are; zero for the first group.
+    group: GroupId,
     roster: RefCell<Roster>,
     /// The most that was ever seen of each store.
     seen: RefCell<BTreeMap<[u8; 16], StoreSeen>>,
@@ -124,12 +127,23 @@ impl Identity {
         let seen = RefCell::new(seen.into_iter().map(|store| (store.incarnation, store)).collect());
         let (roster, has_news) = (RefCell::default(), Cell::new(false));
         let formats = Cell::new((FORMAT_VERSION, *FORMAT_RANGE.end()));
-        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, formats, roster, seen, has_news }
+        let group = GroupId(0);
+        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, formats, group, roster, seen, has_news }
     }
 
     /// Whoever can't read this format is refused from now on; this node itself reads up to `newest`.
     pub(crate) fn speak(&self, needed: u16, newest: u16) {
         self.formats.set((needed, newest));
+    }
+
+    /// The same for another than the first group.
+    pub(crate) fn of_group(self, group: GroupId) -> Identity {
+        Identity { group, ..self }
+    }
+
+    /// Whose connections these are; zero for the first group.
+    pub(crate) fn group(&self) -> GroupId {
+        self.group
     }
 
     /// A peer has shown that it durably has the chosen prefix up to `stable`.
@@ -185,6 +199,7 @@ impl Identity {
             configuration: self.configuration(),
             port: self.port,
             stable,
+            group: if channel == Channel::Client { GroupId(0) } else { self.group },
         }
     }
 

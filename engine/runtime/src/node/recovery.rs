@@ -9,7 +9,6 @@ use synod_wal::{
     record_bytes, recover_with,
 };
 
-use super::LOG;
 use crate::error::StartError;
 use crate::seam::disk::{Disk, Durability};
 use crate::status::Startup;
@@ -25,20 +24,21 @@ pub(crate) struct Facts {
     pub(crate) files: Vec<FileId>,
 }
 
-/// Reads back the log of a directory that is open.
+/// Reads back one of the logs of a directory that is open.
 pub(super) fn recover_log(
     directory: &OpenDirectory,
+    log: u32,
     sync: SyncMode,
     format_max: u16,
 ) -> Result<(Facts, RecoveredLog, Startup), StartError> {
     let known = directory.identity();
-    let identity = known.log_identity(LOG).ok_or(StartError::Genesis)?;
+    let identity = known.log_identity(log).ok_or(StartError::Genesis)?;
     let needed = record_bytes(BODY_BYTES_MAX);
     if Geometry::new(known.segment_bytes).is_none_or(|geometry| geometry.record_bytes_max() < u64::from(needed)) {
         return Err(StartError::SegmentBytes { segment_bytes: known.segment_bytes });
     }
     // Absolute, because the runtime underneath opens some relative paths beside nothing.
-    let path = directory.log_path(LOG);
+    let path = directory.log_path(log);
     let log_directory = std::path::absolute(&path).map_err(|source| StartError::Segment { path, source })?;
     let begun = Instant::now();
     let mut pace = Pace::default();
@@ -63,6 +63,7 @@ pub(super) fn recover_log(
     let startup = Startup { segments: read.segments, bytes: read.bytes_read, recovery: begun.elapsed(), ready: None };
     tracing::info!(
         node = %known.node,
+        log,
         mark = %recovered.mark.slot,
         segments = startup.segments,
         mib = startup.bytes >> 20,

@@ -1,9 +1,13 @@
 //! Leaving without a gap: the leadership goes to somebody else before the node ends.
 
+use std::sync::Arc;
+
 use synod_protocol::{NodeId, Role};
 
 use super::Node;
 use crate::error::ShutdownError;
+use crate::log::Log;
+use crate::status::Status;
 
 /// How many peers are asked to take over. Each attempt may take an election timeout.
 const ATTEMPTS: usize = 2;
@@ -17,29 +21,30 @@ impl Node {
     /// As [`Node::shutdown`]. A leadership that nobody took is no error: the node resigns when it ends.
     pub fn retire(&mut self) -> Result<(), ShutdownError> {
         self.view.is_leaving();
-        if self.thread.is_some() {
-            self.hand_over();
+        if !self.threads.is_empty() {
+            for (_, shared) in &self.groups {
+                hand_over(&Log::new(Arc::clone(shared)));
+            }
         }
         self.shutdown()
     }
+}
 
-    fn hand_over(&self) {
-        for target in self.heirs() {
-            match self.log().transfer_leadership_blocking(target) {
-                Ok(()) => return tracing::info!(%target, "the leadership is handed over"),
-                Err(error) => tracing::info!(%target, %error, "a peer doesn't take the leadership over"),
-            }
+fn hand_over(log: &Log) {
+    for target in heirs(&log.status()) {
+        match log.transfer_leadership_blocking(target) {
+            Ok(()) => return tracing::info!(%target, "the leadership is handed over"),
+            Err(error) => tracing::info!(%target, %error, "a peer doesn't take the leadership over"),
         }
     }
+}
 
-    /// Who may take over, best first; nobody unless this node leads.
-    fn heirs(&self) -> Vec<NodeId> {
-        let status = self.status();
-        if status.role != Role::Leader || status.stopped.is_some() {
-            return Vec::new();
-        }
-        let mut peers: Vec<_> = status.peers.iter().filter(|peer| !peer.behind && !peer.full).collect();
-        peers.sort_by_key(|peer| std::cmp::Reverse((peer.mark, peer.stable)));
-        peers.into_iter().take(ATTEMPTS).map(|peer| peer.node).collect()
+/// Who may take over, best first; nobody unless this node leads.
+fn heirs(status: &Status) -> Vec<NodeId> {
+    if status.role != Role::Leader || status.stopped.is_some() {
+        return Vec::new();
     }
+    let mut peers: Vec<_> = status.peers.iter().filter(|peer| !peer.behind && !peer.full).collect();
+    peers.sort_by_key(|peer| std::cmp::Reverse((peer.mark, peer.stable)));
+    peers.into_iter().take(ATTEMPTS).map(|peer| peer.node).collect()
 }

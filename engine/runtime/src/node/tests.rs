@@ -5,8 +5,11 @@ use std::path::Path;
 use synod_frame::Member;
 use synod_wal::directory::{Genesis, InitOptions};
 
+use super::groups::{Port, Setup, start_groups};
 use super::*;
 use crate::error::ReadError;
+use crate::link::passage::Passages;
+use crate::seam::executor::{self, ExecutorSettings};
 use crate::seam::time::sleep;
 
 /// A directory on the disk of the build: the usual temporary directory may live in memory, without O_DIRECT.
@@ -35,26 +38,13 @@ fn setup(root: &Path) -> (Setup, OpenDirectory) {
     let config = Config::new(&path, node, "127.0.0.1:0".parse().expect("an address"));
     let directory = directory::open(&path, &Expected::default()).expect("a store");
     let (facts, recovered, startup) =
-        recover_log(&directory, config.sync, config.settings.format_max).expect("a sound log");
+        recover_log(&directory, LOG, config.sync, config.settings.format_max).expect("a sound log");
     let (group, genesis) = check_members(&config, &recovered).expect("its only member");
     let (listener, listen) = bind(config.listen).expect("a free port");
     let called_at = std::time::Instant::now();
-    let client_listener = None;
-    let (tls, forward) = (None, None);
-    let setup = Setup {
-        config,
-        tls,
-        recovered,
-        group,
-        genesis,
-        facts,
-        startup,
-        called_at,
-        listener,
-        listen,
-        client_listener,
-        forward,
-    };
+    let groups = vec![GroupSetup { group, recovered, genesis, facts, startup, forward: None }];
+    let port = Port::First { listener, client_listener: None, passages: Passages::default(), others: Vec::new() };
+    let setup = Setup { config, tls: None, of: (1, 1), groups, called_at, listen, port };
     (setup, directory)
 }
 
@@ -64,7 +54,8 @@ fn with_leader<F: Future<Output = ()>>(test: impl FnOnce(Rc<Shard>, Log) -> F + 
     let (setup, _directory) = setup(root.path());
     let settings = ExecutorSettings { name: "test".to_owned(), core: None, io_memory_bytes: 4 << 20 };
     let ended = executor::run(&settings, |tasks| async move {
-        let shard = start_shard(setup, &tasks).await.expect("it starts");
+        let started = start_groups(setup, tasks, &mut Vec::new()).await.expect("it starts");
+        let shard = Rc::clone(&started[0].1);
         let log = Log::new(Arc::clone(&shard.shared));
         while log.append(b"before").await.is_err() {
             sleep(Duration::from_millis(5)).await;

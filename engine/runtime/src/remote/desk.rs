@@ -28,7 +28,6 @@ use crate::client::ClientError;
 use crate::error::{AppendError, BarrierError, MembershipError, TransferError, TrimError};
 use crate::log::Shared;
 use crate::mailbox::Request;
-use crate::node::GROUP;
 use crate::seam::executor::Tasks;
 use crate::seam::local::Signal;
 use crate::seam::time::{sleep, within};
@@ -309,7 +308,7 @@ impl Desk {
 
     async fn ask_for_leader(&self, address: SocketAddr) -> Result<(Connection, StatusReport), ClientError> {
         let mut connection = connect(address, self.config.tls.as_ref(), self.config.connect_within).await?;
-        let (envelope, _) = encode_request(&ClientRequest::Status { request: 0, group: GROUP });
+        let (envelope, _) = encode_request(&ClientRequest::Status { request: 0, group: self.config.group });
         connection.writing.write_all(&envelope).await?;
         connection.writing.flush().await?;
         let silent = || ClientError::Io(io::ErrorKind::TimedOut.into());
@@ -412,7 +411,7 @@ impl Desk {
         while let Some(ask) = core.asks.pop_front() {
             core.requests += 1;
             let request = core.requests;
-            let group = GROUP;
+            let group = self.config.group;
             let (envelope, _) = encode_request(&match &ask {
                 Ask::Session => ClientRequest::Session { request, group, command: SessionCommand::Open },
                 Ask::CloseSession(id) => ClientRequest::Session { request, group, command: SessionCommand::Close(*id) },
@@ -437,7 +436,7 @@ impl Desk {
                 break;
             }
             let request = core.requests + 1;
-            let Some(id) = core.flights.send_next(request, bytes) else { break };
+            let Some(id) = core.flights.send_next(self.config.group, request, bytes) else { break };
             core.requests = request;
             core.asked.insert(request, Asked::Flight(id));
         }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use synod_frame::GroupId;
 use synod_frame::client::{ClientRefusal, ClientRequest, encode_append, encode_request};
 use synod_protocol::delivery::{Refusal, SessionId, Terms};
 use synod_protocol::{Slot, SlotRange};
@@ -12,7 +13,6 @@ use super::answers::{Verdict, verdict};
 use super::sessions::Sessions;
 use crate::error::AppendError;
 use crate::intake::{Outcome, Submission, Work};
-use crate::node::GROUP;
 
 /// Most submissions under way: what four sessions take.
 const FLIGHTS_MAX: usize = 256;
@@ -118,14 +118,13 @@ impl Flights {
     }
 
     /// Lays out the next one under a request's number; none if there is none, or it lacks a session.
-    pub(super) fn send_next(&mut self, request: u64, into: &mut Vec<u8>) -> Option<FlightId> {
+    pub(super) fn send_next(&mut self, group: GroupId, request: u64, into: &mut Vec<u8>) -> Option<FlightId> {
         let id = *self.unsent.first()?;
         let flight = self.all.get_mut(&id).expect("what is unsent is under way");
         if flight.wants_session(self.exactly_once) {
             flight.own = Some(self.sessions.take()?);
         }
         self.unsent.remove(&id);
-        let group = GROUP;
         let (envelope, payload) = match &flight.submission.work {
             Work::Commands { batch, terms } => {
                 let terms = Terms { session: terms.session.or(flight.own), ..*terms };

@@ -16,7 +16,6 @@ use super::desk::Desk;
 use crate::client::{ClientError, with_gaps};
 use crate::error::ReadError;
 use crate::mailbox::ReadReply;
-use crate::node::GROUP;
 use crate::reader::SharedBody;
 use crate::seam::time::{sleep, within};
 
@@ -102,7 +101,7 @@ impl Desk {
         self.lanes.requests.set(request);
         let (envelope, _) = encode_request(&ClientRequest::Read {
             request,
-            group: GROUP,
+            group: self.config.group,
             from,
             bytes_max: ANSWER_BYTES,
             wait_ms: TAIL_WAIT.as_millis() as u32,

@@ -139,6 +139,16 @@ impl Tasks {
         Tasks { spawner, group: Rc::default() }
     }
 
+    /// Another group on the same executor, with queues of its own: both get an equal part of a busy thread, and each stops,
+    /// or panics, without the other.
+    pub(crate) fn beside(&self) -> Rc<Tasks> {
+        let spawner = match &self.spawner {
+            Spawner::Rings { .. } => Spawner::on_rings(),
+            Spawner::Plain(spawner) => Spawner::Plain(spawner.second()),
+        };
+        Rc::new(Tasks::new(spawner))
+    }
+
     /// Starts a task that is dropped when the group stops.
     pub(crate) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.start(Queue::Serve, OnStop::Drop, future);

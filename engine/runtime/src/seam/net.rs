@@ -77,6 +77,23 @@ impl Stream {
         Ok(Stream(unsafe { glommio::net::TcpStream::from_raw_fd(fd) }))
     }
 
+    /// Takes over a stream that another executor has given up.
+    pub(crate) fn adopt(stream: std::net::TcpStream) -> Stream {
+        let fd = stream.into_raw_fd();
+        // SAFETY: `into_raw_fd` gave up the only owner of an open, connected socket, and the new owner closes it.
+        Stream(unsafe { glommio::net::TcpStream::from_raw_fd(fd) })
+    }
+
+    /// Gives the stream up, so that another executor can take it over. Nothing may be under way on it.
+    pub(crate) fn into_std(self) -> io::Result<std::net::TcpStream> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(self.borrow(), 0)?.into())
+    }
+
+    /// Waits until something is there, and copies it without taking it; zero means that the peer closed.
+    pub(crate) async fn peek(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.0.peek(bytes).await.map_err(io::Error::from)
+    }
+
     /// Fills `bytes` completely.
     ///
     /// # Errors
@@ -119,11 +136,6 @@ impl Stream {
     /// that is still under way on its twin has been cancelled.
     pub(crate) fn finish(&self) -> io::Result<()> {
         Ok(rustix::net::shutdown(self.borrow(), rustix::net::Shutdown::Write)?)
-    }
-
-    /// Who is at the other end.
-    pub(crate) fn peer_address(&self) -> io::Result<SocketAddr> {
-        self.0.peer_addr().map_err(io::Error::from)
     }
 
     fn borrow(&self) -> BorrowedFd<'_> {

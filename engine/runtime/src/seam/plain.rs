@@ -25,6 +25,11 @@ pub(super) fn is_here() -> bool {
 pub(super) struct Spawner(Rc<LocalExecutor<'static>>);
 
 impl Spawner {
+    /// Another handle of the same.
+    pub(super) fn second(&self) -> Spawner {
+        Spawner(Rc::clone(&self.0))
+    }
+
     pub(super) fn spawn(&self, future: impl Future<Output = ()> + 'static) {
         self.0.spawn(future).detach();
     }

@@ -423,6 +423,22 @@ pub static KEYS: &[Key] = &[
         |options| Some(Bytes(options.config.scrub_bytes_per_second).show())
     ),
     key!(
+        "shards",
+        Number,
+        "COUNT",
+        "Threads that drive the node's groups; by default one for each group, as far as there are cores",
+        put!(|text| number::<u32>(text).map(Some), config.shards),
+        |options| options.config.shards.map(|shards| Bare(shards).show())
+    ),
+    key!(
+        "spread_leaders",
+        Switch,
+        "BOOL",
+        "With several groups, hand leaderships on until all members lead about as many",
+        put!(switch, config.spread_leaders),
+        |options| Some(Bare(options.config.spread_leaders).show())
+    ),
+    key!(
         "pin_to_core",
         Number,
         "CORE",
@@ -440,6 +456,7 @@ pub(super) static SHARED: &[(&str, &str)] = &[
     ("accept_quorum", "synod bootstrap"),
     ("alpha", "synod bootstrap --alpha"),
     ("segment_size", "synod init --segment-size"),
+    ("groups", "synod init --groups"),
 ];
 
 fn some_path(path: &std::path::Path) -> Option<String> {

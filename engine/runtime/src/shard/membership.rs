@@ -33,6 +33,8 @@ pub(crate) struct Reach {
     pub(crate) link_bytes: u64,
     /// Where what was seen of peers is kept.
     pub(crate) directory: PathBuf,
+    /// The number of the log there.
+    pub(crate) log: u32,
     /// How connections are secured, if they are.
     pub(crate) tls: Option<Arc<Tls>>,
 }
@@ -179,9 +181,9 @@ impl Shard {
         }
         if let Some(seen) = reach.identity.take_news() {
             core.keep_seen_at = now.plus(KEEP_SEEN_EVERY);
-            let directory = reach.directory.clone();
+            let (directory, log) = (reach.directory.clone(), reach.log);
             let keeping = std::thread::Builder::new().name("synod-peers".to_owned()).spawn(move || {
-                if let Err(error) = write_stores_seen(&directory, &seen) {
+                if let Err(error) = write_stores_seen(&directory, log, &seen) {
                     tracing::warn!(%error, "what was seen of the peers can't be kept");
                 }
             });

@@ -113,9 +113,20 @@ impl Member {
                     let links = config.peers.iter().map(link).collect();
                     let (startup, random) = (Startup::default(), uuid::Uuid::new_v4().as_u64_pair());
                     let (group, genesis) = (GROUP, &genesis);
-                    let (meters, forward) = (Arc::new(Meters::new()), None);
-                    let parts =
-                        Parts { facts, group, genesis, recovered, startup, called_at, links, meters, random, forward };
+                    let (meters, forward, spread) = (Arc::new(Meters::new()), None, None);
+                    let parts = Parts {
+                        facts,
+                        group,
+                        genesis,
+                        recovered,
+                        startup,
+                        called_at,
+                        links,
+                        meters,
+                        random,
+                        forward,
+                        spread,
+                    };
                     let shard = match assemble(&config, parts, &tasks).await {
                         Ok(shard) => shard,
                         Err(error) => return drop(ready.send(Err(error))),

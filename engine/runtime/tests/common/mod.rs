@@ -43,11 +43,18 @@ pub(crate) fn synod_ok<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<I
 
 /// Makes and bootstraps the directories of a cluster of nodes 1, 2, ...
 pub(crate) fn make_cluster(root: &Path, nodes: u32, segment_bytes: u64) -> Vec<PathBuf> {
+    make_cluster_with(root, nodes, segment_bytes, &[])
+}
+
+/// As [`make_cluster`], with further arguments for `init`.
+pub(crate) fn make_cluster_with(root: &Path, nodes: u32, segment_bytes: u64, further: &[&str]) -> Vec<PathBuf> {
     let directories: Vec<PathBuf> = (1..=nodes).map(|node| root.join(format!("node-{node}"))).collect();
     for (node, directory) in (1..).zip(&directories) {
         let (node, size): (u32, _) = (node, segment_bytes.to_string());
         let directory = directory.to_str().expect("a plain path");
-        synod_ok(["init", "--dir", directory, "--node", &node.to_string(), "--segment-size", &size]);
+        let number = node.to_string();
+        let init = ["init", "--dir", directory, "--node", &number, "--segment-size", &size];
+        synod_ok(init.iter().chain(further));
     }
     let mut bootstrap = vec!["bootstrap".to_owned()];
     for directory in &directories {
@@ -245,11 +252,16 @@ pub(crate) fn read_to_end(mut stream: std::net::TcpStream) -> Vec<u8> {
 /// Checks the invariants of Paxos over the directories of a cluster that has stopped, and that what was acknowledged
 /// is chosen.
 pub(crate) fn insist_on_invariants(directories: &[PathBuf], acknowledged: &[Acknowledged]) -> Report {
-    let stores: Vec<_> = directories.iter().map(|path| DirectoryStore::new(log_path(path, 0))).collect();
+    insist_on_invariants_of(0, directories, acknowledged)
+}
+
+/// As [`insist_on_invariants`], of one of several logs.
+pub(crate) fn insist_on_invariants_of(log: u32, directories: &[PathBuf], acknowledged: &[Acknowledged]) -> Report {
+    let stores: Vec<_> = directories.iter().map(|path| DirectoryStore::new(log_path(path, log))).collect();
     let mut logs = Vec::new();
     for (path, store) in directories.iter().zip(&stores) {
         let identity = read_identity(path).expect("an identity");
-        let expected = identity.log_identity(0).expect("bootstrapped").expected();
+        let expected = identity.log_identity(log).expect("bootstrapped").expected();
         let (name, options) = (path.display().to_string(), RecoverOptions::default());
         logs.push(AuditLog::read(name, store, &expected, identity.segment_bytes, options).expect("a sound log"));
     }

@@ -24,7 +24,8 @@ use crate::writer::{Action, AppendError, LogSettings, SyncMode, Wal};
 /// The beginning of a cluster: the same on every first member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Genesis {
-    /// The group that the cluster replicates.
+    /// The group that the cluster replicates; of a store with several logs the first one, which the others follow in the
+    /// order of their numbers.
     pub group: GroupId,
     /// Cluster, lineage, members with the incarnations of their stores, quorums, alpha.
     pub configuration: ConfigurationBody,
@@ -33,8 +34,12 @@ pub struct Genesis {
 impl Genesis {
     /// The body of genesis, the same bytes on every node, laid out in a record buffer.
     pub(super) fn encode(&self) -> Result<(RecordBuffer, BodyHandle), EncodeError> {
+        self.encode_for(self.group)
+    }
+
+    fn encode_for(&self, group: GroupId) -> Result<(RecordBuffer, BodyHandle), EncodeError> {
         let mut record = RecordBuffer::zeroed(CONFIGURATION_BYTES_MAX + RECORD_HEADER_BYTES);
-        let origin = Origin { group: self.group, first: Slot(0), ballot: Ballot::ZERO, leader_time_us: 0 };
+        let origin = Origin { group, first: Slot(0), ballot: Ballot::ZERO, leader_time_us: 0 };
         let body = encode_configuration(record.as_mut(), &origin, &self.configuration)?;
         Ok((record, body))
     }
@@ -88,6 +93,16 @@ pub enum BootstrapError {
         /// The cluster that it belongs to, if that is known.
         cluster: Option<[u8; 16]>,
     },
+    /// The store has more or fewer logs than the cluster has groups.
+    #[error(
+        "the directory was made for {logs} groups, and the cluster has {groups}; make a new one with `synod init --groups {groups}`"
+    )]
+    Groups {
+        /// Logs of the store.
+        logs: u32,
+        /// Groups of the cluster.
+        groups: usize,
+    },
     /// The stored genesis can't be read.
     #[error("the stored genesis is damaged: {0}")]
     Stored(#[from] ConfigurationBodyError),
@@ -114,19 +129,21 @@ pub fn bootstrap(directory: &Path, genesis: &Genesis) -> Result<Bootstrapped, Bo
     genesis.configuration.to_configuration(Slot(0)).and_then(|configuration| Configuration::check(&configuration))?;
     check_member(&identity, genesis)?;
 
-    let (record, body) = genesis.encode()?;
-    let stored = StoredConfiguration {
-        slot: Slot(0),
-        body: record.as_ref()[RECORD_HEADER_BYTES..][..body.bytes as usize].to_vec(),
-    };
-    let founding = Founding { group: genesis.group, stored, record: Some((record, body)) };
+    let mut foundings = Vec::new();
+    for log in 0..identity.logs {
+        let group = GroupId(genesis.group.0 + log);
+        let (record, body) = genesis.encode_for(group)?;
+        let stored = StoredConfiguration {
+            slot: Slot(0),
+            body: record.as_ref()[RECORD_HEADER_BYTES..][..body.bytes as usize].to_vec(),
+        };
+        foundings.push(Founding { group, stored, record: Some((record, body)) });
+    }
     let cluster = (genesis.configuration.cluster, genesis.configuration.lineage);
-    admit(directory, &identity, cluster, founding)
+    admit(directory, &identity, cluster, foundings)
 }
 
-/// Makes a store a part of a cluster that exists, by `configuration`, the newest that a member has told. It isn't named by
-/// that, or as a learner, so it has no vote: it waits to be added through the log. Doing it again with the same
-/// configuration changes nothing.
+/// As [`join_groups`], for a store with one log.
 ///
 /// # Errors
 /// See [`BootstrapError`].
@@ -135,20 +152,43 @@ pub fn join(
     group: GroupId,
     configuration: &StoredConfiguration,
 ) -> Result<Bootstrapped, BootstrapError> {
+    join_groups(directory, &[(group, configuration.clone())])
+}
+
+/// Makes a store a part of a cluster that exists, by the newest configuration of each group that a member has told. It isn't
+/// named by that, or as a learner, so it has no vote: it waits to be added through the log. Doing it again with the same
+/// configurations changes nothing.
+///
+/// # Errors
+/// See [`BootstrapError`].
+pub fn join_groups(
+    directory: &Path,
+    configurations: &[(GroupId, StoredConfiguration)],
+) -> Result<Bootstrapped, BootstrapError> {
     read_identity(directory)?;
     let _lock = DirectoryLock::take(directory)?;
     let identity = read_identity(directory)?;
-    let (_, content, _) = decode_configuration(configuration)?;
     let node = identity.node;
-    if let Some(named) = content.incarnation_of(node).filter(|named| *named != identity.incarnation) {
-        return Err(BootstrapError::Incarnation { node, named, found: identity.incarnation });
+    let mut cluster = None;
+    let mut foundings = Vec::new();
+    for (group, configuration) in configurations {
+        let (_, content, _) = decode_configuration(configuration)?;
+        if let Some(named) = content.incarnation_of(node).filter(|named| *named != identity.incarnation) {
+            return Err(BootstrapError::Incarnation { node, named, found: identity.incarnation });
+        }
+        if content.members.iter().any(|member| member.node == node) {
+            // Nothing tells a store that was never used from one that has lost what it promised.
+            return Err(BootstrapError::Member(node));
+        }
+        let told = (content.cluster, content.lineage);
+        if *cluster.get_or_insert(told) != told {
+            return Err(BootstrapError::Different { path: directory.to_path_buf(), cluster: Some(told.0) });
+        }
+        foundings.push(Founding { group: *group, stored: configuration.clone(), record: None });
     }
-    if content.members.iter().any(|member| member.node == node) {
-        // Nothing tells a store that was never used from one that has lost what it promised.
-        return Err(BootstrapError::Member(node));
-    }
-    let founding = Founding { group, stored: configuration.clone(), record: None };
-    admit(directory, &identity, (content.cluster, content.lineage), founding)
+    let groups = configurations.len();
+    let cluster = cluster.ok_or(BootstrapError::Groups { logs: identity.logs, groups })?;
+    admit(directory, &identity, cluster, foundings)
 }
 
 /// What a log begins with.
@@ -163,17 +203,40 @@ fn admit(
     directory: &Path,
     identity: &NodeIdentity,
     (cluster, lineage): ([u8; 16], u64),
-    founding: Founding,
+    foundings: Vec<Founding>,
 ) -> Result<Bootstrapped, BootstrapError> {
-    let Founding { group, stored, record } = founding;
+    if foundings.len() != identity.logs as usize {
+        return Err(BootstrapError::Groups { logs: identity.logs, groups: foundings.len() });
+    }
     let different = |cluster| BootstrapError::Different { path: directory.to_path_buf(), cluster };
     let joined = NodeIdentity { cluster: Some(cluster), lineage, ..identity.clone() };
     if identity.cluster.is_some() && *identity != joined {
         return Err(different(identity.cluster));
     }
-    let log = log_path(directory, 0);
+    for (log, founding) in (0..).zip(foundings) {
+        begin_log(directory, identity, &joined, log, founding)?;
+    }
+    if identity.cluster.is_some() {
+        return Ok(Bootstrapped::Before(identity.clone()));
+    }
+    // Last: with the cluster in the identity, the node may vote.
+    write_identity(directory, &joined)?;
+    Ok(Bootstrapped::Now(joined))
+}
+
+/// Writes what a log begins with, if it isn't there.
+fn begin_log(
+    directory: &Path,
+    identity: &NodeIdentity,
+    joined: &NodeIdentity,
+    number: u32,
+    founding: Founding,
+) -> Result<(), BootstrapError> {
+    let Founding { group, stored, record } = founding;
+    let different = |cluster| BootstrapError::Different { path: directory.to_path_buf(), cluster };
+    let log = log_path(directory, number);
     let store = DirectoryStore::new(&log);
-    let log_identity = joined.log_identity(0).expect("a joined store has a cluster");
+    let log_identity = joined.log_identity(number).expect("a joined store has a cluster");
     let found = match recover(&store, &log_identity.expected(), identity.segment_bytes) {
         Ok(found) => Some(found),
         // A crash before the first header; but a member whose log is gone must not begin again.
@@ -187,7 +250,7 @@ fn admit(
         return Err(different(identity.cluster));
     }
     if identity.cluster.is_some() {
-        return Ok(Bootstrapped::Before(identity.clone()));
+        return Ok(());
     }
     let recovered = match found {
         Some(found) => found,
@@ -206,10 +269,7 @@ fn admit(
     let mut wal = Wal::new(log_identity, settings, recovered);
     wal.set_configuration(stored);
     let disk = FileDisk::new(log, identity.segment_bytes);
-    append_first(&mut wal, &disk, group, record)?;
-    // Last: with the cluster in the identity, the node may vote.
-    write_identity(directory, &joined)?;
-    Ok(Bootstrapped::Now(joined))
+    append_first(&mut wal, &disk, group, record)
 }
 
 pub(super) fn check_member(identity: &NodeIdentity, genesis: &Genesis) -> Result<(), BootstrapError> {

@@ -165,6 +165,10 @@ fn prepare(directory: &Path, genesis: &Genesis) -> Result<Prepared, FoundError> 
     unused.map_err(|error| FoundError::Segments { error: Box::new(error) })?;
     let (cluster, lineage) = (genesis.configuration.cluster, genesis.configuration.lineage);
     let joined = NodeIdentity { cluster: Some(cluster), lineage, ..identity.clone() };
+    if identity.logs != 1 {
+        let groups = BootstrapError::Groups { logs: identity.logs, groups: 1 };
+        return Err(FoundError::Genesis(Box::new(groups)));
+    }
     let (record, body) = genesis.encode()?;
     let bytes = record.as_ref()[RECORD_HEADER_BYTES..][..body.bytes as usize].to_vec();
     Ok(Prepared { lock, identity, joined, configuration: StoredConfiguration { slot: Slot(0), body: bytes } })

@@ -12,6 +12,9 @@ use crate::segment::Geometry;
 /// First line of the file; the number is its version.
 const HEADING: &str = "synod identity 1";
 
+/// Most logs of a store, and so most groups of a node.
+pub const LOGS_MAX: u32 = 64;
+
 /// Who a store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeIdentity {
@@ -25,7 +28,7 @@ pub struct NodeIdentity {
     pub lineage: u64,
     /// How many times the store was opened for serving.
     pub boot_counter: u64,
-    /// How many logs it has.
+    /// How many logs it has, one for each of its groups; at most [`LOGS_MAX`].
     pub logs: u32,
     /// Length of every segment.
     pub segment_bytes: u64,
@@ -110,7 +113,9 @@ impl NodeIdentity {
             cluster,
             lineage: number(value("lineage")?).ok_or(IdentityProblem::Field("lineage"))?,
             boot_counter: number(value("boot_counter")?).ok_or(IdentityProblem::Field("boot_counter"))?,
-            logs: number(value("logs")?).filter(|logs| *logs > 0).ok_or(IdentityProblem::Field("logs"))?,
+            logs: number(value("logs")?)
+                .filter(|logs| (1..=LOGS_MAX).contains(logs))
+                .ok_or(IdentityProblem::Field("logs"))?,
             segment_bytes: number(value("segment_bytes")?)
                 .filter(|bytes| Geometry::new(*bytes).is_some())
                 .ok_or(IdentityProblem::Field("segment_bytes"))?,

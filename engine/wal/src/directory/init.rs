@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::disk::{FileDisk, sync_directory};
 use super::lock::DirectoryLock;
 use super::store::DirectoryStore;
-use super::{FileError, IDENTITY, NodeIdentity, OpenError, log_path, write_identity};
+use super::{FileError, IDENTITY, LOGS_MAX, NodeIdentity, OpenError, log_path, write_identity};
 use crate::format::SegmentHeaderError;
 use crate::lsn::FileId;
 use crate::scan::{ReadError, read_segment_header};
@@ -30,16 +30,18 @@ const DIRECTORY_MODE: u32 = 0o700;
 pub struct InitOptions {
     /// Length of every segment; never changes afterwards. Default 64 MiB.
     pub segment_bytes: u64,
-    /// Files that are made now, so that the log needn't make them while it works; at least
+    /// Files that are made now for each log, so that it needn't make them while it works; at least
     /// [`POOL_FILES_MIN`]. Default 8.
     pub files: u32,
+    /// Logs, one for each group that the node is to have; never changes afterwards. 1 to [`LOGS_MAX`], default 1.
+    pub logs: u32,
     /// Whether a file system in memory is accepted, where nothing survives a power failure. For tests. Default no.
     pub allow_memory_fs: bool,
 }
 
 impl Default for InitOptions {
     fn default() -> InitOptions {
-        InitOptions { segment_bytes: SEGMENT_BYTES_DEFAULT, files: 8, allow_memory_fs: false }
+        InitOptions { segment_bytes: SEGMENT_BYTES_DEFAULT, files: 8, logs: 1, allow_memory_fs: false }
     }
 }
 
@@ -66,6 +68,9 @@ pub enum InitError {
     /// Too few files for a log to work.
     #[error("a log needs at least {POOL_FILES_MIN} files, not {0}")]
     Files(u32),
+    /// No logs, or more than a store can have.
+    #[error("a node has 1 to {LOGS_MAX} groups, not {0}")]
+    Logs(u32),
     /// It is a store already.
     #[error("{} is initialised already, as node {}; nothing was changed", .path.display(), .node.0)]
     AlreadyInitialised {
@@ -137,31 +142,42 @@ pub fn init(
     if options.files < POOL_FILES_MIN {
         return Err(InitError::Files(options.files));
     }
+    if !(1..=LOGS_MAX).contains(&options.logs) {
+        return Err(InitError::Logs(options.logs));
+    }
     let parent = existing_ancestor(directory);
     check_file_system(&parent, options)?;
     check_content(directory)?;
-    let log = log_path(directory, 0);
-    for path in [directory, &log] {
-        make_directory(path)?;
+    let logs: Vec<PathBuf> = (0..options.logs).map(|log| log_path(directory, log)).collect();
+    make_directory(directory)?;
+    for log in &logs {
+        make_directory(log)?;
     }
     let _lock = DirectoryLock::take(directory).map_err(InitError::Open)?;
     check_content(directory)?;
-    let present = check_segments(directory, &log, geometry)?;
+    let mut present = 0;
+    for log in &logs {
+        present += check_segments(directory, log, geometry)?;
+    }
     check_room(directory, options, present)?;
 
-    let disk = FileDisk::new(log.clone(), options.segment_bytes);
-    for number in 1..=options.files {
-        progress(done(number - 1, options));
-        disk.create(FileId(number)).map_err(|error| full_or(error, directory, options))?;
+    let mut files_done = 0;
+    for log in &logs {
+        let disk = FileDisk::new(log.clone(), options.segment_bytes);
+        for number in 1..=options.files {
+            progress(done(files_done, options));
+            disk.create(FileId(number)).map_err(|error| full_or(error, directory, options))?;
+            files_done += 1;
+        }
     }
-    progress(done(options.files, options));
+    progress(done(files_done, options));
     let identity = NodeIdentity {
         node,
         incarnation: uuid::Uuid::new_v4().into_bytes(),
         cluster: None,
         lineage: 0,
         boot_counter: 0,
-        logs: 1,
+        logs: options.logs,
         segment_bytes: options.segment_bytes,
     };
     // Last: with the identity there, everything is.
@@ -173,7 +189,11 @@ pub fn init(
 }
 
 fn done(files_done: u32, options: &InitOptions) -> InitProgress {
-    InitProgress { files_done, files: options.files, bytes_done: u64::from(files_done) * options.segment_bytes }
+    InitProgress {
+        files_done,
+        files: options.files.saturating_mul(options.logs),
+        bytes_done: u64::from(files_done) * options.segment_bytes,
+    }
 }
 
 /// The directory itself or what of its path is there already.
@@ -207,7 +227,8 @@ fn check_content(directory: &Path) -> Result<(), InitError> {
             let identity = super::read_identity(directory).map_err(InitError::Open)?;
             return Err(InitError::AlreadyInitialised { path: directory.to_path_buf(), node: identity.node });
         }
-        if !["LOCK", super::IDENTITY_SPARE, "log-0000"].contains(&name.as_ref()) {
+        let is_log = name.strip_prefix("log-").and_then(|log| log.parse().ok()).is_some_and(|log: u32| log < LOGS_MAX);
+        if !is_log && !["LOCK", super::IDENTITY_SPARE].contains(&name.as_ref()) {
             return Err(InitError::NotEmpty { path: directory.to_path_buf(), name: name.into_owned() });
         }
     }
@@ -240,7 +261,7 @@ pub(super) fn make_directory(path: &Path) -> Result<(), FileError> {
 }
 
 fn needed(options: &InitOptions) -> u64 {
-    u64::from(options.files).saturating_mul(options.segment_bytes)
+    u64::from(options.files).saturating_mul(options.logs.into()).saturating_mul(options.segment_bytes)
 }
 
 fn available(path: &Path) -> Result<u64, FileError> {

@@ -12,6 +12,14 @@ use super::disk::{exchange, read_small, sync_directory, write_small};
 const NAME: &str = "peers";
 const NAME_SPARE: &str = "peers.spare";
 
+/// The file's name for one of the node's logs, and that of its spare: the first log's have no number.
+fn names(log: u32) -> (String, String) {
+    match log {
+        0 => (NAME.to_owned(), NAME_SPARE.to_owned()),
+        log => (format!("{NAME}-{log:04}"), format!("{NAME}-{log:04}.spare")),
+    }
+}
+
 /// First line of the file; the number is its version.
 const HEADING: &str = "synod peers 1";
 
@@ -31,17 +39,18 @@ pub struct StoreSeen {
     pub stable: Slot,
 }
 
-/// What the node of a directory remembers; nothing if there is no such file, or a damaged one: then less can be noticed.
-pub fn read_stores_seen(directory: &Path) -> Vec<StoreSeen> {
-    read_small(&directory.join(NAME)).ok().and_then(|text| parse(&text)).unwrap_or_default()
+/// What the node of a directory remembers for one of its logs; nothing if there is no such file, or a damaged one: then less can be noticed.
+pub fn read_stores_seen(directory: &Path, log: u32) -> Vec<StoreSeen> {
+    read_small(&directory.join(names(log).0)).ok().and_then(|text| parse(&text)).unwrap_or_default()
 }
 
-/// Remembers the first [`STORES_SEEN_MAX`] of these, durably, and nothing else.
+/// Remembers the first [`STORES_SEEN_MAX`] of these for one of the node's logs, durably, and nothing else.
 ///
 /// # Errors
 /// If the file can't be written; what it said before holds then.
-pub fn write_stores_seen(directory: &Path, seen: &[StoreSeen]) -> Result<(), FileError> {
-    let (spare, path) = (directory.join(NAME_SPARE), directory.join(NAME));
+pub fn write_stores_seen(directory: &Path, log: u32, seen: &[StoreSeen]) -> Result<(), FileError> {
+    let (name, spare) = names(log);
+    let (spare, path) = (directory.join(spare), directory.join(name));
     write_small(&spare, to_text(seen).as_bytes())?;
     exchange(&spare, &path).map_err(FileError::new("rename", &spare))?;
     sync_directory(directory)
@@ -82,7 +91,7 @@ mod tests {
     #[test]
     fn what_was_seen_is_remembered_and_damage_to_it_counts_for_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        assert_eq!(read_stores_seen(directory.path()), []);
+        assert_eq!(read_stores_seen(directory.path(), 0), []);
         let store = |number: u8, stable| StoreSeen {
             incarnation: [number; 16],
             boot_counter: 41,
@@ -90,9 +99,13 @@ mod tests {
             stable: Slot(stable),
         };
         for seen in [vec![store(1, 7)], vec![store(1, 9), store(2, 8)]] {
-            write_stores_seen(directory.path(), &seen).unwrap();
-            assert_eq!(read_stores_seen(directory.path()), seen);
+            write_stores_seen(directory.path(), 0, &seen).unwrap();
+            assert_eq!(read_stores_seen(directory.path(), 0), seen);
         }
+        assert_eq!(read_stores_seen(directory.path(), 1), [], "each log has its own");
+        write_stores_seen(directory.path(), 1, &[store(3, 1)]).unwrap();
+        assert_eq!(read_stores_seen(directory.path(), 1), [store(3, 1)]);
+        assert_eq!(read_stores_seen(directory.path(), 0), [store(1, 9), store(2, 8)]);
         let text = std::fs::read(directory.path().join(NAME)).unwrap();
         for bit in 0..text.len() * 8 {
             let mut damaged = text.clone();

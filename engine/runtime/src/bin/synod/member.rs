@@ -10,12 +10,12 @@ use anyhow::{Context as _, bail};
 use synod::client::Client;
 use synod::directory::{self, Bootstrapped};
 use synod::{
-    ConfigurationBody, FORMAT_MAX, GROUP, Member, MemberChange, MembersReport, Newcomer, NodeId, Slot, StoredBody,
-    StoredConfiguration,
+    ConfigurationBody, FORMAT_MAX, GROUP, GroupId, Member, MemberChange, MembersReport, Newcomer, NodeId, Slot,
+    StoredBody, StoredConfiguration,
 };
 use uuid::Uuid;
 
-use crate::remote::{Certificates, connect, find_leader};
+use crate::remote::{Certificates, GroupArgument, connect, find_leader};
 use crate::setup::MemberArgument;
 use crate::{StdoutError, UsageError};
 
@@ -60,6 +60,8 @@ pub(crate) struct List {
     #[arg(long)]
     at: SocketAddr,
     #[command(flatten)]
+    group: GroupArgument,
+    #[command(flatten)]
     certificates: Certificates,
 }
 
@@ -72,6 +74,8 @@ struct Asking {
     /// Give up waiting for the change to be complete after this many seconds; it goes on nevertheless. Zero doesn't wait.
     #[arg(long, default_value_t = 60)]
     wait: u64,
+    #[command(flatten)]
+    group: GroupArgument,
     #[command(flatten)]
     certificates: Certificates,
 }
@@ -151,10 +155,19 @@ impl FromStr for NewcomerArgument {
 impl Join {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let own = directory::read_identity(&self.dir)?;
-        let report = connect(self.from, self.certificates.load()?.as_ref())?.members()?;
-        let (slot, content) = newest(&report)?;
-        let StoredBody { body, .. } = report.configurations.last().expect("its newest was read").clone();
-        let identity = match directory::join(&self.dir, GROUP, &StoredConfiguration { slot, body })? {
+        let tls = self.certificates.load()?;
+        let mut configurations = Vec::new();
+        let mut newest_of_all = None;
+        for log in 0..own.logs {
+            let group = GroupId(GROUP.0 + log);
+            let report = connect(self.from, tls.as_ref())?.in_group(group).members()?;
+            let (slot, content) = newest(&report)?;
+            let StoredBody { body, .. } = report.configurations.last().expect("its newest was read").clone();
+            configurations.push((group, StoredConfiguration { slot, body }));
+            newest_of_all.get_or_insert(content);
+        }
+        let content = newest_of_all.expect("a directory has a log at least");
+        let identity = match directory::join_groups(&self.dir, &configurations)? {
             Bootstrapped::Now(identity) | Bootstrapped::Before(identity) => identity,
         };
         let mut out = io::stdout().lock();
@@ -177,7 +190,8 @@ impl MemberCommand {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self {
             MemberCommand::List(list) => {
-                print_members(&connect(list.at, list.certificates.load()?.as_ref())?.members()?)
+                let client = connect(list.at, list.certificates.load()?.as_ref())?;
+                print_members(&client.in_group(list.group.id()).members()?)
             }
             MemberCommand::Add(add) => {
                 let add_nodes = add.nodes.iter().map(|newcomer| newcomer.0).collect();
@@ -218,7 +232,7 @@ impl Replace {
 
 impl Asking {
     fn leader(&self) -> anyhow::Result<Client> {
-        find_leader(&self.at, self.certificates.load()?.as_ref())
+        find_leader(&self.at, self.group.id(), self.certificates.load()?.as_ref())
     }
 
     /// Asks for a change, and waits until it is complete.

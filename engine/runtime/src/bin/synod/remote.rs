@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use synod::client::{Client, ClientError, ClientRefusal, NodeRole, StatusReport};
 use synod::tls::{ClientTls, TlsFiles};
-use synod::{Batch, BodyKind, SharedBody, Slot};
+use synod::{Batch, BodyKind, GROUP, GroupId, SharedBody, Slot};
 
 use crate::{StdoutError, UsageError};
 
@@ -33,6 +33,8 @@ pub(crate) struct Status {
     #[arg(long)]
     at: SocketAddr,
     #[command(flatten)]
+    group: GroupArgument,
+    #[command(flatten)]
     certificates: Certificates,
 }
 
@@ -41,6 +43,8 @@ pub(crate) struct Append {
     /// Client addresses of the nodes, as IP:PORT; the leader is found among them.
     #[arg(long, required = true, num_args = 1..)]
     at: Vec<SocketAddr>,
+    #[command(flatten)]
+    group: GroupArgument,
     #[command(flatten)]
     certificates: Certificates,
 }
@@ -60,13 +64,29 @@ pub(crate) struct Read {
     #[arg(long)]
     follow: bool,
     #[command(flatten)]
+    group: GroupArgument,
+    #[command(flatten)]
     certificates: Certificates,
+}
+
+/// Which log, where the nodes have several.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct GroupArgument {
+    /// The group, where the cluster has several.
+    #[arg(long, value_name = "NUMBER", default_value_t = GROUP.0)]
+    group: u32,
+}
+
+impl GroupArgument {
+    pub(crate) fn id(self) -> GroupId {
+        GroupId(self.group)
+    }
 }
 
 impl Status {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let tls = self.certificates.load()?;
-        let mut client = connect(self.at, tls.as_ref())?;
+        let mut client = connect(self.at, tls.as_ref())?.in_group(self.group.id());
         let (status, figures) = (client.status()?, client.figures()?);
         let mut out = io::stdout().lock();
         print_status(&mut out, &status).map_err(StdoutError)?;
@@ -104,7 +124,8 @@ fn print_status(out: &mut impl Write, status: &StatusReport) -> io::Result<()> {
 impl Append {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let tls = self.certificates.load()?;
-        let mut client = find_leader(&self.at, tls.as_ref())?;
+        let group = self.group.id();
+        let mut client = find_leader(&self.at, group, tls.as_ref())?;
         let mut input = BufReader::with_capacity(BATCH_BYTES, io::stdin().lock());
         let mut output = BufWriter::new(io::stdout().lock());
         let mut batch = Batch::new();
@@ -118,7 +139,7 @@ impl Append {
             // A typed line is appended at once, a file in large batches.
             let more_is_there = input.buffer().contains(&b'\n') && batch.bytes().len() < BATCH_BYTES;
             if !batch.is_empty() && (read == 0 || !more_is_there) {
-                let slots = append(&mut client, &self.at, tls.as_ref(), &batch)?;
+                let slots = append(&mut client, &self.at, group, tls.as_ref(), &batch)?;
                 for slot in slots.start.0..slots.end.0 {
                     writeln!(output, "{slot}").map_err(StdoutError)?;
                 }
@@ -136,6 +157,7 @@ impl Append {
 fn append(
     client: &mut Client,
     at: &[SocketAddr],
+    group: GroupId,
     tls: Option<&ClientTls>,
     batch: &Batch,
 ) -> anyhow::Result<synod::SlotRange> {
@@ -147,19 +169,20 @@ fn append(
                 ClientRefusal::NotLeader { .. } | ClientRefusal::NoLeader | ClientRefusal::Overloaded { .. },
             )) if Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(50));
-                *client = find_leader(at, tls)?;
+                *client = find_leader(at, group, tls)?;
             }
             Err(error) => return Err(error).context("the lines of this batch may not be appended"),
         }
     }
 }
 
-pub(crate) fn find_leader(at: &[SocketAddr], tls: Option<&ClientTls>) -> anyhow::Result<Client> {
+pub(crate) fn find_leader(at: &[SocketAddr], group: GroupId, tls: Option<&ClientTls>) -> anyhow::Result<Client> {
     let deadline = Instant::now() + LEADER_PATIENCE;
     loop {
         let mut problem = None;
         for address in at {
-            match connect(*address, tls).and_then(|mut client| Ok((client.status()?, client))) {
+            let connected = connect(*address, tls).map(|client| client.in_group(group));
+            match connected.and_then(|mut client| Ok((client.status()?, client))) {
                 Ok((status, client)) if status.role == NodeRole::Leader => return Ok(client),
                 Ok((status, _)) if at.len() == 1 => match status.leader {
                     Some(leader) => bail!("node {} leads, not node {}; append there", leader.0, status.node.0),
@@ -179,7 +202,7 @@ pub(crate) fn find_leader(at: &[SocketAddr], tls: Option<&ClientTls>) -> anyhow:
 impl Read {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let tls = self.certificates.load()?;
-        let mut client = connect(self.at, tls.as_ref())?;
+        let mut client = connect(self.at, tls.as_ref())?.in_group(self.group.id());
         let mut output = BufWriter::new(io::stdout().lock());
         let mut next = Slot(self.from).max(Slot::FIRST);
         let mut left = self.limit.unwrap_or(u64::MAX);

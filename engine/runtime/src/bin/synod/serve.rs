@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::Resource;
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use synod::directory::LOGS_MAX;
 use synod::{Node, StopReason};
 
 use crate::arguments::SettingsArguments;
@@ -31,13 +32,16 @@ pub(crate) struct Serve {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Limits {
+    /// Groups of the node.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(LOGS_MAX)))]
+    groups: u32,
     #[command(flatten)]
     settings: SettingsArguments,
 }
 
 impl Limits {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let text = synod::limits::print(&self.settings.bounds()?.config);
+        let text = synod::limits::print_for(&self.settings.bounds()?.config, self.groups);
         io::stdout().lock().write_all(text.as_bytes()).map_err(|error| StdoutError(error).into())
     }
 }
@@ -65,7 +69,7 @@ impl Serve {
         let reason = watch(&node, &signals)?;
         tell_supervisor(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
         let ended = node.retire();
-        if let Some(reason) = reason.or_else(|| node.status().stopped) {
+        if let Some(reason) = reason.or_else(|| node.stopped()) {
             return Err(StoppedError(reason).into());
         }
         ended.context("the node did not end in order")
@@ -91,7 +95,8 @@ fn watch(node: &Node, signals: &Signals) -> anyhow::Result<Option<StopReason>> {
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the thread that watches for signals has ended"),
         }
-        if let Some(reason) = node.status().stopped {
+        // Also where only one of several groups has: it is the process that has to be started again.
+        if let Some(reason) = node.stopped() {
             return Ok(Some(reason));
         }
         // A shard that doesn't move any more is what the watchdog is for.
@@ -126,6 +131,10 @@ fn announce(node: &Node) -> anyhow::Result<()> {
     }
     if let Some(address) = node.admin_address() {
         line.push_str(&format!(" admin={address}"));
+    }
+    let groups = node.groups().len();
+    if groups > 1 {
+        line.push_str(&format!(" groups={groups}"));
     }
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}").and_then(|()| stdout.flush()).map_err(StdoutError)?;

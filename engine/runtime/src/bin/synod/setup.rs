@@ -18,7 +18,10 @@ pub(crate) struct Init {
     /// The node's id, 1 or higher.
     #[arg(long)]
     node: u32,
-    /// Segment files to make now, so that none has to be made while the node works.
+    /// Groups of the node, each with a log of its own; the same on all nodes of a cluster, for ever.
+    #[arg(long, default_value_t = InitOptions::default().logs)]
+    groups: u32,
+    /// Segment files to make now for each group, so that none has to be made while the node works.
     #[arg(long, default_value_t = InitOptions::default().files)]
     segments: u32,
     /// Bytes of a segment; a power of two from 64 KiB to 1 GiB, for ever.
@@ -68,7 +71,12 @@ impl FromStr for MemberArgument {
 
 impl Init {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let options = InitOptions { segment_bytes: self.segment_size, files: self.segments, ..InitOptions::default() };
+        let options = InitOptions {
+            segment_bytes: self.segment_size,
+            files: self.segments,
+            logs: self.groups,
+            ..InitOptions::default()
+        };
         let identity = directory::init(&self.dir, NodeId(self.node), &options, &mut |progress| {
             tracing::debug!(files = progress.files_done, of = progress.files, "making segment files");
         })?;
@@ -112,6 +120,17 @@ impl Bootstrap {
         }
         let identities: Vec<NodeIdentity> =
             self.member_dirs.iter().map(|directory| identity_of(directory)).collect::<anyhow::Result<_>>()?;
+        if let Some((one, other)) = identities.iter().zip(&identities[1..]).find(|(one, other)| one.logs != other.logs)
+        {
+            let (one, other) = ((one.node.0, one.logs), (other.node.0, other.logs));
+            anyhow::bail!(
+                "node {} was made with {} groups and node {} with {}: make all with the same --groups",
+                one.0,
+                one.1,
+                other.0,
+                other.1
+            );
+        }
         let members = identities
             .iter()
             .map(|identity| Member { node: identity.node, incarnation: identity.incarnation })
