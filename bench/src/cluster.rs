@@ -13,6 +13,7 @@ use synod_frame::{ConfigurationBody, Member as Founder};
 use synod_protocol::{Configuration, Mark, NodeId, Slot};
 use synod_wal::directory::{self, Genesis, InitOptions};
 
+use crate::links::Links;
 use crate::options::ClusterOptions;
 use crate::replica::{Plan, Replica, State};
 
@@ -197,11 +198,29 @@ pub(crate) fn plans(
 /// # Errors
 /// If a node doesn't start: the message says why, and what to do.
 pub(crate) fn start(directories: Vec<(NodeId, PathBuf)>, plans: &[Plan], processes: bool) -> Result<Cluster> {
+    launch(directories, plans, processes, None)
+}
+
+/// The same in processes of their own, with switches between them.
+///
+/// # Errors
+/// As [`start`]; or if there are no free ports.
+pub(crate) fn start_with_switches(directories: Vec<(NodeId, PathBuf)>, mut plans: Vec<Plan>) -> Result<Cluster> {
+    let links = Links::lay(&mut plans)?;
+    launch(directories, &plans, true, Some(Arc::new(links)))
+}
+
+fn launch(
+    directories: Vec<(NodeId, PathBuf)>,
+    plans: &[Plan],
+    processes: bool,
+    links: Option<Arc<Links>>,
+) -> Result<Cluster> {
     let mut nodes = Vec::new();
     for plan in plans {
         let node = NodeId(plan.node);
         nodes.push(if processes {
-            Running::Away(Arc::new(Replica::start(plan.clone())?))
+            Running::Away(Arc::new(Replica::start(plan.clone(), links.clone())?))
         } else {
             let started = Node::start(plan.config()).with_context(|| format!("starting node {node}"))?;
             Running::Here(node, Box::new(started))
@@ -313,12 +332,26 @@ pub(crate) fn quiesce(members: &[Member]) -> Result<()> {
     }
 }
 
-/// Ports that were free a moment ago. All nodes must know all addresses before the first one starts.
-fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let listeners: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind(any))
-        .collect::<Result<_, _>>()
-        .context("finding free ports on loopback")?;
-    listeners.iter().map(|listener| listener.local_addr().context("asking for a port's number")).collect()
+/// Ports that were free a moment ago. All nodes must know all addresses before the first one starts. They lie below those that
+/// the kernel gives to whoever asks for any, so that no connection takes one in between.
+///
+/// # Errors
+/// If there are none.
+pub(crate) fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
+    const PORTS: std::ops::Range<u16> = 10_000..32_000;
+    let first = uuid::Uuid::new_v4().as_u128() as u16;
+    // All are held until the last is found, so that none comes twice.
+    let mut held: Vec<(SocketAddr, TcpListener)> = Vec::new();
+    for step in 0..PORTS.len() {
+        if held.len() == count {
+            break;
+        }
+        let port = PORTS.start + ((usize::from(first) + step) % PORTS.len()) as u16;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        held.extend(TcpListener::bind(address).map(|listener| (address, listener)));
+    }
+    if held.len() < count {
+        bail!("no {count} free ports on loopback from {} to {}", PORTS.start, PORTS.end - 1);
+    }
+    Ok(held.into_iter().map(|(address, _)| address).collect())
 }

@@ -89,6 +89,8 @@ fn hit(fault: Fault, replica: &Arc<Replica>) -> Result<(Arc<Replica>, Struck)> {
     match fault.blow {
         Blow::Kill => replica.kill()?,
         Blow::Pause => replica.pause()?,
+        Blow::Partition => replica.cut_off(),
+        Blow::SlowDisk => replica.slow_down()?,
     }
     Ok((Arc::clone(replica), Struck { fault, node: replica.node.0, from_us, to_us: u64::MAX }))
 }

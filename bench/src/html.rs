@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::options::ReportOptions;
-use crate::report::thousands;
+use crate::report::{Stages, thousands};
 
 use charts::{Band, Bar, Line, short};
 
@@ -105,7 +105,8 @@ fn page(runs: &[Source], sweeps: &[Source]) -> Result<String> {
         if let Some(picture) = stages(runs)? {
             section(
                 "Where the time of an append call goes",
-                "On average, from what was found waiting in each part and how fast it went through.",
+                "On average, from what was found waiting in each part and how fast it went through. Sending, the leader's disk and \
+                 the followers' go on at the same time: each has only what it adds.",
                 &picture,
             );
         }
@@ -114,6 +115,16 @@ fn page(runs: &[Source], sweeps: &[Source]) -> Result<String> {
             "All replicas together: a commit is written by each of them.",
             &charts::bars(&bars(runs, "/load/commits_per_durable_write"), &[], &short)?,
         );
+        for run in runs {
+            let spread = per_write(run);
+            if !spread.is_empty() {
+                section(
+                    &format!("How many commits a durable write carried: {}", escaped(&run.name)),
+                    "Shares of the writes of all replicas, counted over some milliseconds at a time.",
+                    &charts::bars(&spread, &[], &|percent| format!("{percent:.0} %"))?,
+                );
+            }
+        }
     }
     for sweep in sweeps {
         let title = format!("Throughput and latency by load: {}", escaped(&sweep.name));
@@ -234,17 +245,29 @@ fn spectrum(run: &Source) -> Line {
 }
 
 fn stages(runs: &[Source]) -> Result<Option<String>> {
+    const PARTS: [&str; 7] = ["clients", "queue", "encode", "net", "disk", "quorum", "delivery"];
     let bar = |run: &Source| {
         run.report.pointer("/stages/whole_us")?;
-        let part = |name: &str| run.number(&format!("/stages/{name}_us")) / 1e3;
-        Some(Bar { name: run.name.clone(), parts: vec![part("outside"), part("disk"), part("followers")] })
+        let part = |name: &&str| run.number(&format!("/stages/{name}_us")) / 1e3;
+        Some(Bar { name: run.name.clone(), parts: PARTS.iter().map(part).collect() })
     };
     let bars: Vec<Bar> = runs.iter().filter_map(bar).collect();
     if bars.is_empty() {
         return Ok(None);
     }
-    let names = ["client, intake and way back", "the leader's disk", "more for a majority"];
-    charts::bars(&bars, &names, &|ms| format!("{ms:.2} ms")).map(Some)
+    charts::bars(&bars, &Stages::NAMES, &|ms| format!("{ms:.2} ms")).map(Some)
+}
+
+/// Shares of durable writes by how many commits they carried.
+fn per_write(run: &Source) -> Vec<Bar> {
+    let groups = run.rows("/load/commits_per_durable_write_spread/groups");
+    let writes = |group: &Value| group["writes"].as_f64().unwrap_or(0.0);
+    let all: f64 = groups.iter().map(writes).sum();
+    let bar = |group: &Value| {
+        let from = group["from"].as_u64().unwrap_or(0);
+        Bar { name: format!("{from} to {}", (2 * from).saturating_sub(1)), parts: vec![writes(group) / all * 100.0] }
+    };
+    groups.iter().map(bar).collect()
 }
 
 fn bars(runs: &[Source], pointer: &str) -> Vec<Bar> {
@@ -338,21 +361,24 @@ mod tests {
     fn a_page_shows_every_file_and_loads_nothing() {
         let point = |at: f64| json!({"at_seconds": at, "commits_per_second": 1e6 + at, "p50_us": 500, "p99_us": 900, "max_us": 950});
         let run = json!({
-            "load": {"commits_per_second": 1e6, "commits_per_durable_write": 300.0, "append_latency": {"p50_us": 500, "p99_us": 900}},
+            "load": {"commits_per_second": 1e6, "commits_per_durable_write": 300.0,
+                "commits_per_durable_write_spread": {"groups": [{"from": 256, "writes": 3}, {"from": 512, "writes": 1}]}, "append_latency": {"p50_us": 500, "p99_us": 900}},
             "timeline": [point(-0.1), point(0.0), point(0.1)],
             "faults": [{"fault": "kill-leader@1s", "at_seconds": 0.05, "until_seconds": 0.08, "outage_ms": 123.0}],
             "spectrum": [{"quantile": 0.0, "us": 100}, {"quantile": 0.5, "us": 500}, {"quantile": 0.999, "us": 900}],
-            "stages": {"whole_us": 6.0, "outside_us": 3.0, "disk_us": 2.0, "followers_us": 1.0},
+            "stages": {"whole_us": 6.0, "clients_us": 3.0, "disk_us": 2.0, "quorum_us": 1.0},
             "audit": {"failures": []},
         });
         let rung = |rate: f64| json!({"in_flight_calls": rate / 1e5, "commits_per_second": rate, "commits_per_durable_write": 3.0, "latency": {"p50_us": 300, "p99_us": 700}});
         let sweep =
             json!({"closed": [rung(1e5), rung(2e5)], "open": [], "knee": 1, "peak": 1, "audit": {"failures": []}});
         let page = page(&[source("first <run>", run)], &[source("ladder", sweep)]).expect("a page");
-        for told in ["first &lt;run&gt;", "kill-leader@1s: 123 ms", "1,000,000", "ladder", "knee", "passed"] {
+        for told in
+            ["first &lt;run&gt;", "kill-leader@1s: 123 ms", "1,000,000", "256 to 511", "ladder", "knee", "passed"]
+        {
             assert!(page.contains(told), "{told}");
         }
-        assert!(page.matches("<svg").count() == 7 && !page.contains("<run>"), "{}", page.matches("<svg").count());
+        assert!(page.matches("<svg").count() == 8 && !page.contains("<run>"), "{}", page.matches("<svg").count());
         for loaded in ["<script", "src=", "href=", "@import", "url("] {
             assert!(!page.contains(loaded), "{loaded}");
         }

@@ -13,6 +13,7 @@ mod hgrm;
 mod html;
 mod ledger;
 mod line;
+mod links;
 mod load;
 mod meter;
 mod options;
@@ -29,6 +30,7 @@ mod schedule;
 mod session;
 mod sweep;
 mod table;
+mod throttle;
 mod wake;
 mod wal;
 
@@ -109,7 +111,7 @@ fn dispatch(options: Options) -> Result<Told> {
         }
         #[cfg(feature = "peers")]
         Command::Peers(peers) => {
-            let report = peers::run(&cluster, peers, &*watch_for_signals()?)?;
+            let report = peers::run(&cluster, &peers, &*watch_for_signals()?)?;
             Ok((told(&cluster, &report, peers::Report::text)?, true))
         }
         Command::Replica => replica::serve().map(|()| (String::new(), true)),

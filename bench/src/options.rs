@@ -88,6 +88,9 @@ pub(crate) struct LoadOptions {
     /// A process for each replica; implies --over tcp
     #[arg(long)]
     pub(crate) processes: bool,
+    /// Whether there are switches between the replicas, for faults that cut them off.
+    #[arg(skip)]
+    pub(crate) switches: bool,
     /// Seconds of load before the measurement
     #[arg(long, default_value = "2", value_parser = parse::seconds)]
     pub(crate) warm_up: Duration,
@@ -115,7 +118,8 @@ pub(crate) struct RunOptions {
     #[arg(long, default_value = "2", value_parser = parse::seconds)]
     pub(crate) latency: Duration,
     /// A fault on schedule, such as kill-leader@5s or pause-follower@5s+3s (with +3s it ends after so long, else with the
-    /// load); may be given several times; implies --processes
+    /// load); kill, pause, partition (nothing passes between it and the other replicas) or slow-disk (100 requests a second
+    /// by a control group: needs root), each -leader or -follower; may be given several times; implies --processes
     #[arg(long = "fault", value_name = "FAULT")]
     pub(crate) faults: Vec<Fault>,
     /// Take turns with the bare pipeline, and print the result as a share of it
@@ -202,6 +206,7 @@ impl StepOptions {
             threads: 1,
             over,
             processes: false,
+            switches: false,
             warm_up: Duration::ZERO,
             retention: self.retention,
         }
@@ -223,27 +228,59 @@ pub(crate) struct ReportOptions {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct TableOptions {
     /// Only these rows, with commas between them: 16B, 64B, 128B, 4KiB, single, idle, tcp, single-tcp, wal, growth, tail,
-    /// dead-follower, paused-follower
+    /// dead-follower, paused-follower, slow-follower
     #[arg(long, value_delimiter = ',')]
     pub(crate) rows: Vec<String>,
-    /// Seconds of each run
-    #[arg(long, default_value = "5", value_parser = parse::seconds)]
-    pub(crate) duration: Duration,
+    /// Runs of 2 s, and fewer loads where a row tries several: all rows in some five minutes. Figures worth keeping come
+    /// from the full form
+    #[arg(long)]
+    pub(crate) short: bool,
+    /// Seconds of each run (default: 5, with --short 2)
+    #[arg(long, value_parser = parse::seconds)]
+    pub(crate) duration: Option<Duration>,
     /// Log that each replica keeps; older parts are trimmed once they are audited
     #[arg(long, default_value = "512MiB", value_parser = parse::bytes)]
     pub(crate) retention: u64,
 }
 
+impl TableOptions {
+    /// How long each run takes.
+    pub(crate) fn duration(&self) -> Duration {
+        self.duration.unwrap_or(Duration::from_secs(if self.short { 2 } else { 5 }))
+    }
+}
+
 /// See [`Command::Peers`].
 #[cfg(feature = "peers")]
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct PeersOptions {
+    /// Only these, with commas between them
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) only: Vec<System>,
     /// Seconds of each row in each round
     #[arg(long, default_value = "3", value_parser = parse::seconds)]
     pub(crate) duration: Duration,
     /// Rounds; the table has the median of each row
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) rounds: u32,
+}
+
+/// What is measured for comparison.
+#[cfg(feature = "peers")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
+pub(crate) enum System {
+    /// OmniPaxos with a log made for it
+    OmniPaxos,
+    /// openraft with a log made for it, the replicas calling each other's functions
+    Openraft,
+    /// Three servers, if Debian's etcd-server is installed
+    Etcd,
+    /// Three servers, if Debian's zookeeper is installed
+    ZooKeeper,
+    /// One node's log, as TiKV has it
+    #[value(name = "raft-engine")]
+    RaftEngine,
 }
 
 /// See [`Command::Compare`].
@@ -326,6 +363,7 @@ impl RunOptions {
     /// What follows from other flags.
     pub(crate) fn settled(mut self) -> RunOptions {
         self.load.processes |= !self.faults.is_empty();
+        self.load.switches |= self.faults.iter().any(|fault| fault.blow == parse::Blow::Partition);
         self.load = self.load.settled();
         self
     }

@@ -266,10 +266,13 @@ impl Recorder {
 }
 
 impl Seen {
-    /// The longest pause between two acknowledgements that reaches into `from_us..to_us`.
+    /// The longest pause between two acknowledgements that reaches into `from_us..to_us`. One that hasn't ended by then is
+    /// one too, as long as is known.
     pub(crate) fn longest_pause(&self, from_us: u64, to_us: u64) -> Option<(u64, u64)> {
-        let reaches = |pause: &&(u64, u64)| pause.1 > from_us && pause.0 < to_us;
-        self.pauses.iter().filter(reaches).max_by_key(|(from, to)| to - from).copied()
+        let has_not_ended = self.last_us > 0 && to_us != u64::MAX && to_us > self.last_us + PAUSE_MIN_US;
+        let last = has_not_ended.then_some((self.last_us, to_us));
+        let reaches = |pause: &(u64, u64)| pause.1 > from_us && pause.0 < to_us;
+        self.pauses.iter().copied().chain(last).filter(reaches).max_by_key(|(from, to)| to - from)
     }
 
     fn note_pause(&mut self, done_us: u64) {
@@ -314,6 +317,8 @@ mod tests {
         assert_eq!(seen.pauses, [(opened, opened + 50_000)]);
         assert_eq!(seen.longest_pause(opened + 10, opened + 20), Some((opened, opened + 50_000)));
         assert_eq!(seen.longest_pause(opened + 60_000, u64::MAX), None);
+        let unended = Some((opened + 50_000, opened + 150_000));
+        assert_eq!(seen.longest_pause(opened + 60_000, opened + 150_000), unended, "nobody was answered until the end");
         seen.note_pause(opened + 40_000);
         assert_eq!(seen.pauses.len(), 1, "late news is no pause");
         let window = recorder.close_window();

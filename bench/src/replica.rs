@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write as _, stdin, stdout};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,7 +16,9 @@ use synod::{Config, Log, Node};
 use synod_protocol::{Chain, Mark, NodeId, Role, Slot};
 use synod_wal::SyncMode;
 
+use crate::links::Links;
 use crate::options::Sync;
+use crate::throttle::Throttle;
 
 /// What a replica is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -108,6 +110,14 @@ pub(crate) struct State {
     pub(crate) rotations: u64,
     pub(crate) bodies: u64,
     pub(crate) open_bodies: u32,
+    /// Submissions that wait to be proposed, and bytes that wait to be sent.
+    pub(crate) waiting: u64,
+    pub(crate) outgoing_bytes: u64,
+    /// Submissions that were delivered and bodies that were composed, and how long that took, in microseconds.
+    pub(crate) delivered: u64,
+    pub(crate) delivered_us: u64,
+    pub(crate) composed: u64,
+    pub(crate) composed_us: u64,
     /// Of the process that the replica has to itself; none if it has not.
     pub(crate) cpu_us: Option<u64>,
     pub(crate) stopped: Option<String>,
@@ -115,7 +125,7 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn of(log: &Log) -> State {
-        let status = log.status();
+        let (status, flow) = (log.status(), log.flow());
         State {
             node: status.node.0,
             leads: status.role == Role::Leader,
@@ -129,6 +139,12 @@ impl State {
             rotations: status.wal.rotations,
             bodies: status.counters.bodies,
             open_bodies: status.open_bodies,
+            waiting: flow.waiting,
+            outgoing_bytes: flow.outgoing_bytes,
+            delivered: flow.delivered,
+            delivered_us: flow.delivered_for.as_micros() as u64,
+            composed: flow.composed,
+            composed_us: flow.composed_for.as_micros() as u64,
             cpu_us: None,
             stopped: status.stopped.map(|reason| reason.to_string()),
         }
@@ -186,7 +202,11 @@ fn say(answer: &Answer) -> Result<()> {
 pub(crate) struct Replica {
     pub(crate) node: NodeId,
     plan: Plan,
+    /// The ways to the others, if they can be cut.
+    links: Option<Arc<Links>>,
     process: Mutex<Option<Process>>,
+    /// While its disk is slow.
+    throttle: Mutex<Option<Throttle>>,
 }
 
 #[derive(Debug)]
@@ -203,8 +223,9 @@ impl Replica {
     ///
     /// # Errors
     /// If it doesn't start: the message says why.
-    pub(crate) fn start(plan: Plan) -> Result<Replica> {
-        let mut replica = Replica { node: NodeId(plan.node), plan, process: Mutex::new(None) };
+    pub(crate) fn start(plan: Plan, links: Option<Arc<Links>>) -> Result<Replica> {
+        let node = NodeId(plan.node);
+        let mut replica = Replica { node, plan, links, process: Mutex::new(None), throttle: Mutex::new(None) };
         let process = replica.spawn()?;
         replica.plan.client_listen = Some(process.client);
         *replica.lock() = Some(process);
@@ -284,11 +305,34 @@ impl Replica {
         self.signal(Signal::STOP, true)
     }
 
-    /// Undoes [`Replica::kill`] and [`Replica::pause`].
+    /// Lets nothing pass between it and the other replicas.
+    ///
+    /// # Panics
+    /// If the cluster was started without switches: that is a bug of the caller.
+    pub(crate) fn cut_off(&self) {
+        self.links.as_ref().expect("a cluster with switches").cut(self.node.0, true);
+    }
+
+    /// Slows its disk.
+    ///
+    /// # Errors
+    /// If that can't be done here: what is missing.
+    pub(crate) fn slow_down(&self) -> Result<()> {
+        let Some(process) = self.lock().as_ref().map(|process| process.child.id()) else { return Ok(()) };
+        let throttle = Throttle::begin(&self.plan.directory, process)?;
+        *self.throttle.lock().expect("no code that holds this lock panics") = Some(throttle);
+        Ok(())
+    }
+
+    /// Undoes [`Replica::kill`], [`Replica::pause`], [`Replica::cut_off`] and [`Replica::slow_down`].
     ///
     /// # Errors
     /// If the node doesn't start again.
     pub(crate) fn mend(&self) -> Result<()> {
+        if let Some(links) = &self.links {
+            links.cut(self.node.0, false);
+        }
+        *self.throttle.lock().expect("no code that holds this lock panics") = None;
         let is_dead = self.lock().is_none();
         if is_dead {
             let process = self.spawn()?;

@@ -74,6 +74,7 @@ pub(crate) struct Load {
     /// Syncs (or writes that are durable by themselves) that completed on all replicas together.
     pub(crate) durable_writes_per_second: f64,
     pub(crate) commits_per_durable_write: f64,
+    pub(crate) commits_per_durable_write_spread: Option<PerWrite>,
     pub(crate) log_mb_per_second_per_replica: f64,
     pub(crate) cpu_us_per_commit: f64,
     /// Cores that were busy, on average.
@@ -147,29 +148,102 @@ impl Share {
     }
 }
 
-/// Where the time of an append call goes, on average, in microseconds. The first is measured; the parts follow from how much
-/// was found waiting in each when the leader's status was looked at, and from how fast it went through (Little's law).
+/// Where the time of an append call goes, on average, in microseconds. The whole, the time in the node and the composing are
+/// measured; the other parts follow from how much was found waiting in each when the leader was looked at, and from how fast
+/// it went through (Little's law). Sending, the leader's disk and the followers' go on at the same time, so each has only what it
+/// adds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Stages {
     pub(crate) whole_us: f64,
-    /// With the client, in the intake, and on the way back: all that isn't below.
-    pub(crate) outside_us: f64,
-    /// From a body's proposal until it was chosen, less its own disk.
-    pub(crate) followers_us: f64,
-    /// From a body's proposal until it was durable at the leader.
+    /// From the client to the node, and back.
+    pub(crate) clients_us: f64,
+    /// In the intake, until a body takes it up.
+    pub(crate) queue_us: f64,
+    /// Making the body: plan, copy, checksum.
+    pub(crate) encode_us: f64,
+    /// From a body's proposal until it was handed to the network for all followers.
+    pub(crate) net_us: f64,
+    /// From there until it was durable at the leader.
     pub(crate) disk_us: f64,
+    /// From there until it was chosen.
+    pub(crate) quorum_us: f64,
+    /// From there until the call was answered.
+    pub(crate) delivery_us: f64,
 }
 
 impl Stages {
+    /// How the stages are called, in their order.
+    pub(crate) const NAMES: [&str; 7] =
+        ["clients and wake-ups", "queue", "encode", "net", "leader's disk", "quorum", "delivery"];
+
     pub(crate) fn of(counted: &Counted, seen: &Seen, seconds: f64, replicas: f64) -> Option<Stages> {
         let looks = (counted.looks > 0).then_some(counted.looks as f64)?;
         let per_second = |count: u64| (count > 0).then_some(count as f64 / seconds);
-        let window_us = counted.open_bodies as f64 / looks / per_second(counted.bodies)? * 1e6;
-        let own_bytes_per_second = per_second(counted.bytes_appended)? / replicas;
-        let disk_us = (counted.unsynced_bytes as f64 / looks / own_bytes_per_second * 1e6).min(window_us);
+        let waited_us = |sum: u64, per_second: f64| sum as f64 / looks / per_second * 1e6;
         let whole_us = seen.service_us.mean();
-        let outside_us = (whole_us - window_us).max(0.0);
-        Some(Stages { whole_us, outside_us, followers_us: window_us - disk_us, disk_us })
+        let node_us = (counted.delivered_us as f64 / (counted.delivered.max(1)) as f64).min(whole_us);
+        let encode_us = (counted.composed_us as f64 / (counted.composed.max(1)) as f64).min(node_us);
+        let queue_us = waited_us(counted.waiting, per_second(counted.delivered)?).min(node_us - encode_us);
+        // What is left of the time in the node bounds the rest: a look may find more than there is on average.
+        let left_us = node_us - encode_us - queue_us;
+        let window_us = waited_us(counted.open_bodies, per_second(counted.bodies)?).min(left_us);
+        let own_bytes_per_second = per_second(counted.bytes_appended)? / replicas;
+        let followers = (replicas - 1.0).max(1.0);
+        let sent_us = (waited_us(counted.outgoing_bytes, own_bytes_per_second) / followers).min(window_us);
+        let durable_us = waited_us(counted.unsynced_bytes, own_bytes_per_second).min(window_us);
+        Some(Stages {
+            whole_us,
+            clients_us: whole_us - node_us,
+            queue_us,
+            encode_us,
+            net_us: sent_us,
+            disk_us: (durable_us - sent_us).max(0.0),
+            quorum_us: window_us - durable_us.max(sent_us),
+            delivery_us: left_us - window_us,
+        })
+    }
+
+    /// The parts, in their order.
+    pub(crate) fn parts(&self) -> [f64; 7] {
+        let Stages { clients_us, queue_us, encode_us, net_us, disk_us, quorum_us, delivery_us, .. } = *self;
+        [clients_us, queue_us, encode_us, net_us, disk_us, quorum_us, delivery_us]
+    }
+}
+
+/// How many commits a durable write carried, all replicas together: counted from one look at the replicas to the next, some
+/// milliseconds each.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PerWrite {
+    pub(crate) p10: u64,
+    pub(crate) p50: u64,
+    pub(crate) p90: u64,
+    pub(crate) max: u64,
+    /// By powers of two.
+    pub(crate) groups: Vec<Group>,
+}
+
+/// Durable writes that carried from so many commits to twice as many, but one.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Group {
+    pub(crate) from: u64,
+    pub(crate) writes: u64,
+}
+
+impl PerWrite {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Option<PerWrite> {
+        let last = (!histogram.is_empty()).then(|| histogram.max().ilog2())?;
+        let first = histogram.min().max(1).ilog2();
+        let group = |power: u32| {
+            let from = 1_u64 << power;
+            Group { from, writes: histogram.count_between(from, 2 * from - 1) }
+        };
+        Some(PerWrite {
+            p10: histogram.value_at_quantile(0.1),
+            p50: histogram.value_at_quantile(0.5),
+            p90: histogram.value_at_quantile(0.9),
+            max: histogram.max(),
+            groups: (first..=last).map(group).collect(),
+        })
     }
 }
 
@@ -289,8 +363,15 @@ impl Report {
         }
         writeln!(
             text,
-            "durable writes    {:>12.0} /s on {} replicas ({}); {:.0} commits a durable write",
-            load.durable_writes_per_second, settings.replicas, settings.sync, load.commits_per_durable_write
+            "durable writes    {:>12.0} /s on {} replicas ({}); {:.0} commits a durable write{}",
+            load.durable_writes_per_second,
+            settings.replicas,
+            settings.sync,
+            load.commits_per_durable_write,
+            load.commits_per_durable_write_spread.as_ref().map_or_else(String::new, |spread| format!(
+                " (p10 {}  p50 {}  p90 {}  max {})",
+                spread.p10, spread.p50, spread.p90, spread.max
+            ))
         )?;
         writeln!(
             text,
@@ -298,14 +379,9 @@ impl Report {
             load.log_mb_per_second_per_replica, load.commands_per_body, load.cpu_us_per_commit, load.cpu_cores
         )?;
         if let Some(stages) = &self.stages {
-            writeln!(
-                text,
-                "time of a call    {:.2} ms on average: {:.2} clients, intake and way back; {:.2} the leader's disk; {:.2} more for a majority",
-                stages.whole_us / 1e3,
-                stages.outside_us / 1e3,
-                stages.disk_us / 1e3,
-                stages.followers_us / 1e3
-            )?;
+            let parts = Stages::NAMES.iter().zip(stages.parts());
+            let parts: Vec<String> = parts.map(|(name, us)| format!("{:.2} {name}", us / 1e3)).collect();
+            writeln!(text, "time of a call    {:.2} ms on average: {}", stages.whole_us / 1e3, parts.join(", "))?;
         }
         if load.calls_refused + load.calls_unknown > 0 {
             writeln!(

@@ -16,11 +16,13 @@ use crate::hgrm;
 use crate::line::Line;
 use crate::load::Demand;
 use crate::meter::{Counted, Meter};
+use crate::options::parse::Blow;
 use crate::options::{ClusterOptions, Over, RunOptions};
 use crate::recorder::{Recorder, Window};
-use crate::report::{Latency, Load, Report, Rotations, Schedule, Share, Single, Stages};
+use crate::report::{Latency, Load, PerWrite, Report, Rotations, Schedule, Share, Single, Stages};
 use crate::schedule::Rate;
 use crate::session::{Root, Session, settings, watch};
+use crate::throttle::Throttle;
 
 /// A load that begins again isn't counted at once.
 const RAMP: Duration = Duration::from_millis(200);
@@ -54,6 +56,9 @@ pub(crate) fn demand(options: &ClusterOptions, run: &RunOptions) -> Demand {
 }
 
 fn measure(options: &ClusterOptions, run: &RunOptions, root: &Path, interrupted: &AtomicBool) -> Result<Report> {
+    if run.faults.iter().any(|fault| fault.blow == Blow::SlowDisk) {
+        Throttle::probe(root)?;
+    }
     let mut line = Line::default();
     let floor = floor::one_block(root, Duration::from_millis(500).min(run.duration))?;
     let demand = demand(options, run);
@@ -226,6 +231,7 @@ impl Measured {
             commands_per_body: per(commands as f64, counted.bodies as f64),
             durable_writes_per_second: counted.durable_writes as f64 / seconds,
             commits_per_durable_write: per(commands as f64, counted.durable_writes as f64),
+            commits_per_durable_write_spread: PerWrite::of(&counted.commits_per_write),
             log_mb_per_second_per_replica: counted.bytes_appended as f64 / replicas / seconds / 1e6,
             cpu_us_per_commit: per(counted.cpu.as_secs_f64() * 1e6, commands as f64),
             cpu_cores: counted.cpu.as_secs_f64() / seconds,

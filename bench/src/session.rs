@@ -83,7 +83,11 @@ impl Session {
         line.clear();
         let requests = (load.over == Over::Tcp).then_some(in_flight_max as usize);
         let plans = cluster::plans(&directories, options, requests)?;
-        let cluster = cluster::start(directories, &plans, load.processes)?;
+        let cluster = if load.switches {
+            cluster::start_with_switches(directories, plans)?
+        } else {
+            cluster::start(directories, &plans, load.processes)?
+        };
         cluster.wait_for_leader()?;
         let members = cluster.members();
         let content = Content::new(options.payload, options.seed);

@@ -8,7 +8,6 @@ mod rows;
 
 use std::fmt::Write as _;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use anyhow::Result;
 use serde::Serialize;
@@ -75,7 +74,7 @@ pub(crate) fn run(options: &ClusterOptions, table: &TableOptions, interrupted: &
     Ok(Report {
         environment: Environment::look(&directory),
         directory: directory.display().to_string(),
-        seconds_each: table.duration.max(Duration::ZERO).as_secs_f64(),
+        seconds_each: table.duration().as_secs_f64(),
         rows,
     })
 }
@@ -92,6 +91,9 @@ impl Report {
         writeln!(text, "| what | here | asked for | found | |")?;
         writeln!(text, "|---|---|---|---|---|")?;
         for row in &self.rows {
+            if row.bars.is_empty() {
+                writeln!(text, "| {} | {} | | | |", row.what, row.here)?;
+            }
             for (place, bar) in row.bars.iter().enumerate() {
                 let (what, here) = if place == 0 { (row.what.as_str(), row.here.as_str()) } else { ("", "") };
                 let verdict = match (bar.is_met, bar.is_aim) {
@@ -107,10 +109,11 @@ impl Report {
         let asked = || self.rows.iter().flat_map(|row| &row.bars).filter(|bar| !bar.is_aim);
         writeln!(
             text,
-            "{} of {} bars met; {} s a run, every run audited.",
+            "{} of {} bars met; {} s a run, every run audited; `{}`.",
             asked().filter(|bar| bar.is_met).count(),
             asked().count(),
-            self.seconds_each
+            self.seconds_each,
+            self.environment.command
         )?;
         writeln!(text)?;
         let environment = &self.environment;

@@ -33,7 +33,7 @@ fn what_was_measured_becomes_a_page() {
     let html = std::fs::read_to_string(&page).expect("a page");
     assert!(html.contains("Over time: steady") && html.contains("by load: ladder") && html.contains(">passed<"));
     assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
-    assert_eq!(html.matches("<svg").count(), 7);
+    assert_eq!(html.matches("<svg").count(), 8);
 }
 
 #[test]

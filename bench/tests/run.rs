@@ -38,6 +38,14 @@ fn number(report: &Value, pointer: &str) -> f64 {
     report.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("{pointer} in {report}"))
 }
 
+/// Whether the parts of a call's time are its whole.
+fn stages_add_up(report: &Value) -> bool {
+    let parts = ["clients", "queue", "encode", "net", "disk", "quorum", "delivery"];
+    let part = |name: &&str| number(report, &format!("/stages/{name}_us"));
+    let (whole, sum) = (number(report, "/stages/whole_us"), parts.iter().map(part).sum::<f64>());
+    whole > 0.0 && parts.iter().map(part).all(|part| part >= 0.0) && (whole - sum).abs() < 0.001 * whole
+}
+
 #[test]
 fn a_closed_loop_takes_turns_with_the_bare_pipeline() {
     let hgrm = directory("closed").join("latency.hgrm");
@@ -58,8 +66,10 @@ fn a_closed_loop_takes_turns_with_the_bare_pipeline() {
     let shares = report["pipeline"]["shares"].as_array().expect("shares");
     // On a busy machine a turn of a moment may see nothing.
     assert!(shares.len() >= 3 && shares.iter().any(|share| share.as_f64() > Some(0.0)), "{shares:?}");
+    let spread = |name: &str| number(&report, &format!("/load/commits_per_durable_write_spread/{name}"));
+    assert!(spread("p10") > 0.0 && spread("p10") <= spread("p50") && spread("p90") <= spread("max"), "{report}");
     assert!(number(&report, "/pipeline/share") > 0.0 && number(&report, "/single/bare_frame/p50_us") > 0.0);
-    assert!(number(&report, "/stages/whole_us") > 0.0 && number(&report, "/load/cpu_cores") > 0.0);
+    assert!(stages_add_up(&report) && number(&report, "/load/cpu_cores") > 0.0);
     let spectrum = report["spectrum"].as_array().expect("points");
     assert!(spectrum.is_sorted_by_key(|point| point["us"].as_u64()), "{spectrum:?}");
     let table = std::fs::read_to_string(hgrm).expect("a table");
@@ -95,6 +105,37 @@ fn a_leader_that_is_killed_and_a_follower_that_is_paused_lose_nothing() {
     assert_eq!((&outcomes[0]["fault"], &outcomes[1]["fault"]), (&faults[1].into(), &faults[3].into()));
     assert!(outcomes[0]["outage_ms"].as_f64() > Some(20.0), "without a leader nobody is answered: {outcomes:?}");
     assert!(report["settings"]["processes"] == true && number(&report, "/load/calls_unknown") >= 0.0);
+}
+
+#[test]
+fn a_leader_that_is_cut_off_is_replaced_and_joins_again() {
+    let fault = ["--fault", "partition@0.3s+2s"];
+    let report = run("partition", &[&["--duration", "5", "--latency", "0", "--in-flight", "8"], &fault[..]].concat());
+    let outcomes = report["faults"].as_array().expect("faults");
+    assert_eq!((outcomes.len(), &outcomes[0]["fault"]), (1, &"partition-leader@0.3s+2s".into()));
+    assert!(outcomes[0]["outage_ms"].as_f64() > Some(20.0), "without a majority nobody is answered: {outcomes:?}");
+    assert!(report["settings"]["processes"] == true && number(&report, "/load/calls_unknown") >= 0.0);
+}
+
+#[test]
+fn a_slow_disk_of_a_follower_loses_nothing_or_says_what_it_needs() {
+    let directory = directory("slow");
+    let output = Command::new(env!("CARGO_BIN_EXE_synod-bench"))
+        .args(["run", "--segment", "2MiB", "--retention", "16MiB", "--warm-up", "0.2", "--batch", "20"])
+        .args(["--duration", "1", "--latency", "0", "--in-flight", "8", "--fault", "slow-disk@0.2s+0.5s"])
+        .args(["--dir".as_ref(), directory.as_os_str()])
+        .output()
+        .expect("the program runs");
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.success() {
+        assert!(
+            text.contains("slow-disk-follower@0.2s+0.5s hit node") && text.contains("audit             passed"),
+            "{text}"
+        );
+    } else {
+        // Without root or control groups it is refused before anything is measured.
+        assert!(output.status.code() == Some(3) && errors.contains("slow-disk needs"), "{errors}");
+    }
 }
 
 #[test]

@@ -15,13 +15,14 @@ const INK: RGBColor = RGBColor(31, 41, 55);
 const GRID: RGBColor = RGBColor(229, 231, 235);
 const FAULT: RGBColor = RGBColor(220, 38, 38);
 /// Lines and bars, in order.
-const COLOURS: [RGBColor; 6] = [
+const COLOURS: [RGBColor; 7] = [
     RGBColor(37, 99, 235),
     RGBColor(217, 119, 6),
     RGBColor(5, 150, 105),
     RGBColor(124, 58, 237),
     RGBColor(219, 39, 119),
     RGBColor(75, 85, 99),
+    RGBColor(8, 145, 178),
 ];
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;

@@ -142,6 +142,10 @@ pub(crate) enum Blow {
     Kill,
     /// Its process is stopped (SIGSTOP), and goes on afterwards.
     Pause,
+    /// Nothing passes between it and the other replicas; clients still reach it.
+    Partition,
+    /// Its disk takes few requests a second.
+    SlowDisk,
 }
 
 /// Which replica.
@@ -168,15 +172,26 @@ impl FromStr for Fault {
     fn from_str(text: &str) -> Result<Fault, String> {
         let shape = || {
             format!(
-                "'{text}' is no fault: write kill-leader@5s, kill-follower@5s, pause-leader@5s+3s or pause-follower@5s+3s"
+                "'{text}' is no fault: write kill, pause, partition or slow-disk, -leader or -follower, and when: kill-leader@5s, \
+                 pause-follower@5s+3s"
             )
         };
         let (what, when) = text.split_once('@').ok_or_else(shape)?;
         let (blow, target) = match what {
-            "kill-leader" => (Blow::Kill, Target::Leader),
-            "kill-follower" => (Blow::Kill, Target::Follower),
-            "pause-leader" => (Blow::Pause, Target::Leader),
-            "pause-follower" => (Blow::Pause, Target::Follower),
+            "partition" => ("partition", "leader"),
+            "slow-disk" => ("slow-disk", "follower"),
+            _ => what.rsplit_once('-').ok_or_else(shape)?,
+        };
+        let blow = match blow {
+            "kill" => Blow::Kill,
+            "pause" => Blow::Pause,
+            "partition" => Blow::Partition,
+            "slow-disk" => Blow::SlowDisk,
+            _ => return Err(shape()),
+        };
+        let target = match target {
+            "leader" => Target::Leader,
+            "follower" => Target::Follower,
             _ => return Err(shape()),
         };
         let (at, lasts) = match when.split_once('+') {
@@ -192,6 +207,8 @@ impl fmt::Display for Fault {
         f.write_str(match self.blow {
             Blow::Kill => "kill-",
             Blow::Pause => "pause-",
+            Blow::Partition => "partition-",
+            Blow::SlowDisk => "slow-disk-",
         })?;
         f.write_str(match self.target {
             Target::Leader => "leader",
@@ -245,7 +262,20 @@ mod tests {
         assert_eq!((fault.at, fault.lasts), (Duration::from_secs(5), Some(Duration::from_secs(3))));
         assert_eq!(fault.to_string(), "pause-follower@5s+3s");
         assert_eq!("kill-leader@2.5".parse::<Fault>().expect("a fault").lasts, None);
-        for bad in ["kill-leader", "kill@5s", "stop-leader@5s", "kill-leader@", "kill-leader@5s+", "kill-leader@-1s"] {
+        for (short, long) in [("partition@1s", "partition-leader@1s"), ("slow-disk@1s+2s", "slow-disk-follower@1s+2s")]
+        {
+            let fault: Fault = short.parse().expect("a fault");
+            assert_eq!((fault.to_string().as_str(), long.parse()), (long, Ok(fault)));
+        }
+        for bad in [
+            "kill-leader",
+            "kill@5s",
+            "slow-leader@5s",
+            "stop-leader@5s",
+            "kill-leader@",
+            "kill-leader@5s+",
+            "kill-leader@-1s",
+        ] {
             assert!(bad.parse::<Fault>().is_err(), "{bad}");
         }
     }

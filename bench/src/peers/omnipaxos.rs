@@ -34,6 +34,14 @@ pub(super) struct Seen {
     latency_us: Histogram<u64>,
 }
 
+/// Sizes and windows.
+const LOADS: [(u32, u32); 6] = [(16, 4096), (64, 4096), (128, 1024), (128, 4096), (128, 16_384), (1024, 1024)];
+
+/// Measures every load.
+pub(super) fn measure_all(options: &ClusterOptions, duration: Duration) -> Result<Vec<Peer>> {
+    LOADS.into_iter().map(|(size, window)| measure(options, size, window, duration)).collect()
+}
+
 /// Keeps so many commands in flight for so long.
 pub(super) fn measure(options: &ClusterOptions, size: u32, window: u32, duration: Duration) -> Result<Peer> {
     let root = Root::make(options, REPLICAS * FILE_BYTES)?;
@@ -51,6 +59,7 @@ pub(super) fn measure(options: &ClusterOptions, size: u32, window: u32, duration
     };
     Ok(Peer {
         name: "OmniPaxos with a durable log",
+        version: super::version("omnipaxos"),
         settings: format!("{size} B, window {window}, O_DIRECT and O_DSYNC, TCP"),
         commits_per_second: seen.commands as f64 / seen.seconds.max(1e-9),
         p50_us: Some(seen.latency_us.value_at_quantile(0.5)),

@@ -13,7 +13,7 @@ use super::Peer;
 use crate::options::ClusterOptions;
 use crate::session::Root;
 
-const COMMAND_BYTES: usize = 128;
+const COMMAND_BYTES: usize = super::COMMAND_BYTES as usize;
 /// Batches between two looks at what can be dropped.
 const KEPT_BATCHES: u64 = 256;
 /// Enough for some seconds.
@@ -28,6 +28,14 @@ impl MessageExt for Command {
     fn index(entry: &BytesValue) -> u64 {
         entry.value.first_chunk().map_or(0, |index| u64::from_le_bytes(*index))
     }
+}
+
+/// Threads, and commands of a batch.
+const LOADS: [(u32, u32); 4] = [(1, 1), (1, 128), (1, 1024), (256, 1)];
+
+/// Measures every load.
+pub(super) fn measure_all(options: &ClusterOptions, duration: Duration) -> Result<Vec<Peer>> {
+    LOADS.into_iter().map(|(threads, batch)| measure(options, threads, batch, duration)).collect()
 }
 
 /// Appends from so many threads for so long.
@@ -66,6 +74,7 @@ pub(super) fn measure(options: &ClusterOptions, threads: u32, batch: u32, durati
     })?;
     Ok(Peer {
         name: "raft-engine",
+        version: super::version("raft-engine"),
         settings: format!("{threads} thread(s), batches of {batch}, {COMMAND_BYTES} B, each batch synced"),
         commits_per_second: rate,
         p50_us: Some(latency_us.value_at_quantile(0.5)),

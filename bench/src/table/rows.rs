@@ -11,6 +11,8 @@ use crate::options::parse::{Fault, Size};
 use crate::options::{Arrival, ClusterOptions, LoadOptions, Over, RunOptions, StepOptions, SweepOptions, TableOptions};
 use crate::peers::{self, Peer};
 use crate::report::{Report, ms};
+use crate::session::Root;
+use crate::throttle::Throttle;
 use crate::{run, sweep, wal};
 
 /// Longest tail of a row that bounds it.
@@ -47,7 +49,7 @@ impl<'a> Rows<'a> {
 
     pub(super) fn all(&mut self) -> Result<Vec<Row>> {
         type Measure<'b> = fn(&mut Rows<'b>) -> Result<Row>;
-        let known: [(&str, Measure<'a>); 13] = [
+        let known: [(&str, Measure<'a>); 14] = [
             ("16B", Rows::small),
             ("64B", Rows::middle),
             ("128B", Rows::bounded_tail),
@@ -61,6 +63,7 @@ impl<'a> Rows<'a> {
             ("tail", Rows::tail_under_load),
             ("dead-follower", |rows| rows.broken_follower("kill-follower")),
             ("paused-follower", |rows| rows.broken_follower("pause-follower")),
+            ("slow-follower", |rows| rows.broken_follower("slow-disk-follower")),
         ];
         let names = || known.iter().map(|(name, _)| *name);
         for wanted in &self.table.rows {
@@ -91,13 +94,14 @@ impl<'a> Rows<'a> {
             threads: 1,
             over,
             processes: false,
-            warm_up: Duration::from_secs(1).min(self.table.duration),
+            switches: false,
+            warm_up: Duration::from_secs(1).min(self.table.duration()),
             retention: self.table.retention,
         }
     }
 
     fn measure(&mut self, what: &str, options: &ClusterOptions, load: LoadOptions, floor: bool) -> Result<Report> {
-        self.measure_faults(what, options, load, floor, Vec::new(), self.table.duration)
+        self.measure_faults(what, options, load, floor, Vec::new(), self.table.duration())
     }
 
     fn measure_faults(
@@ -135,7 +139,7 @@ impl<'a> Rows<'a> {
 
     fn peer(&mut self, size: u32, window: u32) -> Result<Peer> {
         self.announce("OmniPaxos")?;
-        peers::omnipaxos(&self.options, size, window, self.table.duration)
+        peers::omnipaxos(&self.options, size, window, self.table.duration())
     }
 
     /// Batched, 16 bytes.
@@ -175,7 +179,8 @@ impl<'a> Rows<'a> {
         let (bounded, any) = (self.peer(128, 1024)?, self.peer(128, 16_384)?);
         let mut best: Option<Report> = None;
         let mut most = 0.0;
-        for in_flight in [8, 16, 24, 32, 48, 96] {
+        let ladder: &[u32] = if self.table.short { &[16, 32, 96] } else { &[8, 16, 24, 32, 48, 96] };
+        for in_flight in ladder.iter().copied() {
             let what = format!("batched, 128 B, {in_flight} in flight");
             let report =
                 self.measure(&what, &self.options(128, 250, in_flight), self.load(128, Over::Embedded), true)?;
@@ -238,8 +243,8 @@ impl<'a> Rows<'a> {
             load: self.load(128, Over::Embedded),
             rate: None,
             arrival: Arrival::Uniform,
-            duration: Duration::from_secs(1).min(self.table.duration),
-            latency: self.table.duration,
+            duration: Duration::from_secs(1).min(self.table.duration()),
+            latency: self.table.duration(),
             faults: Vec::new(),
             floor: true,
             hgrm: None,
@@ -281,7 +286,7 @@ impl<'a> Rows<'a> {
     /// One node alone.
     fn log_alone(&mut self) -> Result<Row> {
         self.announce("the log alone")?;
-        let step = (self.table.duration / 2).max(Duration::from_millis(50));
+        let step = (self.table.duration() / 2).max(Duration::from_millis(50));
         let steps = StepOptions { size: Some(Size::Fixed(128)), step, retention: self.table.retention };
         let report = wal::run(&self.options(128, 1, 1), &steps, self.interrupted)?;
         ensure!(report.has_passed(), "the audit of the log alone failed");
@@ -310,7 +315,7 @@ impl<'a> Rows<'a> {
             self.load(64, Over::Embedded),
             false,
             Vec::new(),
-            self.table.duration * 4,
+            self.table.duration() * 4,
         )?;
         let rates: Vec<f64> =
             report.timeline.iter().filter(|point| point.counts).map(|point| point.commits_per_second).collect();
@@ -335,7 +340,7 @@ impl<'a> Rows<'a> {
     fn tail_under_load(&mut self) -> Result<Row> {
         self.announce("sweep")?;
         let options = self.options(128, 250, 96);
-        let step = (self.table.duration / 2).max(Duration::from_millis(50));
+        let step = (self.table.duration() / 2).max(Duration::from_millis(50));
         let demand = SweepOptions { load: self.load(128, Over::Embedded), step, in_flight_max: 128 };
         let report = sweep::run(&options, &demand, self.interrupted)?;
         ensure!(report.has_passed(), "the audit of the sweep failed");
@@ -353,7 +358,10 @@ impl<'a> Rows<'a> {
 
     /// One follower doesn't take part.
     fn broken_follower(&mut self, fault: &str) -> Result<Row> {
-        let (at, whole) = (self.table.duration, self.table.duration * 2);
+        let (at, whole) = (self.table.duration(), self.table.duration() * 2);
+        if let Some(Err(why)) = (fault == "slow-disk-follower").then(|| self.can_slow_down()) {
+            return Ok(Row { what: fault.to_owned(), here: format!("not measured: {why:#}"), bars: Vec::new() });
+        }
         let fault = format!("{fault}@{}s", at.as_secs_f64());
         let faults = vec![fault.parse().expect("a fault")];
         let demand = LoadOptions { processes: true, ..self.load(128, Over::Tcp) };
@@ -381,6 +389,14 @@ impl<'a> Rows<'a> {
                 Bar::at_most("p99 as a multiple of theirs", 2.0, tail, times),
             ],
         })
+    }
+}
+
+impl Rows<'_> {
+    /// Whether a disk can be slowed where the replicas would be.
+    fn can_slow_down(&self) -> Result<()> {
+        let root = Root::make(&self.options, 0)?;
+        Throttle::probe(root.path())
     }
 }
 

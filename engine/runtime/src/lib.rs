@@ -104,7 +104,7 @@ pub use memory::MemoryBound;
 pub use node::{GROUP, Node, UnknownGroup};
 pub use probe::{HostReport, ProbeError, probe};
 pub use reader::{Entries, Entry, ReadItem, Reader, SharedBody};
-pub use status::{Counters, Damage, Membership, Startup, Status};
+pub use status::{Counters, Damage, Flow, Membership, Startup, Status};
 pub use watch::Watch;
 
 /// What [`probe()`] checks, one thing at a time: for programs that tell all that is wrong with a host.

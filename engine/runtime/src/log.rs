@@ -21,7 +21,7 @@ use crate::machine::exchange::Exchange;
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
 use crate::reader::Reader;
-use crate::status::Status;
+use crate::status::{Flow, Status};
 use crate::watch::{Board, Watch};
 
 /// What a shard and the handles of its log share.
@@ -457,6 +457,22 @@ impl Log {
     /// How this node stands.
     pub fn status(&self) -> Status {
         self.shared.status()
+    }
+
+    /// How appends go through this node. Unlike its status this is read where it changes, so the figures are of now, and may
+    /// be a little apart from each other. From a remote log, all at zero.
+    pub fn flow(&self) -> Flow {
+        let meters = &self.shared.meters;
+        let links = meters.peers();
+        let outgoing = links.iter().map(|peer| peer.control.waiting_bytes.value() + peer.bulk.waiting_bytes.value());
+        Flow {
+            waiting: self.shared.intake.level().0 as u64,
+            outgoing_bytes: outgoing.sum(),
+            delivered: meters.append.count(),
+            delivered_for: Duration::from_secs_f64(meters.append.sum_seconds()),
+            composed: meters.compose.count(),
+            composed_for: Duration::from_secs_f64(meters.compose.sum_seconds()),
+        }
     }
 
     /// Follows how this node stands, from now on.

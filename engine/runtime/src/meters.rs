@@ -70,6 +70,11 @@ impl Durations {
         self.counts.iter().enumerate().map(|(place, count)| (bound(place), count.value())).collect()
     }
 
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().map(Count::value).sum()
+    }
+
     /// All together.
     pub(crate) fn sum_seconds(&self) -> f64 {
         self.sum_us.value() as f64 / 1e6
@@ -154,6 +159,8 @@ pub(crate) struct Meters {
     beat_ms: Level,
     /// From the call of an append to its answer, of those that are delivered.
     pub(crate) append: Durations,
+    /// From taking submissions out of the intake to handing their body to the core.
+    pub(crate) compose: Durations,
     /// Writes and syncs of the log.
     pub(crate) write: Durations,
     pub(crate) sync: Durations,
@@ -173,6 +180,7 @@ impl Meters {
             started: Instant::now(),
             beat_ms: Level::default(),
             append: Durations::default(),
+            compose: Durations::default(),
             write: Durations::default(),
             sync: Durations::default(),
             appended: Count::default(),

@@ -267,6 +267,7 @@ fn traffic(out: &mut Out<'_>, shared: &Shared, status: &Status) -> fmt::Result {
         "From the call of an append to its answer, of those that were delivered",
         &meters.append,
     )?;
+    out.durations("compose_seconds", "From taking appends that wait to proposing them as a body", &meters.compose)?;
     out.durations("log_write_seconds", "Writes of the log", &meters.write)?;
     out.durations("log_sync_seconds", "Syncs of the log", &meters.sync)?;
     let (count, bytes) = shared.intake.level();

@@ -175,3 +175,21 @@ pub struct Counters {
     /// Connections refused or ended because of what came over them.
     pub refusals: u64,
 }
+
+/// How appends go through this node: what waits in it now, and how long things took since it started. See
+/// [`crate::Log::flow`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Flow {
+    /// Submissions that wait to be proposed.
+    pub waiting: u64,
+    /// Bytes that wait to be sent to peers, all of them together.
+    pub outgoing_bytes: u64,
+    /// Submissions that were delivered.
+    pub delivered: u64,
+    /// How long those took from their call to their answer, all together.
+    pub delivered_for: Duration,
+    /// Bodies that were made of submissions.
+    pub composed: u64,
+    /// How long that took, from taking the submissions to proposing the body, all together.
+    pub composed_for: Duration,
+}

@@ -147,6 +147,7 @@ impl Shard {
     /// Proposes one body of what gathered, if there is something and room for it.
     pub(super) fn propose_gathered(&self, core: &mut Core, now: Instant) -> bool {
         let Some(opening) = core.replica.opening() else { return false };
+        let begun = std::time::Instant::now();
         let shared = BodyBounds { commands_max: opening.count_max, record_bytes_max: self.settings.record_bytes_max };
         let alone = BodyBounds { commands_max: opening.count_max, ..BodyBounds::LARGEST };
         let mut plan = CommandsPlan::new();
@@ -180,6 +181,7 @@ impl Shard {
                 core.counters.commands += u64::from(body.count);
                 core.in_flight.has_deadlines |= submissions.iter().any(|submission| submission.deadline.is_some());
                 core.in_flight.bodies.push_back(Proposed { body, at: now, submissions });
+                self.shared.meters.compose.record(begun.elapsed());
                 true
             }
             Err(error) => {
