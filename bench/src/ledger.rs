@@ -41,18 +41,22 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Opens a line; the number goes into the commands.
-    pub(crate) fn open(&self, count: u32) -> u64 {
+    /// Opens some lines for calls of `count` commands each; the numbers go into the commands.
+    pub(crate) fn open(&self, count: u32, lines: u32) -> Range<u64> {
         let mut calls = self.lock();
-        calls.push(Call { count, outcome: Outcome::Pending });
-        calls.len() as u64 - 1
+        let first = calls.len();
+        calls.resize(first + lines as usize, Call { count, outcome: Outcome::Pending });
+        first as u64..calls.len() as u64
     }
 
-    pub(crate) fn close(&self, call: u64, outcome: Outcome) {
+    /// Notes what became of calls.
+    pub(crate) fn close(&self, told: impl Iterator<Item = (u64, Outcome)>) {
         let mut calls = self.lock();
-        let line = &mut calls[call as usize];
-        assert_eq!(line.outcome, Outcome::Pending, "an append call is answered once");
-        line.outcome = outcome;
+        for (call, outcome) in told {
+            let line = &mut calls[call as usize];
+            assert_eq!(line.outcome, Outcome::Pending, "an append call is answered once");
+            line.outcome = outcome;
+        }
     }
 
     /// Notes calls that clients elsewhere numbered by themselves. Numbers between that nobody has told of yet are calls
@@ -94,8 +98,8 @@ mod tests {
     #[test]
     fn calls_numbered_elsewhere_may_be_told_in_any_order() {
         let ledger = Ledger::default();
-        assert_eq!(ledger.open(1), 0);
-        ledger.close(0, Outcome::Acknowledged(Slot(1)));
+        assert_eq!(ledger.open(1, 1), 0..1);
+        ledger.close([(0, Outcome::Acknowledged(Slot(1)))].into_iter());
         let call = |outcome| Call { count: 5, outcome };
         ledger.note([(3, call(Outcome::Refused)), (1, call(Outcome::Acknowledged(Slot(2))))].into_iter());
         let outcomes: Vec<Outcome> = ledger.snapshot().iter().map(|call| call.outcome).collect();

@@ -4,7 +4,8 @@
 //! calls are due on schedule, whatever becomes of the others, and latency counts from when a call was due: a call that had to
 //! wait for its turn has waited (no coordinated omission).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +28,9 @@ use crate::schedule::{Rate, Schedule};
 
 /// How often a thread that waits looks whether it shall stop.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// Most lines of the ledger that a thread opens at once.
+const LINES_MAX: u32 = 64;
 
 /// How much is asked of the cluster.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -168,13 +172,15 @@ impl Clients {
         let waker = Waker::from(Arc::clone(&parked));
         let mut context = Context::from_waker(&waker);
         let mut schedule = demand.rate.map(|rate| Schedule::new(rate, seed, now_us()));
-        let target = Cell::new(0);
+        let desk = Desk::new(self, &demand);
         let mut calls = pin!(FuturesUnordered::new());
         let mut is_idle = false;
         loop {
             while let Poll::Ready(Some(())) = calls.as_mut().poll_next(&mut context) {}
+            desk.tell();
             let is_over = control.stop.load(Ordering::Acquire);
             let may_begin = !is_over && !control.pause.load(Ordering::Acquire);
+            desk.may_begin.set(may_begin);
             if is_over && calls.is_empty() {
                 return;
             }
@@ -203,7 +209,7 @@ impl Clients {
                         }
                     },
                 };
-                calls.push(self.call(&target, demand.batch, due_us));
+                calls.push(self.client(&desk, schedule.is_none(), due_us));
                 has_begun = true;
             }
             if !has_begun && !parked.is_woken.swap(false, Ordering::AcqRel) {
@@ -213,30 +219,41 @@ impl Clients {
         }
     }
 
-    /// One append call.
-    async fn call(&self, target: &Cell<usize>, batch: u32, due_us: u64) {
-        let call = self.ledger.open(batch);
+    /// One append call; in a closed loop one after the other, for as long as any may begin.
+    async fn client(&self, desk: &Desk<'_>, is_closed_loop: bool, mut due_us: u64) {
+        loop {
+            // The end of a call is the beginning of the next one: the clock is read once.
+            due_us = self.call(desk, due_us, is_closed_loop).await;
+            if !is_closed_loop || !desk.may_begin.get() {
+                return;
+            }
+        }
+    }
+
+    /// One append call; when it was answered.
+    async fn call(&self, desk: &Desk<'_>, due_us: u64, begins_now: bool) -> u64 {
+        let (call, batch) = (desk.open(), desk.batch);
         let commands = self.content.batch(call, batch);
-        let begun_us = now_us();
-        let outcome = match self.logs[target.get()].1.append_batch(commands).await {
+        let begun_us = if begins_now { due_us } else { now_us() };
+        match self.logs[desk.target.get()].1.append_batch(commands).await {
             Ok(slots) => {
                 let done_us = now_us();
                 assert_eq!(slots.end.since(slots.start), u64::from(batch), "a batch is acknowledged whole");
-                self.recorder.note(std::iter::once(Answered { commands: batch, due_us, begun_us, done_us }));
-                self.ledger.close(call, Outcome::Acknowledged(slots.start));
-                return;
+                desk.answered.borrow_mut().push(Answered { commands: batch, due_us, begun_us, done_us });
+                desk.close(call, Outcome::Acknowledged(slots.start));
+                return done_us;
             }
             Err(error) if error.is_certain() => {
                 self.recorder.refused.fetch_add(1, Ordering::Relaxed);
-                Outcome::Refused
+                desk.close(call, Outcome::Refused);
             }
             Err(_) => {
                 self.recorder.unknown.fetch_add(1, Ordering::Relaxed);
-                Outcome::Unknown
+                desk.close(call, Outcome::Unknown);
             }
-        };
-        self.ledger.close(call, outcome);
-        target.set(self.leader(target.get()).await);
+        }
+        desk.target.set(self.leader(desk.target.get()).await);
+        now_us()
     }
 
     /// The place of the node that leads, as soon as one does.
@@ -246,6 +263,68 @@ impl Clients {
             return (asked + 1) % self.logs.len();
         };
         self.logs.iter().position(|(node, _)| *node == leader).unwrap_or(asked)
+    }
+}
+
+/// What the calls of one thread share. What became of them is told many at a time: a lock for each would cost as much as the
+/// call.
+struct Desk<'a> {
+    clients: &'a Clients,
+    batch: u32,
+    /// The place of the node that is asked.
+    target: Cell<usize>,
+    may_begin: Cell<bool>,
+    /// Lines of the ledger that are this thread's, and not used yet.
+    free: RefCell<Range<u64>>,
+    /// Lines that are opened together; never more than can be under way.
+    opened_at_once: u32,
+    answered: RefCell<Vec<Answered>>,
+    closed: RefCell<Vec<(u64, Outcome)>>,
+}
+
+impl<'a> Desk<'a> {
+    fn new(clients: &'a Clients, demand: &Demand) -> Desk<'a> {
+        Desk {
+            clients,
+            batch: demand.batch,
+            target: Cell::new(0),
+            may_begin: Cell::new(false),
+            free: RefCell::new(0..0),
+            opened_at_once: demand.in_flight.clamp(1, LINES_MAX),
+            answered: RefCell::default(),
+            closed: RefCell::default(),
+        }
+    }
+
+    /// The number of a new call.
+    fn open(&self) -> u64 {
+        let mut free = self.free.borrow_mut();
+        free.next().unwrap_or_else(|| {
+            *free = self.clients.ledger.open(self.batch, self.opened_at_once);
+            free.next().expect("one at least was opened")
+        })
+    }
+
+    fn close(&self, call: u64, outcome: Outcome) {
+        self.closed.borrow_mut().push((call, outcome));
+    }
+
+    /// Tells what became of the calls that have ended.
+    fn tell(&self) {
+        let (mut answered, mut closed) = (self.answered.borrow_mut(), self.closed.borrow_mut());
+        if !closed.is_empty() {
+            self.clients.recorder.note(answered.drain(..));
+            self.clients.ledger.close(closed.drain(..));
+        }
+    }
+}
+
+/// Lines that weren't used: nothing of them may stand in a log.
+impl Drop for Desk<'_> {
+    fn drop(&mut self) {
+        self.tell();
+        let unused = self.free.take();
+        self.clients.ledger.close(unused.map(|call| (call, Outcome::Refused)));
     }
 }
 

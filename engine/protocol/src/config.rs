@@ -295,6 +295,10 @@ impl Configurations {
 pub struct Settings {
     /// How often a leader speaks when it has nothing to say. Default 100 ms.
     pub heartbeat_interval: Duration,
+    /// How long a leader that has nothing more to propose waits before it tells of the last choice. The news rides on the
+    /// next body if one comes in that time, which costs nothing; a heartbeat costs every node a wake-up. Default zero, which
+    /// tells at once.
+    pub news_delay: Duration,
     /// How long a follower waits at least for its leader; each wait is drawn from this to twice this. Default 600 ms.
     pub election_timeout: Duration,
     /// How long an unanswered message waits before it is sent again. Default 200 ms.
@@ -321,6 +325,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             heartbeat_interval: Duration::from_millis(100),
+            news_delay: Duration::ZERO,
             election_timeout: Duration::from_millis(600),
             retransmit_interval: Duration::from_millis(200),
             fetch_delay: Duration::from_millis(30),

@@ -9,6 +9,7 @@
 //! started judges its log again, a read waits for that.
 
 mod budget;
+mod inbox;
 mod refusal;
 mod report;
 
@@ -20,20 +21,19 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use futures_channel::oneshot;
 use futures_lite::FutureExt as _;
 use futures_lite::future::poll_once;
 use synod_frame::client::{
     ClientEnvelope, ClientEnvelopeError, ClientMessageError, ClientRefusal, ClientReply, ClientRequest, ClientRole,
     Gap, decode_request, encode_reply,
 };
-use synod_frame::{Channel, ENVELOPE_BYTES, GroupId, Hello, HelloRefusal, HelloReply};
+use synod_frame::{Channel, GroupId, Hello, HelloRefusal, HelloReply};
 use synod_protocol::delivery::{SessionCommand, TicketCommand};
 use synod_protocol::{NodeId, Slot};
 use thiserror::Error;
 
-use crate::error::{AppendError, ReadError};
-use crate::intake::Outcome;
+use crate::error::ReadError;
+use crate::intake::Awaited;
 use crate::link::Identity;
 use crate::link::accept::{Admission, Connections, Newcomer, accept_all};
 use crate::link::connection::{Reading, Writing};
@@ -49,6 +49,7 @@ use crate::tls::Roles;
 
 pub(crate) use budget::RATE_MIN;
 use budget::{Budget, Room, patience, too_slow};
+use inbox::Inbox;
 use refusal::{of_append, of_barrier, of_change, of_session, of_ticket, of_transfer, of_trim, refused};
 use report::{figures, report};
 
@@ -198,7 +199,7 @@ enum Pending {
         request: u64,
         bytes: u64,
         room: Room,
-        outcome: oneshot::Receiver<Outcome>,
+        outcome: Awaited,
     },
     /// Begun already, and not answered yet.
     Later(Pin<Box<dyn Future<Output = ClientReply>>>),
@@ -267,31 +268,24 @@ impl Desk {
     }
 }
 
-async fn take_requests(shard: &Shard, logs: &Logs, mut stream: Reading, desk: &Desk) -> ClientEnd {
+async fn take_requests(shard: &Shard, logs: &Logs, stream: Reading, desk: &Desk) -> ClientEnd {
+    let mut inbox = Inbox::new(stream);
     loop {
         desk.wait_for_room().await;
-        if let Err(end) = take_request(shard, logs, &mut stream, desk).await {
+        if let Err(end) = take_request(shard, logs, &mut inbox, desk).await {
             return end;
         }
         yield_if_needed().await;
     }
 }
 
-async fn take_request(shard: &Shard, logs: &Logs, stream: &mut Reading, desk: &Desk) -> Result<(), ClientEnd> {
-    let mut head = [0; ENVELOPE_BYTES];
-    // A client may be silent for as long as it likes, but not in the middle of a request.
-    let begun = stream.read(&mut head).await?;
-    if begun == 0 {
-        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-    }
-    desk.is_idle(false);
-    let rest = within(patience(ENVELOPE_BYTES), stream.read_exact(&mut head[begun..])).await;
-    rest.unwrap_or_else(|| Err(too_slow()))?;
+async fn take_request(shard: &Shard, logs: &Logs, inbox: &mut Inbox, desk: &Desk) -> Result<(), ClientEnd> {
+    let head = inbox.envelope(|| desk.is_idle(false)).await?;
     let envelope = ClientEnvelope::decode(&head)?;
     // Bounded by the envelope's own check.
-    let room = desk.budget.reserve(envelope.payload_bytes.into()).await;
-    let payload = desk.budget.read(stream, envelope.payload_bytes as usize).await?;
-    let request = decode_request(&envelope, &payload)?;
+    let bytes = envelope.payload_bytes;
+    let room = desk.budget.reserve(bytes.into()).await;
+    let request = inbox.payload(&desk.budget, bytes as usize, |payload| decode_request(&envelope, payload)).await??;
     let number = request.request();
     let Some(log) = logs.of(envelope.group) else {
         desk.put(Pending::Ready(refused(number, ClientRefusal::UnknownGroup)));
@@ -303,7 +297,6 @@ async fn take_request(shard: &Shard, logs: &Logs, stream: &mut Reading, desk: &D
         desk.put(Pending::Ready(refused(number, ClientRefusal::Forbidden { role })));
         return Ok(());
     }
-    drop(payload);
     desk.put(begin(shard, log, request, room).await);
     Ok(())
 }
@@ -436,11 +429,11 @@ async fn answer_next(stream: &mut Writing, desk: &Desk, gathered: &mut Vec<u8>) 
             desk.done(0);
         }
         Pending::Append { request, bytes, room, mut outcome } => {
-            let outcome = match outcome.try_recv() {
-                Ok(Some(outcome)) => outcome,
-                _ => {
+            let outcome = match outcome.try_take() {
+                Some(outcome) => outcome,
+                None => {
                     flush(stream, gathered).await?;
-                    outcome.await.unwrap_or(Err(AppendError::Unknown))
+                    outcome.await
                 }
             };
             gather(

@@ -219,7 +219,7 @@ impl Config {
             forward_writes: false,
             tls: None,
             insecure_plaintext: false,
-            settings: Settings::default(),
+            settings: Settings { news_delay: Duration::from_millis(1), ..Settings::default() },
             sync: SyncMode::Dsync,
             pool_free_min: 2,
             pool_files_max: 1024,

@@ -13,20 +13,23 @@
 //! Bounds: `bytes_max` over the submissions' bytes, `count_max` over their number. A submission larger than all the
 //! room is taken when the queue is empty, else nothing could ever bring it in. Who finds no room waits in line.
 
+mod call;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use futures_channel::oneshot;
 use synod_frame::Batch;
 use synod_protocol::SlotRange;
 use synod_protocol::delivery::{SessionCommand, Terms, TicketCommand};
 
 use crate::error::AppendError;
 use crate::meters::Refusals;
+
+pub(crate) use call::{Awaited, Submission};
 
 /// What a command about sessions or tickets counts for, in bytes.
 const COMMAND_BYTES: u64 = 32;
@@ -57,30 +60,6 @@ impl Work {
     /// Whether it counts as soon as it is delivered, whatever was delivered before.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self, Work::Commands { terms, .. } if terms.is_none())
-    }
-}
-
-/// One append call: what it brings, and where the outcome goes.
-#[derive(Debug)]
-pub(crate) struct Submission {
-    pub(crate) work: Work,
-    /// Not to be proposed after this.
-    pub(crate) deadline: Option<Instant>,
-    /// When it was called for.
-    pub(crate) arrived: Instant,
-    pub(crate) reply: oneshot::Sender<Outcome>,
-}
-
-impl Submission {
-    /// A submission, and where its outcome comes out.
-    pub(crate) fn new(work: Work, deadline: Option<Instant>) -> (Submission, oneshot::Receiver<Outcome>) {
-        let (reply, outcome) = oneshot::channel();
-        (Submission { work, deadline, arrived: Instant::now(), reply }, outcome)
-    }
-
-    /// Whether its time is over.
-    pub(crate) fn is_late(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }
 
@@ -133,8 +112,8 @@ impl Intake {
     }
 
     /// Brings a submission in, waiting for room if there is none.
-    pub(crate) fn submit(self: &Arc<Self>, submission: Submission) -> Submit {
-        Submit { intake: Arc::clone(self), submission: Some(submission), ticket: None }
+    pub(crate) fn submit(&self, submission: Submission) -> Submit<'_> {
+        Submit { intake: self, submission: Some(submission), ticket: None }
     }
 
     /// Brings a submission in, or says at once why not.
@@ -261,8 +240,7 @@ impl Intake {
     fn refuse(&self, submissions: impl Iterator<Item = Submission>, reason: &AppendError) {
         for submission in submissions {
             self.refusals.note(reason);
-            // A receiver that is gone doesn't want to know.
-            let _ = submission.reply.send(Err(reason.clone()));
+            submission.answer(Err(reason.clone()));
         }
     }
 
@@ -312,7 +290,7 @@ impl State {
 }
 
 fn bytes_of(submission: &Submission) -> u64 {
-    match &submission.work {
+    match submission.work() {
         Work::Commands { batch, .. } => batch.bytes().len() as u64,
         Work::Session(_) | Work::Ticket(_) => COMMAND_BYTES,
     }
@@ -320,19 +298,19 @@ fn bytes_of(submission: &Submission) -> u64 {
 
 /// A submission on its way in. Dropped before it is ready, it was not submitted.
 #[derive(Debug)]
-pub(crate) struct Submit {
-    intake: Arc<Intake>,
+pub(crate) struct Submit<'a> {
+    intake: &'a Intake,
     submission: Option<Submission>,
     /// The place in the line; `None` before the first wait.
     ticket: Option<u64>,
 }
 
-impl Future for Submit {
+impl Future for Submit<'_> {
     type Output = Result<(), AppendError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let intake = Arc::clone(&this.intake);
+        let intake = this.intake;
         let mut state = intake.lock();
         let submission = this.submission.take().expect("a submission isn't polled again once it is in");
         if let Some(reason) = state.closed.clone() {
@@ -386,7 +364,7 @@ impl Future for Submit {
     }
 }
 
-impl Submit {
+impl Submit<'_> {
     fn leave(&mut self, state: &mut State) {
         if let Some(ticket) = self.ticket.take() {
             state.line.retain(|waiting| waiting.ticket != ticket);
@@ -394,10 +372,10 @@ impl Submit {
     }
 }
 
-impl Drop for Submit {
+impl Drop for Submit<'_> {
     fn drop(&mut self) {
         if self.ticket.is_some() {
-            let intake = Arc::clone(&self.intake);
+            let intake = self.intake;
             let mut state = intake.lock();
             self.leave(&mut state);
             // The room that this one may have been let in for is the next one's.
@@ -409,16 +387,17 @@ impl Drop for Submit {
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
+    use std::sync::Arc;
 
     use futures_lite::future::{block_on, poll_once};
 
     use super::*;
 
-    fn submission(bytes: usize) -> (Submission, oneshot::Receiver<Outcome>) {
+    fn submission(bytes: usize) -> (Submission, Awaited) {
         submission_until(bytes, None)
     }
 
-    fn submission_until(bytes: usize, deadline: Option<Instant>) -> (Submission, oneshot::Receiver<Outcome>) {
+    fn submission_until(bytes: usize, deadline: Option<Instant>) -> (Submission, Awaited) {
         let mut batch = Batch::new();
         batch.push(&vec![7; bytes]);
         Submission::new(Work::Commands { batch, terms: Terms::NONE }, deadline)
@@ -448,7 +427,7 @@ mod tests {
         let (first, outcome) = submission(8);
         intake.try_submit(first).unwrap();
         intake.close(AppendError::Poisoned);
-        assert_eq!(block_on(outcome).unwrap(), Err(AppendError::Poisoned));
+        assert_eq!(block_on(outcome), Err(AppendError::Poisoned));
         intake.open();
         assert_eq!(intake.try_submit(submission(8).0), Err(AppendError::Poisoned), "poisoned is for ever");
     }
@@ -511,7 +490,7 @@ mod tests {
         let mut late_at_once = pin!(intake.submit(submission_until(1, Some(past)).0));
         assert_eq!(poll_now(late_at_once.as_mut()), Some(Err(AppendError::DeadlinePassed)));
         intake.expire();
-        assert_eq!(block_on(outcome).unwrap(), Err(AppendError::DeadlinePassed));
+        assert_eq!(block_on(outcome), Err(AppendError::DeadlinePassed));
         assert_eq!(poll_now(in_line.as_mut()), Some(Ok(())), "the room of the late one is given on");
         let sizes: Vec<u64> = take_all(&intake).iter().map(bytes_of).collect();
         assert_eq!(sizes, [30, 60]);

@@ -16,7 +16,7 @@ use synod_protocol::limits::BODY_BYTES_MAX;
 use synod_protocol::{Mark, NodeId, Slot, SlotRange};
 
 use crate::error::{AppendError, BarrierError, MembershipError, SessionError, TicketError, TransferError, TrimError};
-use crate::intake::{Intake, Outcome, Submission, Work};
+use crate::intake::{Awaited, Intake, Outcome, Submission, Work};
 use crate::machine::exchange::Exchange;
 use crate::mailbox::{Mailbox, Request};
 use crate::meters::Meters;
@@ -163,7 +163,7 @@ impl Log {
     /// # Errors
     /// See [`AppendError`].
     pub async fn append_batch(&self, batch: Batch) -> Result<SlotRange, AppendError> {
-        settle(self.submit(batch, AppendOptions::default()).await?).await
+        self.submit(batch, AppendOptions::default()).await?.await
     }
 
     /// As [`Log::append_batch`], on terms; all commands of the batch count, or none. Dropping the future means what it means
@@ -235,7 +235,7 @@ impl Log {
             WhenFull::Wait => intake.submit(submission).await?,
             WhenFull::Refuse => intake.try_submit(submission)?,
         }
-        settle(outcome).await
+        outcome.await
     }
 
     /// This node's own, or that of the way to the leader.
@@ -247,11 +247,7 @@ impl Log {
     }
 
     /// Brings a batch in, waiting for room; the receiver gets the outcome.
-    pub(crate) async fn submit(
-        &self,
-        batch: Batch,
-        options: AppendOptions,
-    ) -> Result<oneshot::Receiver<Outcome>, AppendError> {
+    pub(crate) async fn submit(&self, batch: Batch, options: AppendOptions) -> Result<Awaited, AppendError> {
         let terms = options.terms()?;
         self.check(&batch, &terms)?;
         let (submission, outcome) = Submission::new(Work::Commands { batch, terms }, options.deadline);
@@ -271,7 +267,7 @@ impl Log {
         self.check(&batch, &Terms::NONE)?;
         let (submission, outcome) = Submission::new(Work::Commands { batch, terms: Terms::NONE }, None);
         self.intake().try_submit(submission)?;
-        Ok(settle(outcome))
+        Ok(outcome)
     }
 
     /// [`Log::append`] for threads without an executor.
@@ -526,11 +522,6 @@ pub(crate) fn one(command: &[u8]) -> Batch {
     let mut batch = Batch::with_capacity(command.len());
     batch.push(command);
     batch
-}
-
-/// A shard that ends answers everything; a reply that is lost nevertheless says nothing about the outcome.
-async fn settle(outcome: oneshot::Receiver<Outcome>) -> Outcome {
-    outcome.await.unwrap_or(Err(AppendError::Unknown))
 }
 
 /// What embedders rely on, checked by the compiler.

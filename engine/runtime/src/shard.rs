@@ -23,12 +23,13 @@ mod retention;
 mod snapshots;
 mod spread;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_lite::FutureExt as _;
 use synod_protocol::delivery::DeliveryState;
 use synod_protocol::{BodyKind, Instant, NodeId, Role, Slot};
 use synod_wal::{FileId, Judgement, LoggedReplica, Output};
@@ -105,6 +106,10 @@ pub(crate) struct Shard {
     backlog_shrank: Moment,
     /// Raised when the intake was emptied, so that the next arrival has to be waited for again.
     intake_emptied: Signal,
+    /// When the clock is looked at next.
+    tick_at: Cell<Instant>,
+    /// Raised when that is too late.
+    tick_sooner: Signal,
 }
 
 /// What changes in a turn.
@@ -195,6 +200,8 @@ impl Shard {
             files: Files::new(),
             backlog_shrank: Moment::default(),
             intake_emptied: Signal::default(),
+            tick_at: Cell::new(Instant(0)),
+            tick_sooner: Signal::default(),
         }
     }
 
@@ -236,6 +243,10 @@ impl Shard {
             }
         }
         self.keep_links(core);
+        if core.replica.poll_deadline().plus(TICK_MIN) <= self.tick_at.get() {
+            self.tick_at.set(now);
+            self.tick_sooner.raise();
+        }
         if core.replica.backlog_bytes() < self.settings.backlog_bytes {
             self.backlog_shrank.announce();
         }
@@ -427,10 +438,23 @@ impl Shard {
         loop {
             let wait = {
                 let core = self.core.borrow();
-                core.replica.poll_deadline().since(self.clock.now()).clamp(TICK_MIN, TICK)
+                let now = self.clock.now();
+                let wait = core.replica.poll_deadline().since(now).clamp(TICK_MIN, TICK);
+                self.tick_at.set(now.plus(wait));
+                wait
             };
-            sleep(wait).await;
-            self.tick();
+            // What a turn in between has to say soon doesn't wait for the whole tick.
+            let is_due = async {
+                sleep(wait).await;
+                true
+            };
+            let is_sooner = async {
+                self.tick_sooner.wait().await;
+                false
+            };
+            if is_due.or(is_sooner).await {
+                self.tick();
+            }
         }
     }
 

@@ -188,10 +188,14 @@ fn draw_log(random: &mut Random) -> LogSettings {
 fn draw_protocol(random: &mut Random, election_timeout: Duration, record_bytes_max: usize) -> Settings {
     let pace = election_timeout.as_micros() as u64;
     let window_bytes = random.pick(&[1, 64 << 10, 16 << 20]);
+    let heartbeat_interval = election_timeout / random.pick(&[3, 6, 10]);
+    let retransmit_us = random.spread(pace / 20..=pace);
     let settings = Settings {
-        heartbeat_interval: election_timeout / random.pick(&[3, 6, 10]),
+        heartbeat_interval,
+        // Every other plan tells at once; no draw of its own, or all plans after it would be others.
+        news_delay: heartbeat_interval / 16 * (retransmit_us % 2) as u32,
         election_timeout,
-        retransmit_interval: Duration::from_micros(random.spread(pace / 20..=pace)),
+        retransmit_interval: Duration::from_micros(retransmit_us),
         fetch_delay: Duration::from_micros(random.spread(pace / 100..=pace / 4)),
         window_bodies: random.pick(&[1, 2, 4, 16, 64]),
         window_bytes,

@@ -51,6 +51,8 @@ pub(super) struct Leadership {
     /// How often it tried to hand over, for it has no vote any more.
     pub(super) aside: u32,
     heartbeat_at: Instant,
+    /// When to tell of the last choice, unless a body that is proposed before does.
+    news_at: Option<Instant>,
     resend_at: Instant,
     /// Number of the last heartbeat.
     pub(super) beat: u64,
@@ -138,8 +140,13 @@ impl Leadership {
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        let first = self.heartbeat_at.min(self.resend_at);
+        let first = self.speaks_at().min(self.resend_at);
         self.transfer.map_or(first, |transfer| transfer.deadline.min(first))
+    }
+
+    /// When the next heartbeat is due.
+    fn speaks_at(&self) -> Instant {
+        self.news_at.map_or(self.heartbeat_at, |news_at| news_at.min(self.heartbeat_at))
     }
 
     pub(super) fn peer(&self, node: NodeId) -> Option<&Peer> {
@@ -253,6 +260,7 @@ impl Replica {
             has_new_peers: false,
             aside: 0,
             heartbeat_at: now,
+            news_at: None,
             resend_at: now.plus(self.settings.retransmit_interval),
             beat: 0,
             beats: VecDeque::new(),
@@ -436,6 +444,7 @@ impl Replica {
         let Some(leadership) = self.leadership() else { return };
         let ballot = leadership.ballot;
         assert!(!leadership.open.contains_key(&body.first), "slot {} is proposed once a ballot", body.first);
+        leadership.news_at = None;
         leadership.next_slot = leadership.next_slot.max(body.end());
         leadership.open_bytes += u64::from(body.bytes);
         leadership.open.insert(body.first, Proposal { body, acks: Vec::new(), sent_at: now });
@@ -542,9 +551,14 @@ impl Replica {
         self.follow_plan(now);
         self.settle_recovered();
         self.confirm(now);
-        // While the pipeline is full, news of the choice rides on the next accepts; an idle one says so at once.
-        if self.leadership().is_some_and(|leadership| leadership.open.is_empty()) {
-            self.heartbeat(now);
+        // While the pipeline is full, news of the choice rides on the next accepts; an idle one says so soon.
+        let news_at = now.plus(self.settings.news_delay);
+        if let Some(leadership) = self.leadership().filter(|leadership| leadership.open.is_empty()) {
+            if news_at > now {
+                leadership.news_at = Some(news_at);
+            } else {
+                self.heartbeat(now);
+            }
         }
     }
 
@@ -555,6 +569,7 @@ impl Replica {
         }
         let Some(leadership) = self.leadership() else { return };
         leadership.heartbeat_at = next;
+        leadership.news_at = None;
         leadership.beat += 1;
         if leadership.beats.len() == BEATS_REMEMBERED {
             leadership.beats.pop_front();
@@ -618,7 +633,7 @@ impl Replica {
         }
         self.transfer_timeout(now);
         let Some(leadership) = self.leadership() else { return };
-        let (heartbeat_due, resend_due) = (now >= leadership.heartbeat_at, now >= leadership.resend_at);
+        let (heartbeat_due, resend_due) = (now >= leadership.speaks_at(), now >= leadership.resend_at);
         if heartbeat_due {
             self.heartbeat(now);
         }

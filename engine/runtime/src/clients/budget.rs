@@ -70,17 +70,17 @@ impl Budget {
         Room { budget: Rc::clone(self), bytes }
     }
 
-    /// Reads a payload for which there is room.
+    /// Reads the rest of a payload for which there is room.
     ///
     /// # Errors
     /// If the connection fails, or is too slow.
-    pub(super) async fn read(&self, stream: &mut Reading, bytes: usize) -> io::Result<Vec<u8>> {
+    pub(super) async fn read(&self, stream: &mut Reading, begun: Vec<u8>, bytes: usize) -> io::Result<Vec<u8>> {
         let number = self.numbers.replace(self.numbers.get() + 1);
         let in_the_way = Rc::new(Signal::default());
         self.reading.borrow_mut().push_back((number, Instant::now(), Rc::clone(&in_the_way)));
         let _done = Done { budget: self, number };
         let reading = async {
-            let mut payload = Vec::new();
+            let mut payload = begun;
             while payload.len() < bytes {
                 let filled = payload.len();
                 payload.resize(bytes.min(filled + PIECE_BYTES), 0);

@@ -522,7 +522,7 @@ impl Desk {
                     self.shared.intake.take(&mut waiting, |_| true);
                     for submission in waiting {
                         // A receiver that is gone doesn't want to know.
-                        let _ = submission.reply.send(Err(AppendError::Forbidden));
+                        submission.answer(Err(AppendError::Forbidden));
                     }
                 }
                 let mut core = self.core.borrow_mut();

@@ -49,13 +49,13 @@ struct Flight {
 impl Flight {
     /// Whether it may be sent again although it may stand in the log.
     fn is_repeatable(&self) -> bool {
-        let has_session = matches!(&self.submission.work, Work::Commands { terms, .. } if terms.session.is_some());
+        let has_session = matches!(self.submission.work(), Work::Commands { terms, .. } if terms.session.is_some());
         self.own.is_some() || has_session
     }
 
     /// Whether it is to be given a number of this client's own.
     fn wants_session(&self, exactly_once: bool) -> bool {
-        let is_plain = matches!(&self.submission.work, Work::Commands { terms, .. } if terms.session.is_none());
+        let is_plain = matches!(self.submission.work(), Work::Commands { terms, .. } if terms.session.is_none());
         exactly_once && is_plain && self.own.is_none()
     }
 }
@@ -125,7 +125,7 @@ impl Flights {
             flight.own = Some(self.sessions.take()?);
         }
         self.unsent.remove(&id);
-        let (envelope, payload) = match &flight.submission.work {
+        let (envelope, payload) = match flight.submission.work() {
             Work::Commands { batch, terms } => {
                 let terms = Terms { session: terms.session.or(flight.own), ..*terms };
                 let within = flight.submission.deadline.map_or(Duration::ZERO, |deadline| {
@@ -154,7 +154,7 @@ impl Flights {
     /// It was refused.
     pub(super) fn refused(&mut self, id: FlightId, refusal: ClientRefusal) -> Consequence {
         let Some(flight) = self.all.get_mut(&id) else { return Consequence::Stay };
-        match verdict(refusal, &flight.submission.work) {
+        match verdict(refusal, flight.submission.work()) {
             Verdict::Elsewhere(address, error) => {
                 flight.refused = error;
                 self.unsent.insert(id);
@@ -248,13 +248,12 @@ impl Flights {
             }
             self.sessions.answered(session, sequence);
         }
-        // Whoever is gone doesn't want to know.
-        let _ = flight.submission.reply.send(outcome);
+        flight.submission.answer(outcome);
     }
 }
 
 fn bytes_of(submission: &Submission) -> u64 {
-    match &submission.work {
+    match submission.work() {
         Work::Commands { batch, .. } => batch.bytes().len() as u64,
         Work::Session(_) | Work::Ticket(_) => 0,
     }

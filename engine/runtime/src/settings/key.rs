@@ -214,6 +214,14 @@ pub static KEYS: &[Key] = &[
         |options| Some(options.config.settings.heartbeat_interval.show())
     ),
     key!(
+        "news_delay",
+        Number,
+        "TIME",
+        "How long an idle leader waits for a body to tell of the last choice with; 0s tells at once",
+        put!(time, config.settings.news_delay),
+        |options| Some(options.config.settings.news_delay.show())
+    ),
+    key!(
         "election_timeout",
         Number,
         "TIME",

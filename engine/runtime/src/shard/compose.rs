@@ -1,8 +1,10 @@
 //! From submissions to bodies, and from delivered bodies back to submissions.
 //!
 //! A body is composed the moment there is room for one: while the pipeline is full submissions gather, and what
-//! gathered is the next body. So a lone submission goes out at once, and bodies grow under load, without a timer. The
-//! bytes of each submission are copied once, from its batch into the record buffer.
+//! gathered is the next body. So a lone submission goes out at once, and bodies grow under load, without a timer. Where
+//! some bodies are under way, a small one waits for the next of them to come back: a body costs every node a write, a sync
+//! and several wake-ups, however little is in it. The bytes of each submission are copied once, from its batch into the
+//! record buffer.
 //!
 //! A proposed body is followed until a body is delivered in its slots. If that is the same one, its submissions were
 //! chosen; if it is another, they were not and never will be (no instance is chosen twice, and a body is chosen whole
@@ -15,7 +17,6 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_channel::oneshot;
 use synod_frame::{
     BodyBounds, CommandsPlan, EMPTY_BODY, Origin, PlanError, encode_commands, encode_session, encode_ticket, stamp,
 };
@@ -26,6 +27,9 @@ use super::{Core, Shard};
 use crate::error::AppendError;
 use crate::intake::{Outcome, Submission, Work};
 use crate::seam::buffer::{self, Buffer};
+
+/// Bodies under way from which on a small body waits for company.
+const COMPANY_BODIES: usize = 4;
 
 /// Vectors kept for the next bodies.
 const SPARES_MAX: usize = 64;
@@ -128,18 +132,15 @@ impl InFlight {
 fn answer_late(submission: &mut Submission, now: std::time::Instant) -> bool {
     let is_late = submission.is_late(now);
     if is_late {
-        let (nobody, _) = oneshot::channel();
-        let reply = std::mem::replace(&mut submission.reply, nobody);
         submission.deadline = None;
-        let _ = reply.send(Err(AppendError::Unknown));
+        submission.answer_in_place(Err(AppendError::Unknown));
     }
     is_late
 }
 
 fn report_unknown(submissions: impl IntoIterator<Item = Submission>) {
     for submission in submissions {
-        // A receiver that is gone doesn't want to know; the same holds for every reply below.
-        let _ = submission.reply.send(Err(AppendError::Unknown));
+        submission.answer(Err(AppendError::Unknown));
     }
 }
 
@@ -147,6 +148,12 @@ impl Shard {
     /// Proposes one body of what gathered, if there is something and room for it.
     pub(super) fn propose_gathered(&self, core: &mut Core, now: Instant) -> bool {
         let Some(opening) = core.replica.opening() else { return false };
+        if core.in_flight.bodies.len() >= COMPANY_BODIES
+            && self.shared.intake.level().1 < self.settings.record_bytes_max as u64 / 2
+        {
+            // Each of those under way ends in a turn, and so does each tick of the clock.
+            return false;
+        }
         let begun = std::time::Instant::now();
         let shared = BodyBounds { commands_max: opening.count_max, record_bytes_max: self.settings.record_bytes_max };
         let alone = BodyBounds { commands_max: opening.count_max, ..BodyBounds::LARGEST };
@@ -154,7 +161,7 @@ impl Shard {
         let mut is_command = false;
         let mut submissions = core.in_flight.spare();
         self.shared.intake.expire();
-        let emptied = self.shared.intake.take(&mut submissions, |submission| match &submission.work {
+        let emptied = self.shared.intake.take(&mut submissions, |submission| match submission.work() {
             _ if is_command => false,
             Work::Commands { batch, terms } => match plan.try_push_under(terms, batch, &shared) {
                 Err(PlanError::TooLarge { .. }) if plan.is_empty() => plan.try_push_under(terms, batch, &alone).is_ok(),
@@ -206,10 +213,10 @@ impl Shard {
         let layout = plan.layout().unwrap_or(EMPTY_BODY);
         let mut record = buffer::allocate(layout.record_bytes());
         let bytes = record.as_bytes_mut();
-        let body = match submissions {
-            [Submission { work: Work::Session(command), .. }] => encode_session(bytes, &origin, *command),
-            [Submission { work: Work::Ticket(command), .. }] => encode_ticket(bytes, &origin, *command),
-            submissions => {
+        let body = match submissions.first().map(Submission::work) {
+            Some(Work::Session(command)) => encode_session(bytes, &origin, *command),
+            Some(Work::Ticket(command)) => encode_ticket(bytes, &origin, *command),
+            _ => {
                 let views: Vec<synod_frame::Submission<'_>> = submissions.iter().filter_map(view).collect();
                 encode_commands(bytes, &origin, &views)
             }
@@ -229,17 +236,19 @@ impl Shard {
                 let mut waiting = Vec::new();
                 let mut first = body.first;
                 let now = std::time::Instant::now();
+                let mut appended = 0;
                 for (place, submission) in proposed.submissions.drain(..).enumerate() {
-                    let end = first.plus(submission.work.slots());
-                    if submission.work.is_plain() {
-                        self.shared.meters.append.record(now.saturating_duration_since(submission.arrived));
-                        self.shared.meters.appended.add(1);
-                        let _ = submission.reply.send(Ok(first..end));
+                    let end = first.plus(submission.work().slots());
+                    if submission.work().is_plain() {
+                        self.shared.meters.append.record(now.saturating_duration_since(submission.arrived()));
+                        appended += 1;
+                        submission.answer(Ok(first..end));
                     } else {
                         waiting.push((place, first..end, submission));
                     }
                     first = end;
                 }
+                self.shared.meters.appended.add(appended);
                 core.in_flight.give_back(proposed.submissions);
                 if !waiting.is_empty() {
                     let delivered = Delivered { body: *body, at: proposed.at, submissions: waiting };
@@ -263,12 +272,12 @@ impl Shard {
             }
             for (place, slots, submission) in delivered.submissions {
                 let answer = answers.get(place).map_or(Err(AppendError::Unknown), |answer| outcome(answer, &slots));
-                self.shared.meters.append.record(submission.arrived.elapsed());
+                self.shared.meters.append.record(submission.arrived().elapsed());
                 match answer {
                     Ok(_) => self.shared.meters.appended.add(1),
                     Err(_) => self.shared.meters.suppressed.add(1),
                 }
-                let _ = submission.reply.send(answer);
+                submission.answer(answer);
             }
         }
     }
@@ -287,7 +296,7 @@ impl Shard {
 }
 
 fn view(submission: &Submission) -> Option<synod_frame::Submission<'_>> {
-    match &submission.work {
+    match submission.work() {
         Work::Commands { batch, terms } => Some(synod_frame::Submission::under(terms, batch)),
         Work::Session(_) | Work::Ticket(_) => None,
     }
@@ -310,13 +319,13 @@ mod tests {
     use synod_protocol::{BodyId, BodyKind, Slot};
 
     use super::*;
-    use crate::intake::Outcome;
+    use crate::intake::Awaited;
 
     fn handle(first: u64, count: u32, id: u128) -> BodyHandle {
         BodyHandle { first: Slot(first), count, bytes: 256, kind: BodyKind::Commands, id: BodyId(id) }
     }
 
-    fn propose(in_flight: &mut InFlight, body: BodyHandle, at: u64) -> oneshot::Receiver<Outcome> {
+    fn propose(in_flight: &mut InFlight, body: BodyHandle, at: u64) -> Awaited {
         let batch: Batch = (0..body.count).map(|_| [0u8]).collect();
         let (submission, outcome) = Submission::new(Work::Commands { batch, terms: Terms::NONE }, None);
         in_flight.bodies.push_back(Proposed { body, at: Instant(at), submissions: vec![submission] });
@@ -331,8 +340,8 @@ mod tests {
         let (late, mut outcome) = Submission::new(work, Some(std::time::Instant::now()));
         in_flight.bodies[0].submissions.push(late);
         assert_eq!(in_flight.expire(Instant(0), Duration::from_secs(1)), 1);
-        assert_eq!(outcome.try_recv().unwrap(), Some(Err(AppendError::Unknown)));
-        assert_eq!(patient.try_recv().unwrap(), None);
+        assert_eq!(outcome.try_take(), Some(Err(AppendError::Unknown)));
+        assert_eq!(patient.try_take(), None);
         assert!(!in_flight.has_deadlines);
         assert_eq!(in_flight.bodies[0].submissions.len(), 2, "it keeps its place");
     }
@@ -353,9 +362,9 @@ mod tests {
         let mut old = propose(&mut in_flight, handle(1, 1, 1), 1_000);
         let mut young = propose(&mut in_flight, handle(2, 1, 2), 900_000);
         assert_eq!(in_flight.expire(Instant(1_001_000), Duration::from_secs(1)), 1);
-        assert_eq!(old.try_recv().unwrap(), Some(Err(AppendError::Unknown)));
-        assert_eq!(young.try_recv().unwrap(), None);
+        assert_eq!(old.try_take(), Some(Err(AppendError::Unknown)));
+        assert_eq!(young.try_take(), None);
         in_flight.abandon();
-        assert_eq!(block_on(young).unwrap(), Err(AppendError::Unknown));
+        assert_eq!(block_on(young), Err(AppendError::Unknown));
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::cluster::{Cluster, Disk, Packet, body, is, is_to, n, s};
 use crate::ballot::Ballot;
 use crate::body::{BodyHandle, Chain, Mark};
+use crate::config::Settings;
 use crate::effect::HaltReason;
 use crate::message::{Message, RejectReason};
 use crate::replica::Role;
@@ -222,6 +223,26 @@ fn followers_learn_at_once_when_the_pipeline_runs_empty() {
     let said = cluster.sent("Heartbeat");
     cluster.run(Duration::from_millis(50));
     assert_eq!(cluster.sent("Heartbeat"), said, "and the leader says it once");
+}
+
+#[test]
+fn news_waits_a_moment_for_a_body_to_ride_on() {
+    let news_delay = Duration::from_millis(1);
+    let mut cluster = Cluster::with(3, 1000, Settings { news_delay, ..Settings::default() }, 1);
+    cluster.elect(n(1));
+    cluster.run(news_delay);
+    let said = cluster.sent("Heartbeat");
+    let mut bodies = Vec::new();
+    for _ in 0..3 {
+        bodies.push(cluster.propose(n(1), 1));
+        cluster.deliver_all();
+        assert_eq!(cluster.delivered(n(1)), bodies);
+        assert_eq!(cluster.delivered(n(2)), bodies[..bodies.len() - 1], "the last choice is no news yet");
+    }
+    assert_eq!(cluster.sent("Heartbeat"), said, "no heartbeat in between");
+    cluster.run(news_delay);
+    assert_eq!(cluster.delivered(n(2)), bodies, "then the leader says it without a body");
+    assert_eq!(cluster.sent("Heartbeat"), said + 2, "to each of the others, once");
 }
 
 #[test]
