@@ -226,3 +226,21 @@ fn a_leader_of_an_old_configuration_shuts_out_nobody_for_ever() {
 fn a_leader_that_was_removed_must_read_the_new_format_too() {
     check_hard(500_496);
 }
+
+/// A void configuration at the beginning of a log whose real one is trimmed away was taken for it after a restart.
+#[test]
+fn a_void_configuration_succeeds_nothing_that_is_trimmed() {
+    check_hard(70_025_409);
+}
+
+/// The first record of the log's first segment was unreadable, and nothing doubted what it held.
+#[test]
+fn a_segment_begins_with_its_first_record() {
+    check_hard(70_030_999);
+}
+
+/// A header that couldn't be read came back, when its epoch had been given to another segment.
+#[test]
+fn a_header_that_comes_back_is_outlived() {
+    check_hard(70_047_831);
+}
