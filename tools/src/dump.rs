@@ -11,6 +11,7 @@ use clap::Args;
 use synod_protocol::BodyKind;
 use synod_wal::scan::Depth;
 
+use crate::configuration::ConfigurationRow;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::record::{self, Decode, RecordRow};
@@ -75,6 +76,7 @@ impl Printer<'_> {
         if let Some(how) = self.options.decode {
             // All rows have the same fields.
             row.commands = Some(Vec::new());
+            row.configuration = Some(None);
             let bodies = found.scanner.bodies(&found.record)?;
             for body in bodies.iter().filter(|body| body.header.kind == BodyKind::Commands) {
                 let buffer = found.scanner.body_record(&found.record, body)?;
@@ -85,6 +87,20 @@ impl Printer<'_> {
                         eprintln!("synod-tools: {}+{:#x}: {error:#}", found.file, found.record.offset);
                     }
                 }
+            }
+        }
+        if let Some(shown) = &mut row.configuration
+            && let Some(body) = found.record.body.filter(|body| body.kind.is_configuration())
+        {
+            let bodies = found.scanner.bodies(&found.record)?;
+            let stored = bodies.first().map(|stored| found.scanner.body_record(&found.record, stored)).transpose()?;
+            match stored.map(|record| ConfigurationRow::read(&body, &record)) {
+                Some(Ok(configuration)) => *shown = Some(configuration),
+                Some(Err(error)) => {
+                    self.troubles += 1;
+                    eprintln!("synod-tools: {}+{:#x}: {error:#}", found.file, found.record.offset);
+                }
+                None => {}
             }
         }
         self.output.row(&row)?;

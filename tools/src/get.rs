@@ -10,6 +10,7 @@ use synod_frame::SubmissionEntry;
 use synod_protocol::{BodyKind, Slot};
 use synod_wal::IndexEntry;
 
+use crate::configuration::ConfigurationRow;
 use crate::exit::{Exit, failure};
 use crate::output::Output;
 use crate::record::{self, CommandContent, Decode, body_kind, boot};
@@ -58,6 +59,8 @@ struct Answer {
     bytes: Option<u64>,
     #[serde(flatten)]
     command: Option<CommandContent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configuration: Option<ConfigurationRow>,
 }
 
 impl fmt::Display for Answer {
@@ -78,6 +81,9 @@ impl fmt::Display for Answer {
             self.leader_time_us,
         )?;
         write!(f, "position {:#x}  {}+{:#x}", self.position, self.file, self.offset)?;
+        if let Some(configuration) = &self.configuration {
+            write!(f, "\n{configuration}")?;
+        }
         if let (Some(bytes), Some(command)) = (self.bytes, &self.command) {
             write!(f, "  {bytes} bytes\n{command}")?;
         }
@@ -101,6 +107,10 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
         output.raw(&command)?;
         return Ok(Exit::sound(survey.troubles == 0));
     }
+    let configuration = match stored.header.kind {
+        BodyKind::Configuration { .. } => Some(ConfigurationRow::read(&stored.header, &stored.record)?),
+        _ => None,
+    };
     let session = submission.as_ref().filter(|submission| submission.session != 0);
     let answer = Answer {
         slot: slot.0,
@@ -124,6 +134,7 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
         offset: entry.location.offset,
         bytes: command.as_ref().map(|command| command.len() as u64),
         command: command.as_ref().map(|command| CommandContent::new(command, options.decode)),
+        configuration,
     };
     output.object(&answer)?;
     if command.is_none() {

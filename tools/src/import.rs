@@ -144,7 +144,7 @@ fn survey(options: &Options, file: &mut File, bytes: u64) -> Result<Content> {
     content.group = GroupId(head.group);
     content.start.base = base(&head)?;
     content.mark = content.start.base;
-    let mut bodies = Bodies::new(content.group, content.start.base.slot);
+    let mut bodies = Bodies::new(content.group, content.start.base.slot, options.edited);
     while let Some(line) = lines.next_line()? {
         bodies.take(line).with_context(|| format!("line {}", lines.number))?;
         while let Some(body) = bodies.ready() {
@@ -203,7 +203,7 @@ fn found(
     let mut write = |builder: &mut LogBuilder<'_>| -> Result<(), ImportError> {
         let mut lines = Lines::new(file, &progress)?;
         lines.head()?;
-        let mut bodies = Bodies::new(genesis.group, content.start.base.slot);
+        let mut bodies = Bodies::new(genesis.group, content.start.base.slot, options.edited);
         while let Some(line) = lines.next_line()? {
             bodies.take(line)?;
             while let Some(body) = bodies.ready() {
@@ -318,6 +318,8 @@ struct Bodies {
     next: Slot,
     gathering: Option<Gathering>,
     ready: VecDeque<Body>,
+    /// Whether no-ops may take the place of configurations.
+    edited: bool,
 }
 
 /// The commands of a body, as far as they were read.
@@ -330,8 +332,8 @@ struct Gathering {
 }
 
 impl Bodies {
-    fn new(group: GroupId, next: Slot) -> Bodies {
-        Bodies { group, next, gathering: None, ready: VecDeque::new() }
+    fn new(group: GroupId, next: Slot, edited: bool) -> Bodies {
+        Bodies { group, next, gathering: None, ready: VecDeque::new(), edited }
     }
 
     /// The next body that is complete.
@@ -387,8 +389,14 @@ impl Bodies {
                 };
                 self.small(&place, |record, origin| encode_ticket(record, origin, command))?;
             }
-            Line::Configuration { .. } => {
-                bail!("slot {slot} changes the members of the old cluster, which a new one can't follow")
+            // Who ruled the old cluster says nothing about the new one, and what follows keeps its slots. But the chain is
+            // another one then.
+            Line::Configuration { place, .. } => {
+                ensure!(
+                    self.edited,
+                    "slot {slot} changes the members of the old cluster, which a new one can't follow; with --edited a no-op takes its place"
+                );
+                self.small(&place, |record, origin| encode_noop(record, origin, 1))?;
             }
             Line::Missing { .. } | Line::Export(_) | Line::End(_) => unreachable!("refused above"),
         }

@@ -8,6 +8,7 @@
 mod audit;
 mod bulk;
 mod compact;
+mod configuration;
 mod diff;
 mod doctor;
 mod dump;

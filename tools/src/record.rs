@@ -11,6 +11,7 @@ use synod_protocol::{Ballot, BodyKind};
 use synod_wal::scan::ScannedRecord;
 use synod_wal::{FileId, RecordKind};
 
+use crate::configuration::ConfigurationRow;
 use crate::output::hex;
 
 /// The name of a kind of record.
@@ -88,6 +89,8 @@ pub(crate) struct RecordRow {
     pub(crate) behind_damage: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) commands: Option<Vec<CommandRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) configuration: Option<Option<ConfigurationRow>>,
     #[serde(skip)]
     pub(crate) shown: Shown,
 }
@@ -138,6 +141,7 @@ impl RecordRow {
             }),
             behind_damage,
             commands: None,
+            configuration: None,
             shown: Shown { ballot: meta.ballot, promised: meta.promised, chain: header.base.chain.to_string() },
         }
     }
@@ -178,6 +182,9 @@ impl fmt::Display for RecordRow {
             self.content(),
         );
         f.write_str(line.trim_end())?;
+        if let Some(Some(configuration)) = &self.configuration {
+            write!(f, "\n    {configuration}")?;
+        }
         for command in self.commands.iter().flatten() {
             write!(f, "\n    {command}")?;
         }

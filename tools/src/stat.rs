@@ -11,10 +11,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 use synod_frame::RECORD_HEADER_BYTES;
-use synod_protocol::{Ballot, BodyKind};
+use synod_protocol::{Ballot, BodyKind, FORMAT_FIRST};
 use synod_wal::format::PackedBody;
 use synod_wal::scan::{Depth, ScannedRecord, Scanner};
 
+use crate::configuration::ConfigurationRow;
 use crate::exit::Exit;
 use crate::output::Output;
 use crate::record::{self, body_kind, boot, record_kind};
@@ -22,6 +23,9 @@ use crate::source::Source;
 use crate::walk::{Found, WalkOptions, walk};
 
 use histogram::Histogram;
+
+/// How many configurations are listed: the last ones.
+const CONFIGURATIONS_LISTED_MAX: usize = 100;
 
 /// How many changes of ballot are listed; more are counted only.
 const BALLOTS_LISTED_MAX: usize = 1000;
@@ -40,6 +44,8 @@ pub(crate) struct Options {
 #[derive(Serialize)]
 struct Statistics {
     directory: String,
+    /// What a build must read to read the log.
+    format: u16,
     segments: u64,
     /// Of the segments that the log needs.
     disk_bytes: u64,
@@ -70,6 +76,8 @@ struct Statistics {
     command_sizes: Option<Histogram>,
     ballots_count: u64,
     ballots: Vec<BallotSpan>,
+    /// The configurations whose bodies are in the log, in the order of records.
+    configurations: Vec<ConfigurationRow>,
 }
 
 /// Accepts at one ballot, one after the other.
@@ -105,6 +113,8 @@ struct Counts {
     ballots_count: u64,
     ballots: Vec<BallotSpan>,
     ballot: Option<Ballot>,
+    configurations: Vec<ConfigurationRow>,
+    format: u16,
     troubles: u64,
 }
 
@@ -117,7 +127,10 @@ pub(crate) fn run(options: &Options, output: &mut Output) -> Result<Exit> {
         Ok(ControlFlow::Continue(()))
     })?;
     let files = source.files()?;
-    let segments = source.segments(&files, false).0.len() as u64;
+    let needed = source.segments(&files, false).0;
+    let segments = needed.len() as u64;
+    let in_headers = needed.iter().map(|segment| segment.header.readable_by).max();
+    counts.format = counts.format.max(in_headers.unwrap_or(FORMAT_FIRST));
     let sound = walked.is_sound() && counts.troubles == 0;
     output.object(&counts.finish(&source, segments))?;
     Ok(Exit::sound(sound))
@@ -142,6 +155,8 @@ impl Counts {
             ballots_count: 0,
             ballots: Vec::new(),
             ballot: None,
+            configurations: Vec::new(),
+            format: FORMAT_FIRST,
             troubles: 0,
         }
     }
@@ -173,6 +188,10 @@ impl Counts {
         self.bodies += 1;
         self.body_bytes += u64::from(handle.bytes);
         *self.body_kinds.entry(body_kind(handle.kind)).or_default() += 1;
+        self.format = self.format.max(body.header.format);
+        if handle.kind.is_configuration() {
+            self.take_configuration(record, body, scanner)?;
+        }
         if !fills_slots {
             return Ok(());
         }
@@ -190,6 +209,22 @@ impl Counts {
                 eprintln!("synod-tools: the record at position {}: {error:#}", record.header.lsn);
             }
         }
+        Ok(())
+    }
+
+    /// The last bodies of a long life of changes are those that matter.
+    fn take_configuration(
+        &mut self,
+        record: &ScannedRecord,
+        body: &PackedBody,
+        scanner: &mut Scanner<'_>,
+    ) -> Result<()> {
+        let row = ConfigurationRow::read(&body.header, &scanner.body_record(record, body)?)?;
+        self.format = self.format.max(row.format);
+        if self.configurations.len() == CONFIGURATIONS_LISTED_MAX {
+            self.configurations.remove(0);
+        }
+        self.configurations.push(row);
         Ok(())
     }
 
@@ -241,6 +276,7 @@ impl Counts {
         let a_command_byte = |bytes: u64| command_bytes.filter(|own| *own > 0).map(|own| ratio(bytes, own));
         Statistics {
             directory: source.path.display().to_string(),
+            format: self.format,
             segments,
             disk_bytes,
             records: self.records,
@@ -263,6 +299,7 @@ impl Counts {
             command_sizes: (!self.quick).then_some(self.command_sizes),
             ballots_count: self.ballots_count,
             ballots: self.ballots,
+            configurations: self.configurations,
         }
     }
 }
@@ -287,6 +324,7 @@ impl fmt::Display for Statistics {
             self.disk_bytes,
             100.0 * self.segment_fill
         )?;
+        writeln!(f, "format    {}", self.format)?;
         writeln!(f, "records   {} of {} bytes: {}", self.records, self.record_bytes, list(&self.record_kinds))?;
         writeln!(f, "bodies    {} of {} bytes: {}", self.bodies, self.body_bytes, list(&self.body_kinds))?;
         let own = self.command_bytes.map(|bytes| format!(" of {bytes} bytes")).unwrap_or_default();
@@ -321,6 +359,9 @@ impl fmt::Display for Statistics {
         }
         if self.ballots_count > self.ballots.len() as u64 {
             write!(f, "\n  and {} more", self.ballots_count - self.ballots.len() as u64)?;
+        }
+        for configuration in &self.configurations {
+            write!(f, "\n{configuration}")?;
         }
         Ok(())
     }
