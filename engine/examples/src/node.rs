@@ -7,11 +7,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use synod::machine::{Driver, DriverOptions, ExecuteError, StateMachine};
-use synod::{AppendOptions, Config, Node, NodeId, Retry, SessionId, Slot};
+use synod::machine::{Driver, DriverOptions, ExecuteError, SnapshotOptions, StateMachine};
+use synod::{AppendOptions, Config, Node, NodeId, Retention, Retry, SessionId, Slot};
 
 /// Memory for buffers: three nodes share this machine.
 const IO_MEMORY_BYTES: usize = 16 << 20;
+
+/// How long the log may get, in bytes: little, so that a node that stays away soon needs a snapshot.
+const RETENTION: Retention = Retention { bytes: Some(4 << 20), age: None, hard_bytes: Some(8 << 20) };
 
 /// Where a node is and whom it talks to.
 #[derive(Debug, clap::Args)]
@@ -28,6 +31,9 @@ pub struct NodeArguments {
     /// Another node, as NODE=ADDRESS.
     #[arg(long = "peer", value_parser = parse_peer)]
     pub peers: Vec<(NodeId, SocketAddr)>,
+    /// Bytes of snapshots that it gives to others in a second.
+    #[arg(long, default_value_t = 64 << 20)]
+    pub snapshot_bytes_per_second: u64,
 }
 
 fn parse_peer(text: &str) -> Result<(NodeId, SocketAddr), String> {
@@ -59,6 +65,8 @@ pub trait Store: StateMachine<Output = Result<String, String>> + Sized {
 /// | `once SESSION NUMBER COMMAND` | `ok RESULT` or `no REASON`: the command was executed once, however often it is sent |
 /// | `fresh QUESTION` | `ok ANSWER`, which nothing that was answered before is missing from |
 /// | `local QUESTION` | `ok ANSWER`, perhaps a stale one |
+/// | `log` | `ok BASE POSITION`: where the node's log begins, and how far its machine has come |
+/// | `search` | `ok BYTES`: how much of a snapshot has come, while the machine needs one; otherwise `ok none` |
 /// | any of them | `ask NODE`, which leads; or `again`: try again here or elsewhere |
 ///
 /// # Errors
@@ -68,8 +76,12 @@ pub fn serve<S: Store>(arguments: NodeArguments) -> anyhow::Result<()> {
     let mut config = Config::new(arguments.dir.join("log"), NodeId(arguments.node), arguments.listen);
     config.peers = arguments.peers;
     config.io_memory_bytes = IO_MEMORY_BYTES;
+    config.retention = RETENTION;
     let mut node = Node::start(config)?;
-    let driver = Driver::start(node.log(), machine, DriverOptions::default())?;
+    let mut exchange = SnapshotOptions::in_directory(arguments.dir.join("snapshots"));
+    exchange.bytes_per_second = arguments.snapshot_bytes_per_second;
+    let options = DriverOptions { exchange: Some(exchange), ..DriverOptions::default() };
+    let driver = Driver::start(node.log(), machine, options)?;
     let mut out = io::stdout().lock();
     for line in io::stdin().lock().lines() {
         let answer = answer(&driver, &line?);
@@ -92,6 +104,11 @@ fn answer<S: Store>(driver: &Driver<S>, line: &str) -> String {
         "once" => match parse_once(rest) {
             Some((session, number, command)) => execute(driver, session, number, command),
             None => "no `once SESSION NUMBER COMMAND` is expected".to_owned(),
+        },
+        "log" => format!("ok {} {}", driver.log().status().base, driver.position()),
+        "search" => match driver.search() {
+            Some(search) => format!("ok {}", search.fetched),
+            None => "ok none".to_owned(),
         },
         "fresh" | "local" => {
             let question = rest.to_owned();

@@ -13,13 +13,15 @@ use synod::{Configuration, ConfigurationBody, GROUP, Member, NodeId};
 /// How long a line is tried before the client gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Length of the log's segments: small ones are quickly made.
-const SEGMENT_BYTES: u64 = 4 << 20;
+/// Length of the log's segments: small ones are quickly made, and only whole ones are trimmed.
+const SEGMENT_BYTES: u64 = 2 << 20;
 
 /// See the module. The processes are killed when it is dropped.
 #[derive(Debug)]
 pub struct Trio {
     executable: PathBuf,
+    /// Further arguments of each node.
+    further: Vec<String>,
     directories: Vec<PathBuf>,
     addresses: Vec<SocketAddr>,
     running: Vec<Option<Running>>,
@@ -42,10 +44,19 @@ impl Trio {
     /// # Errors
     /// If something can't be made or started.
     pub fn start(executable: &Path, root: &Path) -> anyhow::Result<Trio> {
+        Trio::start_with(executable, root, &[])
+    }
+
+    /// As [`Trio::start`], with further arguments for each node.
+    ///
+    /// # Errors
+    /// As [`Trio::start`].
+    pub fn start_with(executable: &Path, root: &Path, further: &[&str]) -> anyhow::Result<Trio> {
         let directories: Vec<PathBuf> = (1..=3).map(|node| root.join(format!("node-{node}"))).collect();
         make_stores(&directories)?;
         let mut trio = Trio {
             executable: executable.to_path_buf(),
+            further: further.iter().map(|&argument| argument.to_owned()).collect(),
             directories,
             addresses: free_addresses()?,
             running: (0..3).map(|_| None).collect(),
@@ -89,6 +100,16 @@ impl Trio {
         self.try_all(line)?.map_err(anyhow::Error::msg)
     }
 
+    /// Where a node's log begins, and how far its machine has come.
+    ///
+    /// # Errors
+    /// If it doesn't answer.
+    pub fn log(&mut self, node: usize) -> anyhow::Result<(u64, u64)> {
+        let answer = self.ask_node(node, "log")?;
+        let (base, position) = answer.split_once(' ').context("two numbers are expected")?;
+        Ok((base.parse()?, position.parse()?))
+    }
+
     /// Asks one node.
     ///
     /// # Errors
@@ -127,6 +148,7 @@ impl Trio {
         for (peer, address) in (1..).zip(&self.addresses).filter(|(peer, _)| *peer != node) {
             command.args(["--peer", &format!("{peer}={address}")]);
         }
+        command.args(&self.further);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let requests = process.stdin.take().context("stdin is piped")?;
         let answers = BufReader::new(process.stdout.take().context("stdout is piped")?);

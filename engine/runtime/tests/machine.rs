@@ -9,7 +9,7 @@ use synod::machine::{
     SnapshotOptions, SnapshotSource, SnapshotsError, StateMachine,
 };
 use synod::testing::Cluster;
-use synod::{AppendOptions, Retry, Slot};
+use synod::{AppendOptions, Log, Retry, Slot};
 
 /// What a disk would hold: the position and the data, changed together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -204,6 +204,17 @@ fn wait_for_words(driver: &Driver<Words>, words: &[String]) {
     }
 }
 
+/// Trims what all have, and waits until nobody has it any more.
+fn trim_everywhere(cluster: &Cluster, log: &Log, upto: Slot) {
+    cluster.wait_until_level();
+    let base = log.trim_blocking(upto).expect("agreed");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while cluster.nodes().iter().any(|node| cluster.log(*node).status().base < base) {
+        assert!(std::time::Instant::now() < deadline, "somebody keeps what is trimmed");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 /// Words so long that a snapshot of some of them has several chunks.
 fn long_word(number: usize) -> String {
     format!("{number:06}-").repeat(10_000)
@@ -225,9 +236,7 @@ fn a_machine_behind_the_trim_gets_a_peers_snapshot() {
     for number in 0..20 {
         driver.execute_blocking(long_word(number)).expect("applied");
     }
-    cluster.wait_until_level();
-    let position = driver.position();
-    driver.log().trim_blocking(position).expect("agreed");
+    trim_everywhere(&cluster, driver.log(), driver.position());
 
     // A machine that begins anew on a follower lacks all of that. Nobody has a snapshot: the leader writes one.
     let follower = *cluster.nodes().iter().find(|node| **node != leader).expect("three nodes");
@@ -266,8 +275,7 @@ fn whoever_has_none_is_named() {
         driver.execute_blocking(word).expect("applied");
     }
     let position = driver.position();
-    cluster.wait_until_level();
-    driver.log().trim_blocking(position).expect("agreed");
+    trim_everywhere(&cluster, driver.log(), position);
     assert!(matches!(driver.keep_snapshot_blocking(), Err(SnapshotError::NoDirectory)));
 
     let exchange = SnapshotOptions {

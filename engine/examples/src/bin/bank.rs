@@ -1,7 +1,8 @@
 //! A replicated bank: accounts in a redb database on each of three nodes, kept equal by the log.
 //!
 //! `cargo run --release -p synod-examples --bin bank` opens accounts, moves money, kills nodes as `kill -9` does while
-//! money moves, starts them again, and shows that no money was made or lost and all three databases are the same.
+//! money moves, starts them again, and shows that no money was made or lost and all three databases are the same. One node
+//! stays away for so long that the others trim what it lacks: it comes back by a snapshot.
 //! The chapter `engine/docs/embedding.md` walks through this file.
 
 use std::collections::BTreeMap;
@@ -215,6 +216,8 @@ fn run(root: &Path, kills: usize) -> anyhow::Result<()> {
         bank.restart(victim)?;
     }
 
+    stay_away(&mut bank)?;
+
     // A fresh question at each node makes it catch up.
     for node in 1..=3 {
         let found = bank.ask_node(node, "fresh total")?;
@@ -223,8 +226,25 @@ fn run(root: &Path, kills: usize) -> anyhow::Result<()> {
     bank.stop()?;
     let databases = (1..=3).map(|node| Bank::open(bank.directory(node))?.accounts()).collect::<Result<Vec<_>, _>>()?;
     ensure!(databases[0] == databases[1] && databases[1] == databases[2], "the databases differ: {databases:?}");
-    println!("three equal databases: {:?}", databases[0]);
+    let balances: Vec<_> = CUSTOMERS.iter().map(|customer| (customer, databases[0].get(*customer))).collect();
+    println!("three equal databases: {balances:?}");
     Ok(())
+}
+
+/// A node that doesn't lead is away until the others' logs begin behind what it has applied.
+fn stay_away(bank: &mut Trio) -> anyhow::Result<()> {
+    let away = bank.leader() % 3 + 1;
+    let (_, position) = bank.log(away)?;
+    bank.kill(away)?;
+    let mut opened = 0;
+    while bank.log(bank.leader())?.0 <= position {
+        // A long name is a long command, and the log has its limit.
+        let name = format!("{opened}-{}", "x".repeat(32 << 10));
+        bank.execute(&format!("deposit {name} 0"))?.map_err(anyhow::Error::msg)?;
+        opened += 1;
+    }
+    println!("node {away} was away while {opened} accounts were opened; what it lacks is trimmed");
+    bank.restart(away)
 }
 
 /// Everybody gives something to the next one; more than some have.

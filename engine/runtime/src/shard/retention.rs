@@ -52,7 +52,8 @@ impl Shard {
         let bytes_max = retention.bytes.or(retention.hard_bytes).unwrap_or(u64::MAX);
         let age_us = retention.age.map_or(u64::MAX, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
         let made_after_us = core.replica.leader_time_us().saturating_sub(age_us);
-        let reach = reach(&core.replica);
+        let own = self.shared.exchange.hold().map(|hold| (self.settings.node, hold.from));
+        let reach = reach(&core.replica, own);
         if let Some(upto) = core.replica.wal().trim_point(bytes_max, made_after_us, reach.limit) {
             // Refused, it is tried again: the leadership may be on its way to somebody else.
             if core.replica.trim(now, upto).is_ok() {
@@ -92,10 +93,13 @@ impl Shard {
     }
 }
 
-fn reach(replica: &LoggedReplica<Slab>) -> Reach {
+/// `own` is this node, and what its state machine needs.
+fn reach(replica: &LoggedReplica<Slab>, own: Option<(NodeId, Slot)>) -> Reach {
     let status = replica.replica().status();
-    let slowest = status.peers.iter().filter(|peer| !peer.behind).min_by_key(|peer| peer.needs);
-    Reach { limit: replica.replica().held_by_all(), slowest: slowest.map(|peer| peer.node) }
+    let own = own.filter(|(_, needs)| *needs >= status.trimmed);
+    let peers = status.peers.iter().filter(|peer| !peer.behind).map(|peer| (peer.node, peer.needs));
+    let slowest = peers.chain(own).min_by_key(|(_, needs)| *needs);
+    Reach { limit: replica.replica().held_by_all(), slowest: slowest.map(|(node, _)| node) }
 }
 
 /// What may be trimmed past members: whoever is catching up is waited for, until the log has become half as long again.
