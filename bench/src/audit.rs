@@ -57,6 +57,32 @@ impl Audit {
         self.failures.is_empty()
     }
 
+    /// What was proven of several groups, added up; slots are those of the longest log.
+    pub(crate) fn sum(audits: Vec<Audit>) -> Audit {
+        let is_one = audits.len() == 1;
+        let mut sum = Audit::default();
+        for (group, audit) in (1..).zip(audits) {
+            sum.first_slot = audit.first_slot.min(if group == 1 { u64::MAX } else { sum.first_slot });
+            sum.end_slot = sum.end_slot.max(audit.end_slot);
+            sum.bodies_read += audit.bodies_read;
+            sum.commands_read += audit.commands_read;
+            sum.invariants.accepts += audit.invariants.accepts;
+            sum.invariants.marks += audit.invariants.marks;
+            sum.invariants.bodies_chosen += audit.invariants.bodies_chosen;
+            sum.invariants.quorums_found += audit.invariants.quorums_found;
+            sum.calls_acknowledged += audit.calls_acknowledged;
+            sum.calls_unknown += audit.calls_unknown;
+            sum.unknown_in_log += audit.unknown_in_log;
+            sum.trimmed.trims += audit.trimmed.trims;
+            sum.trimmed.upto = sum.trimmed.upto.max(audit.trimmed.upto);
+            sum.trimmed.calls_read_back += audit.trimmed.calls_read_back;
+            for failure in audit.failures {
+                sum.fail(if is_one { failure } else { format!("group {group}: {failure}") });
+            }
+        }
+        sum
+    }
+
     /// For people.
     pub(crate) fn write(&self, text: &mut String) -> std::fmt::Result {
         writeln!(text, "audit             {}", if self.has_passed() { "passed" } else { "FAILED" })?;
@@ -108,6 +134,7 @@ struct Replica {
     mark: Mark,
     /// The chosen bodies from the base on.
     bodies: Vec<BodyHandle>,
+    /// Of the log.
     path: PathBuf,
     identity: ExpectedIdentity,
     log: RecoveredLog,
@@ -119,6 +146,7 @@ struct Replica {
 /// If a directory can't be read at all; what is wrong with its content is in the result.
 pub(crate) fn audit(
     directories: &[(NodeId, PathBuf)],
+    log: u32,
     content: &Content,
     calls: &[Call],
     trimmed: Result<Trimmed>,
@@ -128,7 +156,7 @@ pub(crate) fn audit(
         Ok(trimmed) => audit.trimmed = trimmed,
         Err(error) => audit.fail(format!("before a trim: {error:#}")),
     }
-    let readers: Vec<_> = directories.iter().cloned().map(|(_, path)| thread::spawn(move || read(path))).collect();
+    let readers: Vec<_> = directories.iter().cloned().map(|(_, path)| thread::spawn(move || read(path, log))).collect();
     let mut replicas = Vec::new();
     for (reader, (node, _)) in readers.into_iter().zip(directories) {
         match reader.join().map_err(|_| anyhow!("the audit of node {node} panicked"))? {
@@ -187,10 +215,10 @@ fn extend(replicas: &mut [Replica], majority: usize) {
 }
 
 /// Reads one log back, checking every byte.
-fn read(path: PathBuf) -> Result<Replica> {
+fn read(path: PathBuf, number: u32) -> Result<Replica> {
     let identity = directory::read_identity(&path)?;
-    let store = DirectoryStore::new(directory::log_path(&path, 0));
-    let expected = identity.log_identity(0).context("not bootstrapped")?.expected();
+    let store = DirectoryStore::new(directory::log_path(&path, number));
+    let expected = identity.log_identity(number).context("not bootstrapped")?.expected();
     let options = RecoverOptions::default();
     let log = recover_with(&store, &expected, identity.segment_bytes, options)?;
     if let Some(damage) = log.damages.first() {
@@ -206,13 +234,12 @@ fn read(path: PathBuf) -> Result<Replica> {
         bodies.push(entry.body);
     }
     anyhow::ensure!(computed == mark, "the chain over the bodies is {}, the log says {}", computed.chain, mark.chain);
-    Ok(Replica { base, mark, bodies, path, identity: expected, log })
+    Ok(Replica { base, mark, bodies, path: directory::log_path(&path, number), identity: expected, log })
 }
 
 /// Checks the invariants of Paxos over the records of all replicas.
 fn invariants(replicas: &[Replica], audit: &mut Audit) -> Result<()> {
-    let stores: Vec<DirectoryStore> =
-        replicas.iter().map(|replica| DirectoryStore::new(directory::log_path(&replica.path, 0))).collect();
+    let stores: Vec<DirectoryStore> = replicas.iter().map(|replica| DirectoryStore::new(&replica.path)).collect();
     let mut logs = Vec::with_capacity(replicas.len());
     for (replica, store) in replicas.iter().zip(&stores) {
         let name = replica.path.display().to_string();
@@ -244,7 +271,7 @@ struct Found {
 
 /// Reads every command of a log and notes where each append call stands.
 fn commands(replica: &Replica, content: &Content, calls: &[Call], audit: &mut Audit) -> Result<Vec<Found>> {
-    let store = DirectoryStore::new(directory::log_path(&replica.path, 0));
+    let store = DirectoryStore::new(&replica.path);
     let mut found = vec![Found::default(); calls.len()];
     for body in &replica.bodies {
         audit.bodies_read += 1;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use synod::client::{Client, ClientError};
-use synod::{Log, Node, ReadItem, SharedBody};
+use synod::{GroupId, Log, Node, ReadItem, Role, SharedBody};
 use synod_frame::{ConfigurationBody, Member as Founder};
 use synod_protocol::{Configuration, Mark, NodeId, Slot};
 use synod_wal::directory::{self, Genesis, InitOptions};
@@ -114,11 +114,13 @@ impl Member {
 /// Bytes on disk that a run takes.
 pub(crate) fn bytes_needed(options: &ClusterOptions, retention: u64) -> u64 {
     let segments = segments(options, retention);
-    (segments.saturating_mul(options.segment)).saturating_mul(u64::from(options.replicas)).saturating_add(64 << 20)
+    let logs = u64::from(options.replicas) * u64::from(options.groups);
+    (segments.saturating_mul(options.segment)).saturating_mul(logs).saturating_add(64 << 20)
 }
 
 fn segments(options: &ClusterOptions, retention: u64) -> u64 {
-    retention.div_ceil(options.segment.max(1)) + SPARE_SEGMENTS
+    // The groups share what is kept.
+    (retention / u64::from(options.groups)).div_ceil(options.segment.max(1)) + SPARE_SEGMENTS
 }
 
 /// Makes the directories under `root`.
@@ -137,9 +139,12 @@ pub(crate) fn create(
         let node = NodeId(number);
         let path = root.join(format!("node-{number}"));
         let segments = segments(options, retention);
-        let init = InitOptions { segment_bytes: options.segment, files: segments as u32, ..InitOptions::default() };
-        let whole = segments as f64 * f64::from(options.replicas);
-        let before = f64::from(number - 1) * segments as f64;
+        let logs = options.groups;
+        let init =
+            InitOptions { segment_bytes: options.segment, files: segments as u32, logs, ..InitOptions::default() };
+        let files = segments as f64 * f64::from(options.groups);
+        let whole = files * f64::from(options.replicas);
+        let before = f64::from(number - 1) * files;
         let identity = directory::init(&path, node, &init, &mut |done| {
             progress((before + f64::from(done.files_done)) / whole);
         })
@@ -185,6 +190,7 @@ pub(crate) fn plans(
             .filter(|(peer, _)| *peer != node.0)
             .collect(),
         client_listen: client_requests.map(|_| SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        shards: options.shards,
         window_bodies: options.window,
         body_bytes: options.body,
         sync: options.sync,
@@ -236,6 +242,46 @@ impl Cluster {
             Running::Away(replica) => Member::Away(Arc::clone(replica)),
         };
         self.nodes.iter().map(member).collect()
+    }
+
+    /// The handles of one group, of which replicas in processes of their own have only the first.
+    pub(crate) fn members_of(&self, group: GroupId) -> Result<Vec<Member>> {
+        if group == synod::GROUP {
+            return Ok(self.members());
+        }
+        Ok(self.logs_of(group)?.into_iter().map(|(node, log)| Member::Here(node, log)).collect())
+    }
+
+    /// As [`Cluster::logs`], of one group.
+    pub(crate) fn logs_of(&self, group: GroupId) -> Result<Vec<(NodeId, Log)>> {
+        let log = |running: &Running| match running {
+            Running::Here(node, running) => Some(running.log_of(group).map(|log| (*node, log))),
+            Running::Away(_) => None,
+        };
+        Ok(self.nodes.iter().filter_map(log).collect::<Result<_, _>>()?)
+    }
+
+    /// Has each group led by another replica, in turn, as the replicas do by themselves after a while.
+    ///
+    /// # Errors
+    /// If that doesn't come about.
+    pub(crate) fn spread_leaders(&self, groups: u32) -> Result<()> {
+        let begun = Instant::now();
+        for number in 0..groups {
+            let logs = self.logs_of(GroupId(synod::GROUP.0 + number))?;
+            let (turn, _) = &logs[number as usize % logs.len()];
+            while logs.iter().find(|(_, log)| log.status().role == Role::Leader).map(|(node, _)| node) != Some(turn) {
+                if begun.elapsed() > ELECTION {
+                    bail!("the groups aren't led by the replicas in turn within {ELECTION:?}");
+                }
+                if let Some((_, leader)) = logs.iter().find(|(_, log)| log.status().role == Role::Leader) {
+                    // Refused, it is tried again: the other may not have heard of it all yet.
+                    let _ = leader.transfer_leadership_blocking(*turn);
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        Ok(())
     }
 
     /// The logs of the replicas in this process.

@@ -53,6 +53,13 @@ impl Demand {
         Demand { in_flight, rate: self.rate.map(part), threads: 1, ..*self }
     }
 
+    /// The part of one of so many groups.
+    pub(crate) fn of_group(&self, group: u32, groups: u32) -> Demand {
+        let in_flight = (self.in_flight / groups + u32::from(group < self.in_flight % groups)).max(1);
+        let part = |rate: Rate| Rate { calls_per_second: rate.calls_per_second / f64::from(groups), ..rate };
+        Demand { in_flight, rate: self.rate.map(part), threads: self.threads.div_ceil(groups), ..*self }
+    }
+
     /// Threads that have anything to do.
     pub(crate) fn threads(&self) -> u32 {
         self.threads.min(self.in_flight).max(1)
@@ -70,7 +77,8 @@ pub(crate) struct Control {
 
 /// A load on a cluster.
 pub(crate) enum Load {
-    Embedded(EmbeddedLoad),
+    /// One for each group.
+    Embedded(Vec<EmbeddedLoad>),
     Remote(RemoteLoad),
 }
 
@@ -81,7 +89,7 @@ impl Load {
     /// If the clients have failed.
     pub(crate) fn pause(&mut self) -> Result<()> {
         match self {
-            Load::Embedded(load) => load.pause(),
+            Load::Embedded(loads) => loads.iter().try_for_each(EmbeddedLoad::pause),
             Load::Remote(load) => load.pause(),
         }
     }
@@ -90,7 +98,9 @@ impl Load {
     /// If the clients have failed.
     pub(crate) fn resume(&mut self) -> Result<()> {
         match self {
-            Load::Embedded(load) => load.control.pause.store(false, Ordering::Release),
+            Load::Embedded(loads) => {
+                loads.iter().for_each(|load| load.control.pause.store(false, Ordering::Release));
+            }
             Load::Remote(load) => load.resume()?,
         }
         Ok(())
@@ -102,7 +112,10 @@ impl Load {
     /// If the clients have failed.
     pub(crate) fn stop(self) -> Result<()> {
         match self {
-            Load::Embedded(load) => load.stop(),
+            Load::Embedded(loads) => {
+                loads.iter().for_each(|load| load.control.stop.store(true, Ordering::Release));
+                loads.into_iter().try_for_each(EmbeddedLoad::stop)
+            }
             Load::Remote(load) => load.stop(),
         }
     }
@@ -359,5 +372,10 @@ mod tests {
         assert_eq!(parts.iter().map(|part| part.in_flight).collect::<Vec<_>>(), [4, 3, 3]);
         assert!(parts.iter().all(|part| part.rate.is_some_and(|rate| rate.calls_per_second == 100.0)));
         assert_eq!(Demand { in_flight: 2, threads: 8, ..demand }.threads(), 2);
+        let groups: Vec<Demand> = (0..4).map(|group| demand.of_group(group, 4)).collect();
+        assert_eq!(groups.iter().map(|part| part.in_flight).collect::<Vec<_>>(), [3, 3, 2, 2]);
+        assert!(
+            groups.iter().all(|part| part.threads == 1 && part.rate.is_some_and(|rate| rate.calls_per_second == 75.0))
+        );
     }
 }

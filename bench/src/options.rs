@@ -30,6 +30,12 @@ pub(crate) struct ClusterOptions {
     /// Replicas
     #[arg(long, global = true, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=7))]
     pub(crate) replicas: u32,
+    /// Groups, each a log of its own; --in-flight and --rate are divided among them
+    #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) groups: u32,
+    /// Threads of a replica that drive its groups (default: one a group, as far as there are cores)
+    #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) shards: Option<u32>,
     /// Bytes of a command: 128, or 16-4096 (each length equally often), or zipf:16-4096 (a length as often as one divided by
     /// it)
     #[arg(long, global = true, default_value = "64")]

@@ -149,6 +149,7 @@ fn measure(
     interrupted: &AtomicBool,
     line: &mut Line,
 ) -> Result<Measured> {
+    anyhow::ensure!(options.groups == 1, "a restart is measured with one group: leave out --groups");
     let directories = cluster::create(root, options, log_bytes, &mut |share| {
         line.show(&format!("preparing logs {:3.0} %", share * 100.0));
     })?;
@@ -171,7 +172,7 @@ fn measure(
         restarts.push(Restart::new(open, &status, disk_before, disk_after)?);
     }
     line.show("auditing the closed logs");
-    let audit = audit::audit(&directories, &content, &ledger.snapshot(), Ok(Trimmed::default()))?;
+    let audit = audit::audit(&directories, 0, &content, &ledger.snapshot(), Ok(Trimmed::default()))?;
     Ok(Measured { log_bytes, restarts, audit })
 }
 
@@ -214,7 +215,7 @@ fn fill(
         recorder: Arc::new(Recorder::new(Duration::from_secs(60))),
     };
     let demand = Demand { in_flight: options.in_flight, batch: options.batch, rate: None, threads: 1 };
-    let load = Load::Embedded(clients.start(demand));
+    let load = Load::Embedded(vec![clients.start(demand)]);
     let appended = || logs[0].1.status().wal.bytes_appended;
     let stopped = || logs.iter().find_map(|(_, log)| log.status().stopped);
     while appended() < log_bytes && !interrupted.load(Ordering::Relaxed) && stopped().is_none() {

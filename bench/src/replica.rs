@@ -28,6 +28,7 @@ pub(crate) struct Plan {
     pub(crate) listen: SocketAddr,
     pub(crate) peers: Vec<(u32, SocketAddr)>,
     pub(crate) client_listen: Option<SocketAddr>,
+    pub(crate) shards: Option<u32>,
     pub(crate) window_bodies: u32,
     pub(crate) body_bytes: u64,
     pub(crate) sync: Sync,
@@ -42,6 +43,7 @@ impl Plan {
         config.peers = self.peers.iter().map(|(node, address)| (NodeId(*node), *address)).collect();
         config.client_listen = self.client_listen;
         config.client_requests_max = self.client_requests.max(config.client_requests_max);
+        config.shards = self.shards;
         config.settings.window_bodies = self.window_bodies;
         config.body_bytes_max = u32::try_from(self.body_bytes).unwrap_or(u32::MAX);
         config.sync = match self.sync {

@@ -37,6 +37,9 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Settings {
     pub(crate) replicas: u32,
+    pub(crate) groups: u32,
+    /// Threads of a replica; none is one for each group, as far as there are cores.
+    pub(crate) shards: Option<u32>,
     /// As it was given.
     pub(crate) payload: String,
     /// Its mean.
@@ -337,6 +340,16 @@ impl Report {
                 (Over::Tcp, true) => ", over TCP from a client process, a process for each replica",
             }
         )?;
+        if settings.groups > 1 {
+            let shards = settings
+                .shards
+                .map_or_else(|| "as many shards as cores".to_owned(), |shards| format!("{shards} shards"));
+            writeln!(
+                text,
+                "groups            {:>12}, each led by another replica in turn, on {shards} of each",
+                settings.groups
+            )?;
+        }
         writeln!(text, "append latency    {}", load.append_latency.text())?;
         if let Some(schedule) = &load.schedule {
             writeln!(

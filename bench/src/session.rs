@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
+use synod::{GROUP, GroupId};
 
 use crate::audit::{self, Audit};
 use crate::clients::{Plan, RemoteLoad};
@@ -59,10 +60,34 @@ pub(crate) struct Session {
     pub(crate) members: Vec<Member>,
     options: ClusterOptions,
     over: Over,
+    groups: Vec<Group>,
+}
+
+/// What belongs to one group.
+struct Group {
+    id: GroupId,
+    members: Vec<Member>,
     content: Content,
     ledger: Arc<Ledger>,
     stop_retention: Arc<AtomicBool>,
     retention: JoinHandle<Result<Trimmed>>,
+}
+
+impl Group {
+    fn open(cluster: &Cluster, options: &ClusterOptions, number: u32, retention_bytes: u64) -> Result<Group> {
+        let id = GroupId(GROUP.0 + number);
+        let members = cluster.members_of(id)?;
+        let content = Content::new(options.payload, options.seed.wrapping_add(number.into()));
+        let ledger = Arc::new(Ledger::default());
+        let stop_retention = Arc::new(AtomicBool::new(false));
+        let retention = {
+            let (members, content, ledger) = (members.clone(), content.clone(), Arc::clone(&ledger));
+            let retention = Retention { members, content, ledger, retention_bytes };
+            let stop = Arc::clone(&stop_retention);
+            thread::spawn(move || retention.run(&stop))
+        };
+        Ok(Group { id, members, content, ledger, stop_retention, retention })
+    }
 }
 
 impl Session {
@@ -77,6 +102,10 @@ impl Session {
         root: &Path,
         line: &mut Line,
     ) -> Result<Session> {
+        ensure!(
+            options.groups == 1 || (load.over == Over::Embedded && !load.processes),
+            "--groups are measured with clients that embed the replicas: leave out --over, --processes and --fault"
+        );
         let directories = cluster::create(root, options, load.retention, &mut |share| {
             line.show(&format!("preparing logs {:3.0} %", share * 100.0));
         })?;
@@ -89,22 +118,16 @@ impl Session {
             cluster::start(directories, &plans, load.processes)?
         };
         cluster.wait_for_leader()?;
-        let members = cluster.members();
-        let content = Content::new(options.payload, options.seed);
-        let ledger = Arc::new(Ledger::default());
-        let stop_retention = Arc::new(AtomicBool::new(false));
-        let retention = {
-            let retention = Retention {
-                members: members.clone(),
-                content: content.clone(),
-                ledger: Arc::clone(&ledger),
-                retention_bytes: load.retention,
-            };
-            let stop = Arc::clone(&stop_retention);
-            thread::spawn(move || retention.run(&stop))
-        };
+        if options.groups > 1 {
+            cluster.spread_leaders(options.groups)?;
+        }
+        let retention = load.retention / u64::from(options.groups);
+        let groups: Vec<Group> = (0..options.groups)
+            .map(|number| Group::open(&cluster, options, number, retention))
+            .collect::<Result<_>>()?;
+        let members = groups.iter().flat_map(|group| group.members.clone()).collect();
         let (options, over) = (options.clone(), load.over);
-        Ok(Session { cluster, members, options, over, content, ledger, stop_retention, retention })
+        Ok(Session { cluster, members, options, over, groups })
     }
 
     /// Begins a load.
@@ -114,23 +137,30 @@ impl Session {
     pub(crate) fn load(&self, demand: Demand, recorder: &Arc<Recorder>) -> Result<Load> {
         match self.over {
             Over::Embedded => {
-                let clients = Clients {
-                    logs: self.cluster.logs(),
-                    content: self.content.clone(),
-                    ledger: Arc::clone(&self.ledger),
-                    recorder: Arc::clone(recorder),
-                };
-                Ok(Load::Embedded(clients.start(demand)))
+                let mut loads = Vec::new();
+                let count = self.options.groups;
+                // Fewer calls than groups go to the first of them.
+                for (number, group) in (0..demand.in_flight.min(count)).zip(&self.groups) {
+                    let clients = Clients {
+                        logs: self.cluster.logs_of(group.id)?,
+                        content: group.content.clone(),
+                        ledger: Arc::clone(&group.ledger),
+                        recorder: Arc::clone(recorder),
+                    };
+                    loads.push(clients.start(demand.of_group(number, demand.in_flight.min(count))));
+                }
+                Ok(Load::Embedded(loads))
             }
             Over::Tcp => {
+                let ledger = &self.groups[0].ledger;
                 let plan = Plan {
                     nodes: self.cluster.client_addresses(),
                     demand,
                     size: self.options.payload,
                     seed: self.options.seed,
-                    first_call: self.ledger.len() as u64,
+                    first_call: ledger.len() as u64,
                 };
-                Ok(Load::Remote(RemoteLoad::start(&plan, Arc::clone(&self.ledger), Arc::clone(recorder))?))
+                Ok(Load::Remote(RemoteLoad::start(&plan, Arc::clone(ledger), Arc::clone(recorder))?))
             }
         }
     }
@@ -141,16 +171,26 @@ impl Session {
     /// If they don't, or can't be read; what is wrong with what they hold is in the result.
     pub(crate) fn close(self, line: &mut Line) -> Result<Audit> {
         line.show("waiting for equal logs");
-        let settled = cluster::quiesce(&self.members);
-        self.stop_retention.store(true, Ordering::Relaxed);
-        let trimmed = self.retention.join().map_err(|_| anyhow!("the retention thread panicked"))?;
-        settled?;
         drop(self.members);
+        let mut settled = Ok(());
+        let mut closed = Vec::new();
+        for group in self.groups {
+            settled = settled.and(cluster::quiesce(&group.members));
+            group.stop_retention.store(true, Ordering::Relaxed);
+            let trimmed = group.retention.join().map_err(|_| anyhow!("the retention thread panicked"))?;
+            closed.push((group.content, group.ledger, trimmed));
+        }
+        settled?;
         let directories: Vec<(_, PathBuf)> = self.cluster.stop()?;
         line.show("auditing the closed logs");
-        let audit = audit::audit(&directories, &self.content, &self.ledger.snapshot(), trimmed);
+        let audited: Result<Vec<Audit>> = (0..)
+            .zip(closed)
+            .map(|(log, (content, ledger, trimmed))| {
+                audit::audit(&directories, log, &content, &ledger.snapshot(), trimmed)
+            })
+            .collect();
         line.clear();
-        audit
+        audited.map(Audit::sum)
     }
 }
 
@@ -158,6 +198,8 @@ impl Session {
 pub(crate) fn settings(options: &ClusterOptions, load: &LoadOptions, root: &Path) -> Settings {
     Settings {
         replicas: options.replicas,
+        groups: options.groups,
+        shards: options.shards,
         payload: options.payload.to_string(),
         payload_bytes: options.payload.mean(),
         batch_commands: options.batch,

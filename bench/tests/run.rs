@@ -152,3 +152,13 @@ fn bad_flags_are_named() {
         assert!(output.status.code() == Some(2) && errors.contains(told), "{arguments:?}: {errors}");
     }
 }
+
+#[test]
+fn groups_are_led_in_turn_and_audited_one_by_one() {
+    let report =
+        run("groups", &["--groups", "3", "--shards", "2", "--duration", "1", "--latency", "0.3", "--in-flight", "16"]);
+    assert_eq!(number(&report, "/settings/groups"), 3.0);
+    assert!(number(&report, "/load/commands") > 0.0);
+    assert_eq!(report["audit"]["failures"].as_array().map(Vec::len), Some(0), "{report:#}");
+    assert!(number(&report, "/audit/commands_read") > 0.0);
+}
