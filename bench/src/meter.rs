@@ -17,7 +17,7 @@ pub(crate) struct Counted {
     /// CPU of all processes, those of the clients included.
     pub(crate) cpu: Duration,
     /// Looks at the leader, and over all of them: bodies that it had proposed and not chosen, its unsynced bytes, submissions
-    /// that waited to be proposed, and bytes that waited to be sent.
+    /// that waited to be proposed, and bytes that waited to be sent to a majority.
     pub(crate) looks: u64,
     pub(crate) open_bodies: u64,
     pub(crate) unsynced_bytes: u64,

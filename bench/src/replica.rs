@@ -112,8 +112,9 @@ pub(crate) struct State {
     pub(crate) rotations: u64,
     pub(crate) bodies: u64,
     pub(crate) open_bodies: u32,
-    /// Submissions that wait to be proposed, and bytes that wait to be sent.
+    /// Submissions that wait to be proposed.
     pub(crate) waiting: u64,
+    /// Bytes that wait to be sent to the peer with which a majority is complete: those behind it don't hold anything up.
     pub(crate) outgoing_bytes: u64,
     /// Submissions that were delivered and bodies that were composed, and how long that took, in microseconds.
     pub(crate) delivered: u64,
@@ -142,7 +143,7 @@ impl State {
             bodies: status.counters.bodies,
             open_bodies: status.open_bodies,
             waiting: flow.waiting,
-            outgoing_bytes: flow.outgoing_bytes,
+            outgoing_bytes: held_up_by(flow.outgoing_bytes.iter().map(|(_, bytes)| *bytes).collect()),
             delivered: flow.delivered,
             delivered_us: flow.delivered_for.as_micros() as u64,
             composed: flow.composed,
@@ -155,6 +156,13 @@ impl State {
     pub(crate) fn mark(&self) -> Mark {
         self.mark.into()
     }
+}
+
+/// What waits for the peer that completes a majority together with this node and those for whom less waits.
+fn held_up_by(mut waiting: Vec<u64>) -> u64 {
+    waiting.sort_unstable();
+    let needed = waiting.len().div_ceil(2);
+    needed.checked_sub(1).map_or(0, |place| waiting[place])
 }
 
 /// CPU that this process has used.
@@ -399,6 +407,13 @@ impl Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_majority_waits_for_nobody_behind_it() {
+        assert_eq!(held_up_by(Vec::new()), 0, "alone");
+        assert_eq!(held_up_by(vec![900, 5]), 5, "one of two, with this node");
+        assert_eq!(held_up_by(vec![900, 5, 7, 800]), 7, "two of four");
+    }
 
     #[test]
     fn a_prefix_keeps_its_chain() {

@@ -164,7 +164,7 @@ pub(crate) struct Stages {
     pub(crate) queue_us: f64,
     /// Making the body: plan, copy, checksum.
     pub(crate) encode_us: f64,
-    /// From a body's proposal until it was handed to the network for all followers.
+    /// From a body's proposal until it was handed to the network for a majority.
     pub(crate) net_us: f64,
     /// From there until it was durable at the leader.
     pub(crate) disk_us: f64,
@@ -191,8 +191,7 @@ impl Stages {
         let left_us = node_us - encode_us - queue_us;
         let window_us = waited_us(counted.open_bodies, per_second(counted.bodies)?).min(left_us);
         let own_bytes_per_second = per_second(counted.bytes_appended)? / replicas;
-        let followers = (replicas - 1.0).max(1.0);
-        let sent_us = (waited_us(counted.outgoing_bytes, own_bytes_per_second) / followers).min(window_us);
+        let sent_us = waited_us(counted.outgoing_bytes, own_bytes_per_second).min(window_us);
         let durable_us = waited_us(counted.unsynced_bytes, own_bytes_per_second).min(window_us);
         Some(Stages {
             whole_us,

@@ -11,7 +11,7 @@ use crate::environment::Environment;
 use crate::line::Line;
 use crate::options::{ClusterOptions, PeersOptions, System};
 
-/// How often a round of one system is begun, at most.
+/// How often a measurement is begun, at most.
 const ATTEMPTS: u32 = 4;
 
 /// What came of all peers.
@@ -92,18 +92,14 @@ pub(crate) fn run(options: &ClusterOptions, peers: &PeersOptions, interrupted: &
     })
 }
 
-/// A round of one system. On a busy machine a leader may lose its office meanwhile, which some peers don't survive: then it is
+/// Measures one system. On a busy machine a leader may lose its office meanwhile, which some peers don't survive: then it is
 /// measured again, and that it was is told.
-fn again(
-    system: System,
-    interrupted: &AtomicBool,
-    mut measure: impl FnMut() -> Result<Vec<Peer>>,
-) -> Result<Vec<Peer>> {
+pub(super) fn again<T>(system: System, interrupted: &AtomicBool, mut measure: impl FnMut() -> Result<T>) -> Result<T> {
     let mut attempts = 1;
     loop {
         match measure() {
             Err(error) if attempts < ATTEMPTS && !interrupted.load(Ordering::Relaxed) => {
-                tracing::warn!(?system, error = format!("{error:#}"), "a round failed, and is begun again");
+                tracing::warn!(?system, error = format!("{error:#}"), "a measurement failed, and is begun again");
                 attempts += 1;
             }
             done => return done.with_context(|| format!("measuring {system:?}")),
@@ -163,13 +159,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_round_that_fails_is_begun_again_but_not_for_ever() {
+    fn a_measurement_that_fails_is_begun_again_but_not_for_ever() {
         let interrupted = AtomicBool::new(false);
         let mut attempts = 0;
         let mut fails = |times: u32| {
             again(System::Openraft, &interrupted, || {
                 attempts += 1;
-                if attempts <= times { Err(anyhow::anyhow!("too busy")) } else { Ok(Vec::new()) }
+                if attempts <= times { Err(anyhow::anyhow!("too busy")) } else { Ok(()) }
             })
             .is_ok()
         };

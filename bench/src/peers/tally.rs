@@ -8,18 +8,21 @@ use hdrhistogram::Histogram;
 
 use super::Peer;
 
+const PACE: Duration = Duration::from_millis(5);
+/// How long the first answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// Says when to count, and when to end.
 #[derive(Debug, Default)]
 pub(super) struct Phase {
+    /// Some call was answered, and some call that counts.
+    has_answered: AtomicBool,
+    has_counted: AtomicBool,
     is_measuring: AtomicBool,
     is_over: AtomicBool,
 }
 
 impl Phase {
-    pub(super) fn is_measuring(&self) -> bool {
-        self.is_measuring.load(Ordering::Relaxed)
-    }
-
     pub(super) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
@@ -29,24 +32,40 @@ impl Phase {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Lets the load run for a quarter of `duration`, and then counts for all of it; how long that really was.
+    /// Lets the load run for a quarter of `duration` from the first answer on, and then counts for all of it, or longer until
+    /// there is something to count; how long that really was.
     pub(super) fn pass(&self, duration: Duration) -> Duration {
+        self.wait_for(&self.has_answered);
         self.wait(duration / 4);
         let begun = Instant::now();
         self.is_measuring.store(true, Ordering::Relaxed);
         self.wait(duration);
+        self.wait_for(&self.has_counted);
         self.is_measuring.store(false, Ordering::Relaxed);
         let took = begun.elapsed();
         self.end();
         took
     }
 
+    fn wait_for(&self, sign: &AtomicBool) {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE && !self.is_over() && !sign.load(Ordering::Relaxed) {
+            thread::sleep(PACE);
+        }
+    }
+
     fn wait(&self, duration: Duration) {
-        const PACE: Duration = Duration::from_millis(5);
         let begun = Instant::now();
         while begun.elapsed() < duration && !self.is_over() {
             thread::sleep(PACE.min(duration.saturating_sub(begun.elapsed())));
         }
+    }
+}
+
+/// Sets what is set most of the time: writing it anew would take it away from all other processors.
+fn raise(sign: &AtomicBool) {
+    if !sign.load(Ordering::Relaxed) {
+        sign.store(true, Ordering::Relaxed);
     }
 }
 
@@ -67,7 +86,9 @@ impl Default for Tally {
 impl Tally {
     /// Notes a call of so many commands that was answered now.
     pub(super) fn note(&mut self, phase: &Phase, commands: u32, begun: Instant) {
-        if phase.is_measuring() {
+        raise(&phase.has_answered);
+        if phase.is_measuring.load(Ordering::Relaxed) {
+            raise(&phase.has_counted);
             self.commands += u64::from(commands);
             self.latency_us.saturating_record(begun.elapsed().as_micros() as u64);
         }
@@ -89,5 +110,29 @@ impl Tally {
             p99_us: Some(self.latency_us.value_at_quantile(0.99)),
             is_measured: true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_answered_in_the_measured_part_counts() {
+        let (phase, mut tally) = (Phase::default(), Tally::default());
+        tally.note(&phase, 5, Instant::now());
+        assert_eq!(tally.commands, 0, "nothing is measured yet");
+        let took = thread::scope(|scope| {
+            let passing = scope.spawn(|| phase.pass(Duration::from_millis(20)));
+            while !phase.is_over() {
+                tally.note(&phase, 5, Instant::now());
+                thread::sleep(Duration::from_millis(1));
+            }
+            passing.join().expect("no panic")
+        });
+        assert!(tally.commands > 0 && took >= Duration::from_millis(20), "{} in {took:?}", tally.commands);
+        let counted = tally.commands;
+        tally.note(&phase, 5, Instant::now());
+        assert_eq!(tally.commands, counted, "it is over");
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{AppendError, BarrierError, MembershipError, SessionError, Tic
 use crate::intake::{Awaited, Intake, Outcome, Submission, Work};
 use crate::machine::exchange::Exchange;
 use crate::mailbox::{Mailbox, Request};
-use crate::meters::Meters;
+use crate::meters::{LinkMeter, Meters};
 use crate::reader::Reader;
 use crate::status::{Flow, Status};
 use crate::watch::{Board, Watch};
@@ -460,10 +460,10 @@ impl Log {
     pub fn flow(&self) -> Flow {
         let meters = &self.shared.meters;
         let links = meters.peers();
-        let outgoing = links.iter().map(|peer| peer.control.waiting_bytes.value() + peer.bulk.waiting_bytes.value());
+        let waits = |link: &LinkMeter| link.waiting_bytes.value();
         Flow {
             waiting: self.shared.intake.level().0 as u64,
-            outgoing_bytes: outgoing.sum(),
+            outgoing_bytes: links.iter().map(|to| (to.peer, waits(&to.control) + waits(&to.bulk))).collect(),
             delivered: meters.append.count(),
             delivered_for: Duration::from_secs_f64(meters.append.sum_seconds()),
             composed: meters.compose.count(),

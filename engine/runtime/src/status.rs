@@ -178,12 +178,12 @@ pub struct Counters {
 
 /// How appends go through this node: what waits in it now, and how long things took since it started. See
 /// [`crate::Log::flow`].
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Flow {
     /// Submissions that wait to be proposed.
     pub waiting: u64,
-    /// Bytes that wait to be sent to peers, all of them together.
-    pub outgoing_bytes: u64,
+    /// Peers, and bytes that wait to be sent to each.
+    pub outgoing_bytes: Vec<(NodeId, u64)>,
     /// Submissions that were delivered.
     pub delivered: u64,
     /// How long those took from their call to their answer, all together.
