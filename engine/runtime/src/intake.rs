@@ -18,6 +18,7 @@ mod call;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
@@ -70,6 +71,9 @@ pub(crate) struct Intake {
     count_max: usize,
     /// Whom the gate, a full queue or a deadline has turned away.
     pub(crate) refusals: Refusals,
+    /// Somebody was refused for want of room, and nothing has left since: whoever comes is told without the lock, which
+    /// the shard has better use for.
+    is_crowded: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -108,7 +112,22 @@ impl Intake {
             tickets: 0,
             earliest: None,
         };
-        Intake { bytes_max, count_max, refusals: Refusals::default(), state: Mutex::new(state) }
+        Intake {
+            bytes_max,
+            count_max,
+            refusals: Refusals::default(),
+            is_crowded: AtomicBool::new(false),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Whether there is certainly no room now: to be asked before anything is made that would only be thrown away.
+    pub(crate) fn refuses(&self) -> bool {
+        let is_crowded = self.is_crowded.load(Ordering::Relaxed);
+        if is_crowded {
+            self.refusals.note(&AppendError::Overloaded);
+        }
+        is_crowded
     }
 
     /// Brings a submission in, waiting for room if there is none.
@@ -124,6 +143,7 @@ impl Intake {
             return Err(reason.clone());
         }
         if !state.line.is_empty() || !self.has_room(&state, bytes_of(&submission)) {
+            self.is_crowded.store(true, Ordering::Relaxed);
             self.refusals.note(&AppendError::Overloaded);
             return Err(AppendError::Overloaded);
         }
@@ -221,6 +241,8 @@ impl Intake {
         }
         let refused = std::mem::take(&mut state.queue);
         state.bytes = 0;
+        // The gate's reason is what they are told from now on.
+        self.is_crowded.store(false, Ordering::Relaxed);
         state.closed = Some(reason.clone());
         let line = std::mem::take(&mut state.line);
         drop(state);
@@ -254,6 +276,7 @@ impl Intake {
 
     /// Wakes those at the head of the line for whom there is room now.
     fn admit(&self, state: &mut State) {
+        self.is_crowded.store(false, Ordering::Relaxed);
         let mut bytes = state.bytes;
         let mut count = state.queue.len();
         while let Some(waiting) = state.line.front() {
@@ -467,6 +490,24 @@ mod tests {
         let intake = open_intake(100, 16);
         intake.try_submit(submission(5000).0).unwrap();
         assert_eq!(intake.try_submit(submission(1).0), Err(AppendError::Overloaded));
+    }
+
+    #[test]
+    fn whoever_comes_after_a_refusal_is_told_at_once_until_something_leaves() {
+        let intake = open_intake(100, 16);
+        intake.try_submit(submission(100).0).unwrap();
+        assert!(!intake.refuses(), "nobody was refused yet");
+        assert_eq!(intake.try_submit(submission(1).0), Err(AppendError::Overloaded));
+        assert!(intake.refuses());
+        take_all(&intake);
+        assert!(!intake.refuses());
+        intake.try_submit(submission(100).0).unwrap();
+        assert_eq!(intake.try_submit(submission(1).0), Err(AppendError::Overloaded));
+        intake.close(AppendError::NoLeader);
+        assert!(!intake.refuses(), "there is another reason now");
+        assert_eq!(intake.try_submit(submission(1).0), Err(AppendError::NoLeader));
+        let overloaded = intake.refusals.all().find(|(name, _)| *name == "overloaded");
+        assert_eq!(overloaded, Some(("overloaded", 3)), "each of them is counted");
     }
 
     #[test]

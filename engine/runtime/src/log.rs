@@ -142,6 +142,7 @@ impl Log {
     /// other reasons [`AppendError::Refused`] alone uses up the submission's number.
     pub async fn append_with(&self, command: impl AsRef<[u8]>, options: AppendOptions) -> Result<Slot, AppendError> {
         let command = command.as_ref();
+        self.refuse_early(&options)?;
         if command.len() > BODY_BYTES_MAX as usize {
             // Nothing that could be checked any better by copying it first.
             let bounds = &self.shared.bounds;
@@ -222,6 +223,12 @@ impl Log {
         }
         self.append_command(Work::Ticket(TicketCommand::Revoke(ticket))).await?;
         Ok(())
+    }
+
+    /// Refuses before anything is copied for it: under too much load, most of what comes is refused.
+    fn refuse_early(&self, options: &AppendOptions) -> Result<(), AppendError> {
+        let is_refused = options.when_full == WhenFull::Refuse && self.intake().refuses();
+        if is_refused { Err(AppendError::Overloaded) } else { Ok(()) }
     }
 
     async fn append_command(&self, work: Work) -> Outcome {
