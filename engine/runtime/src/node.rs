@@ -374,20 +374,14 @@ async fn start_shard(setup: Setup, tasks: &Rc<Tasks>) -> Result<Rc<Shard>, Start
         random.0,
         (genesis.cluster, genesis.lineage),
         listen.port(),
-        directory::read_stores_seen(&config.directory),
+        config.directory.clone(),
     ));
     shard.start();
     // An address that stands for any of the machine's is none at which others could reach it.
     let own = Some((node, listen)).filter(|(_, address)| !address.ip().is_unspecified());
     shard.tell_addresses(config.peers.iter().copied().chain(own).collect());
     let (identity_of_links, configured) = (Rc::clone(&identity), config.peers.clone());
-    shard.reach_out(Reach {
-        identity: identity_of_links,
-        configured,
-        link_bytes: config.link_bytes,
-        directory: config.directory.clone(),
-        tls: tls.clone(),
-    });
+    shard.reach_out(Reach { identity: identity_of_links, configured, link_bytes: config.link_bytes, tls: tls.clone() });
     let listener = Listener::adopt(listener);
     let connections =
         |door| Connections::new(config.connections_max, Arc::clone(&shard.shared.meters), door, tls.clone());

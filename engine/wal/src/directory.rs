@@ -43,7 +43,7 @@ pub use found::{FoundError, Founding, FoundingStart, check_unused, found};
 pub use identity_file::{IdentityFileError, IdentityProblem, NodeIdentity};
 pub use init::{InitError, InitOptions, InitProgress, init};
 pub use lock::DirectoryLock;
-pub use peers_file::{STORES_SEEN_MAX, StoreSeen, read_stores_seen, write_stores_seen};
+pub use peers_file::{read_stores_seen, write_stores_seen};
 pub use pool_file::note_file_made;
 pub use read_buffer::ReadBuffer;
 pub use store::DirectoryStore;

@@ -16,6 +16,7 @@ mod identity;
 mod index;
 mod logged_replica;
 mod lsn;
+mod peer_stores;
 mod pool;
 mod recovery;
 pub mod repair;
@@ -35,6 +36,7 @@ pub use logged_replica::{
     ReplicaStatus, Suppressed,
 };
 pub use lsn::{FileId, Lsn, SyncId, WriteId};
+pub use peer_stores::{PeerStores, STORES_SEEN_MAX, StoreSeen};
 pub use pool::CleanFile;
 pub use recovery::{
     Cut, Damage, DamageCause, DamageClass, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment,

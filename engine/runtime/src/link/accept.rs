@@ -337,7 +337,7 @@ async fn serve_peer(
 ) {
     let introduced = newcomer.introduce(welcome(shard, identity, stream, &newcomer)).await;
     let connections = newcomer.leave();
-    let (peer, channel, port, reading, _admission) = match introduced {
+    let (Speaker { peer, store }, channel, port, reading, _admission) = match introduced {
         Ok(introduced) => introduced,
         Err(error) => {
             shard.count(|counters| counters.refusals += u64::from(!error.is_absence()));
@@ -351,10 +351,11 @@ async fn serve_peer(
         None => {}
     }
     let replaced = places.take(peer, channel);
+    let ear = receive::Ear { shard, peer, store, identity };
     let receiving = async {
         match channel {
-            Channel::Bulk => receive::receive_bulk(shard, peer, reading).await,
-            _ => receive::receive_control(shard, peer, reading).await,
+            Channel::Bulk => receive::receive_bulk(&ear, reading).await,
+            _ => receive::receive_control(&ear, reading).await,
         }
     };
     let silence = async {
@@ -376,13 +377,19 @@ async fn serve_peer(
     }
 }
 
+/// Who has introduced itself.
+struct Speaker {
+    peer: NodeId,
+    store: [u8; 16],
+}
+
 /// Hears a peer's hello and answers it.
 async fn welcome(
     shard: &Shard,
     identity: &Identity,
     stream: Stream,
     newcomer: &Newcomer,
-) -> Result<(NodeId, Channel, u16, Reading, Admission), HandshakeError> {
+) -> Result<(Speaker, Channel, u16, Reading, Admission), HandshakeError> {
     let (mut connection, names) = newcomer.secure(stream).await?;
     let hello = read_hello(&mut connection, Hello::decode).await?;
     let channel = if hello.channel == Channel::Client { Channel::Control } else { hello.channel };
@@ -399,6 +406,9 @@ async fn welcome(
             identity.judge(&hello).map(|()| format)
         })
     };
+    if outcome.is_ok() {
+        identity.keep_boots().await;
+    }
     let (outcome, admission) = match outcome.and_then(|format| Ok((format, newcomer.admit()?))) {
         Ok((format, admission)) => (Ok(format), Some(admission)),
         Err(refusal) => (Err(refusal), None),
@@ -406,7 +416,8 @@ async fn welcome(
     connection.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
     outcome.map_err(HandshakeError::Refused)?;
     let admission = admission.ok_or(HandshakeError::Refused(HelloRefusal::TooManyConnections))?;
-    Ok((hello.from, channel, hello.port, connection.into_reading(), admission))
+    let speaker = Speaker { peer: hello.from, store: hello.incarnation };
+    Ok((speaker, channel, hello.port, connection.into_reading(), admission))
 }
 
 #[cfg(test)]

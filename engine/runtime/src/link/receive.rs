@@ -15,6 +15,7 @@ use synod_protocol::{Message, NodeId};
 use thiserror::Error;
 
 use super::connection::Reading;
+use super::handshake::Identity;
 use crate::seam::buffer;
 use crate::seam::executor::yield_if_needed;
 use crate::shard::Shard;
@@ -40,6 +41,8 @@ pub(super) enum ReceiveError {
     Message(#[from] MessageError),
     #[error("a later connection of the same peer has taken its place")]
     Replaced,
+    #[error("another store counts for {peer} by now")]
+    Superseded { peer: NodeId },
     #[error("{kind:?} on the wrong connection")]
     Channel { kind: EnvelopeKind },
     #[error("the envelope says {envelope} bytes of body, the body's header {header}")]
@@ -50,12 +53,33 @@ pub(super) enum ReceiveError {
 
 impl ReceiveError {
     pub(super) fn is_end_of_stream(&self) -> bool {
-        matches!(self, ReceiveError::Io(_) | ReceiveError::Replaced)
+        matches!(self, ReceiveError::Io(_) | ReceiveError::Replaced | ReceiveError::Superseded { .. })
+    }
+}
+
+/// Who listens to whom.
+pub(super) struct Ear<'a> {
+    pub(super) shard: &'a Rc<Shard>,
+    pub(super) identity: &'a Identity,
+    pub(super) peer: NodeId,
+    /// The store by which the peer has introduced itself.
+    pub(super) store: [u8; 16],
+}
+
+impl Ear<'_> {
+    /// A configuration may have come since the hello by which another store counts for the peer: two votes of one node would
+    /// count, in different quorums, that know nothing of each other.
+    fn check_store(&self) -> Result<(), ReceiveError> {
+        if self.identity.hears(self.peer, self.store) {
+            return Ok(());
+        }
+        Err(ReceiveError::Superseded { peer: self.peer })
     }
 }
 
 /// Reads small messages until the connection ends.
-pub(super) async fn receive_control(shard: &Rc<Shard>, peer: NodeId, mut stream: Reading) -> ReceiveError {
+pub(super) async fn receive_control(ear: &Ear<'_>, mut stream: Reading) -> ReceiveError {
+    let Ear { shard, peer, .. } = *ear;
     let mut bytes = vec![0; CONTROL_BUFFER_BYTES];
     let mut filled = 0;
     let mut messages = Vec::new();
@@ -65,7 +89,8 @@ pub(super) async fn receive_control(shard: &Rc<Shard>, peer: NodeId, mut stream:
             Ok(more) => filled += more,
             Err(error) => return error.into(),
         }
-        let taken = match take_messages(shard, peer, &bytes[..filled], &mut messages) {
+        let taken = take_messages(shard, peer, &bytes[..filled], &mut messages);
+        let taken = match taken.and_then(|taken| ear.check_store().map(|()| taken)) {
             Ok(taken) => taken,
             Err(error) => return error,
         };
@@ -106,17 +131,18 @@ fn take_messages(
 }
 
 /// Reads bodies until the connection ends; stops reading while the log is behind.
-pub(super) async fn receive_bulk(shard: &Rc<Shard>, peer: NodeId, mut stream: Reading) -> ReceiveError {
+pub(super) async fn receive_bulk(ear: &Ear<'_>, mut stream: Reading) -> ReceiveError {
     loop {
-        if let Err(error) = receive_body(shard, peer, &mut stream).await {
+        if let Err(error) = receive_body(ear, &mut stream).await {
             return error;
         }
-        shard.wait_for_backlog().await;
+        ear.shard.wait_for_backlog().await;
         yield_if_needed().await;
     }
 }
 
-async fn receive_body(shard: &Rc<Shard>, peer: NodeId, stream: &mut Reading) -> Result<(), ReceiveError> {
+async fn receive_body(ear: &Ear<'_>, stream: &mut Reading) -> Result<(), ReceiveError> {
+    let Ear { shard, peer, .. } = *ear;
     let mut head = [0; ENVELOPE_BYTES + BODY_HEADER_BYTES];
     stream.read_exact(&mut head).await?;
     let (envelope, body_header) = head.split_at(ENVELOPE_BYTES);
@@ -139,6 +165,7 @@ async fn receive_body(shard: &Rc<Shard>, peer: NodeId, stream: &mut Reading) -> 
     if header.group != envelope.group {
         return Err(ReceiveError::Address { group: header.group, from: envelope.from, to: envelope.to, peer });
     }
+    ear.check_store()?;
     shard.count(|counters| counters.receives += 1);
     shard.turn(|replica, now| replica.handle_message(now, peer, message, Some(record)));
     Ok(())

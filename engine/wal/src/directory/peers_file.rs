@@ -8,28 +8,13 @@ use uuid::Uuid;
 
 use super::FileError;
 use super::disk::{exchange, read_small, sync_directory, write_small};
+use crate::peer_stores::{STORES_SEEN_MAX, StoreSeen};
 
 const NAME: &str = "peers";
 const NAME_SPARE: &str = "peers.spare";
 
 /// First line of the file; the number is its version.
 const HEADING: &str = "synod peers 1";
-
-/// Most stores that are remembered: all members and learners of several configurations.
-pub const STORES_SEEN_MAX: usize = 64;
-
-/// The most that was seen of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreSeen {
-    /// The store.
-    pub incarnation: [u8; 16],
-    /// The highest boot counter.
-    pub boot_counter: u64,
-    /// The nonce of that boot.
-    pub boot_nonce: u64,
-    /// The end of the chosen prefix that it had durably.
-    pub stable: Slot,
-}
 
 /// What the node of a directory remembers; nothing if there is no such file, or a damaged one: then less can be noticed.
 pub fn read_stores_seen(directory: &Path) -> Vec<StoreSeen> {

@@ -138,7 +138,7 @@ fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(serve::StoppedError(StopReason::Disk { .. })) => DISK_FAILED,
         Some(serve::StoppedError(StopReason::Contradiction(_))) => CONTRADICTION,
-        Some(serve::StoppedError(StopReason::Stranger { .. })) => STRANGER,
+        Some(serve::StoppedError(StopReason::Stranger { .. } | StopReason::Superseded { .. })) => STRANGER,
         _ if is_usage(error) => USAGE,
         _ => FAILED,
     }
