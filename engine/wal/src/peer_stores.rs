@@ -10,9 +10,14 @@
 //! |---|---|
 //! | a node that no configuration names, and no newer configuration than this node's | unknown node |
 //! | another store than the configurations name for the node | wiped, swapped, or replaced: wrong incarnation |
+//! | the same, by a node that knows a newer configuration | its news are heard, its votes aren't |
 //! | an earlier boot than was seen, or a shorter prefix | rolled back |
 //! | the boot that was seen, with another nonce | twin: two processes on copies of one store |
 //! | anything else | welcome, and remembered |
+//!
+//! The third row is for those who were away while a node came back with a new store: the new one may be the only one that
+//! leads them to the configuration which names it. A vote of it in an older configuration would be one of two that the node
+//! has there.
 //!
 //! A wiped store is always found out. One that was rolled back is found out by whoever remembers more of it than it says: so
 //! whoever keeps this keeps a boot durably before it hears anything of it ([`PeerStores::boots`]). What
@@ -37,6 +42,15 @@ pub struct StoreSeen {
     pub boot_nonce: u64,
     /// The end of the chosen prefix that it had durably.
     pub stable: Slot,
+}
+
+/// How much is heard of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// Everything.
+    Full,
+    /// Everything but votes ([`synod_protocol::Message::is_vote`]).
+    News,
 }
 
 /// See the module documentation.
@@ -120,12 +134,18 @@ impl PeerStores {
         self.boots
     }
 
-    /// Whether whoever is connected with this store may still speak for the node.
-    pub fn hears(&self, node: NodeId, store: [u8; 16]) -> bool {
-        self.stores.get(&node).is_none_or(|named| *named == store)
+    /// How much is heard of whoever is connected with this store, and knew the configuration chosen at `configuration` when
+    /// it introduced itself; nothing if another store counts by now.
+    pub fn hears(&self, node: NodeId, store: [u8; 16], configuration: Slot) -> Option<Hearing> {
+        match self.stores.get(&node) {
+            Some(named) if *named != store => (configuration > self.configuration).then_some(Hearing::News),
+            // The protocol heeds those whom no configuration names only if they know more.
+            _ => Some(Hearing::Full),
+        }
     }
 
-    /// Judges a peer's hello, beyond what [`Hello::check`] can, and remembers it if it is welcome.
+    /// Judges a peer's hello, beyond what [`Hello::check`] can, and remembers it if it is welcome. How much is heard of it, see
+    /// [`PeerStores::hears`].
     ///
     /// # Errors
     /// Why nothing that it says may be heard.
@@ -135,7 +155,7 @@ impl PeerStores {
             return Err(HelloRefusal::Node { node: self.node });
         }
         match self.stores.get(&hello.from) {
-            Some(expected) if *expected != hello.incarnation => {
+            Some(expected) if *expected != hello.incarnation && hello.configuration <= self.configuration => {
                 return Err(HelloRefusal::Incarnation { expected: *expected });
             }
             Some(_) => {}
@@ -239,13 +259,27 @@ mod tests {
         assert_eq!(stores.judge(&hello_of(3)), Ok(()));
         let renewed = Member { incarnation: [33; 16], ..member(3) };
         assert_eq!(stores.know(Slot(5), std::iter::once(&naming(vec![member(1), member(2)]))), [], "it is gone");
-        assert!(stores.hears(NodeId(3), [3; 16]), "who was removed disturbs nobody");
+        let hears = |stores: &PeerStores, known| stores.hears(NodeId(3), [3; 16], Slot(known));
+        assert_eq!(hears(&stores, 0), Some(Hearing::Full), "who was removed disturbs nobody");
         assert_eq!(stores.know(Slot(9), std::iter::once(&naming(vec![member(1), member(2), renewed]))), []);
-        assert!(!stores.hears(NodeId(3), [3; 16]));
+        assert_eq!((hears(&stores, 9), hears(&stores, 10)), (None, Some(Hearing::News)));
         assert_eq!(stores.judge(&hello_of(3)), Err(HelloRefusal::Incarnation { expected: [33; 16] }));
         assert_eq!(stores.judge(&Hello { incarnation: [33; 16], boot_counter: 1, ..hello_of(3) }), Ok(()));
         let changed = stores.know(Slot(12), std::iter::once(&naming(vec![member(1), member(2), member(3)])));
         assert_eq!(changed, [NodeId(3)]);
+    }
+
+    #[test]
+    fn whoever_was_away_hears_news_of_a_new_store_and_no_votes() {
+        let mut stores = stores();
+        let renewed = Hello { incarnation: [33; 16], configuration: Slot(9), ..hello_of(3) };
+        assert_eq!(stores.judge(&renewed), Ok(()));
+        assert_eq!(stores.hears(NodeId(3), [33; 16], Slot(9)), Some(Hearing::News));
+        let named = naming(vec![member(1), member(2), Member { incarnation: [33; 16], ..member(3) }]);
+        stores.know(Slot(9), std::iter::once(&named));
+        assert_eq!(stores.hears(NodeId(3), [33; 16], Slot(9)), Some(Hearing::Full));
+        stores.know(Slot(9), std::iter::once(&naming(vec![member(1), member(2), member(3)])));
+        assert_eq!(stores.hears(NodeId(3), [33; 16], Slot(9)), None, "it wasn't named there");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt as _;
 use synod_frame::{Channel, Hello, HelloRefusal, HelloReply};
-use synod_protocol::NodeId;
+use synod_protocol::{NodeId, Slot};
 
 use super::connection::{Connection, Reading};
 use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, of_tls, read_hello};
@@ -337,7 +337,7 @@ async fn serve_peer(
 ) {
     let introduced = newcomer.introduce(welcome(shard, identity, stream, &newcomer)).await;
     let connections = newcomer.leave();
-    let (Speaker { peer, store }, channel, port, reading, _admission) = match introduced {
+    let (Speaker { peer, store, configuration }, channel, port, reading, _admission) = match introduced {
         Ok(introduced) => introduced,
         Err(error) => {
             shard.count(|counters| counters.refusals += u64::from(!error.is_absence()));
@@ -351,7 +351,7 @@ async fn serve_peer(
         None => {}
     }
     let replaced = places.take(peer, channel);
-    let ear = receive::Ear { shard, peer, store, identity };
+    let ear = receive::Ear { shard, peer, store, configuration, identity };
     let receiving = async {
         match channel {
             Channel::Bulk => receive::receive_bulk(&ear, reading).await,
@@ -381,6 +381,8 @@ async fn serve_peer(
 struct Speaker {
     peer: NodeId,
     store: [u8; 16],
+    /// Where the newest configuration was chosen that it knew.
+    configuration: Slot,
 }
 
 /// Hears a peer's hello and answers it.
@@ -416,7 +418,7 @@ async fn welcome(
     connection.write_all(&HelloReply { hello: own, outcome }.encode()).await?;
     outcome.map_err(HandshakeError::Refused)?;
     let admission = admission.ok_or(HandshakeError::Refused(HelloRefusal::TooManyConnections))?;
-    let speaker = Speaker { peer: hello.from, store: hello.incarnation };
+    let speaker = Speaker { peer: hello.from, store: hello.incarnation, configuration: hello.configuration };
     Ok((speaker, channel, hello.port, connection.into_reading(), admission))
 }
 

@@ -14,7 +14,7 @@ use synod_frame::{
 };
 use synod_protocol::{Ballot, NodeId, Slot};
 use synod_wal::directory::{read_stores_seen, write_stores_seen};
-use synod_wal::{PeerStores, StoreSeen};
+use synod_wal::{Hearing, PeerStores, StoreSeen};
 use thiserror::Error;
 
 use crate::seam::time::within;
@@ -196,9 +196,9 @@ impl Identity {
         self.peers.borrow().configuration()
     }
 
-    /// Whether whoever is connected with this store may still speak for the node.
-    pub(crate) fn hears(&self, node: NodeId, store: [u8; 16]) -> bool {
-        self.peers.borrow().hears(node, store)
+    /// How much is heard of whoever is connected; see [`PeerStores::hears`].
+    pub(crate) fn hears(&self, node: NodeId, store: [u8; 16], configuration: Slot) -> Option<Hearing> {
+        self.peers.borrow().hears(node, store, configuration)
     }
 
     /// This node's hello to `to`. The promise stays out of it: what is promised may not be durable yet, and a peer that

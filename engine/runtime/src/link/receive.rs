@@ -11,7 +11,8 @@ use synod_frame::{
     BODY_HEADER_BYTES, BodyError, BodyLayout, ENVELOPE_BYTES, Envelope, EnvelopeError, EnvelopeKind, GroupId,
     MessageError, RECORD_HEADER_BYTES, decode_message, verify_body_in_record, zero_padding,
 };
-use synod_protocol::{Message, NodeId};
+use synod_protocol::{Message, NodeId, Slot};
+use synod_wal::Hearing;
 use thiserror::Error;
 
 use super::connection::Reading;
@@ -64,16 +65,16 @@ pub(super) struct Ear<'a> {
     pub(super) peer: NodeId,
     /// The store by which the peer has introduced itself.
     pub(super) store: [u8; 16],
+    /// Where the newest configuration was chosen that it knew then.
+    pub(super) configuration: Slot,
 }
 
 impl Ear<'_> {
     /// A configuration may have come since the hello by which another store counts for the peer: two votes of one node would
     /// count, in different quorums, that know nothing of each other.
-    fn check_store(&self) -> Result<(), ReceiveError> {
-        if self.identity.hears(self.peer, self.store) {
-            return Ok(());
-        }
-        Err(ReceiveError::Superseded { peer: self.peer })
+    fn hearing(&self) -> Result<Hearing, ReceiveError> {
+        let hearing = self.identity.hears(self.peer, self.store, self.configuration);
+        hearing.ok_or(ReceiveError::Superseded { peer: self.peer })
     }
 }
 
@@ -90,10 +91,13 @@ pub(super) async fn receive_control(ear: &Ear<'_>, mut stream: Reading) -> Recei
             Err(error) => return error.into(),
         }
         let taken = take_messages(shard, peer, &bytes[..filled], &mut messages);
-        let taken = match taken.and_then(|taken| ear.check_store().map(|()| taken)) {
-            Ok(taken) => taken,
+        let (taken, hearing) = match taken.and_then(|taken| Ok((taken, ear.hearing()?))) {
+            Ok(heard) => heard,
             Err(error) => return error,
         };
+        if hearing == Hearing::News {
+            messages.retain(|message| !message.is_vote());
+        }
         bytes.copy_within(taken..filled, 0);
         filled -= taken;
         if !messages.is_empty() {
@@ -165,7 +169,8 @@ async fn receive_body(ear: &Ear<'_>, stream: &mut Reading) -> Result<(), Receive
     if header.group != envelope.group {
         return Err(ReceiveError::Address { group: header.group, from: envelope.from, to: envelope.to, peer });
     }
-    ear.check_store()?;
+    // Bodies are no votes.
+    ear.hearing()?;
     shard.count(|counters| counters.receives += 1);
     shard.turn(|replica, now| replica.handle_message(now, peer, message, Some(record)));
     Ok(())
