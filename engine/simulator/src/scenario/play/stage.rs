@@ -145,6 +145,28 @@ impl Stage {
                 let every = self.draw(*span);
                 self.storms.push(Storm { node, down: None, every, next: self.cluster.time() });
             }
+            Command::Renew(name) => {
+                let node = self.node(name)?;
+                self.cluster.lose_disk(node);
+            }
+            Command::Join(name) => {
+                let node = self.node(name)?;
+                if !self.cluster.let_join(node) {
+                    self.say(format!("{} can't join: its old store counts, or nobody leads", self.name(node)));
+                }
+            }
+            Command::Save(name) => {
+                let node = self.node(name)?;
+                self.cluster.save_directory(node);
+            }
+            Command::Restore(name) => {
+                let node = self.node(name)?;
+                self.cluster.restore_directory(node);
+            }
+            Command::Undo(name) => {
+                let node = self.node(name)?;
+                self.cluster.undo_restore(node);
+            }
             Command::Wipe(name) => {
                 let node = self.node(name)?;
                 self.cluster.wipe(node);
@@ -467,6 +489,11 @@ impl Stage {
                 members.sort_unstable();
                 let is = self.cluster.members();
                 unless(is.as_ref() == Some(&members), format!("the members are {is:?}, not {members:?}"))
+            }
+            Fact::Stopped(name) => {
+                let node = self.node(name)?;
+                let stopped = self.cluster.nodes()[node].stranger.is_some();
+                unless(stopped, format!("{name} hasn't stopped"))
             }
             Fact::Interrupted(name) => {
                 let left = self.cluster.interruptions_left(self.node(name)?);
