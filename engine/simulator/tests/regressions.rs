@@ -219,3 +219,21 @@ fn a_copy_of_a_chosen_body_kills_what_shares_a_slot_with_it() {
 fn a_leader_of_an_old_configuration_shuts_out_nobody_for_ever() {
     check_hard(70_016_541);
 }
+
+/// A void configuration at the beginning of a log whose real one is trimmed away was taken for it after a restart.
+#[test]
+fn a_void_configuration_succeeds_nothing_that_is_trimmed() {
+    check_hard(70_025_409);
+}
+
+/// The first record of the log's first segment was unreadable, and nothing doubted what it held.
+#[test]
+fn a_segment_begins_with_its_first_record() {
+    check_hard(70_030_999);
+}
+
+/// A header that couldn't be read came back, when its epoch had been given to another segment.
+#[test]
+fn a_header_that_comes_back_is_outlived() {
+    check_hard(70_047_831);
+}

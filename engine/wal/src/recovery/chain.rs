@@ -1,5 +1,6 @@
 //! The segments that make up the log, and what becomes of all other files.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_frame::{BLOCK_BYTES, GroupId, RECORD_HEADER_BYTES};
@@ -39,6 +40,9 @@ pub(super) struct Files {
     pub(super) unexplained: usize,
     /// Headers found in files that they weren't meant for: what they say was acted upon all the same.
     pub(super) astray: Vec<SegmentHeader>,
+    /// Files that claim to be a segment which a later life of the log began anew: their header couldn't be read then, and was
+    /// counted among what is lost.
+    pub(super) outlived: Vec<FileId>,
     /// Epochs whose header was put together from the segment's records.
     pub(super) rebuilt: BTreeSet<u64>,
     pub(super) damages: Vec<Damage>,
@@ -56,11 +60,16 @@ impl Files {
     }
 
     fn insert(&mut self, file: FileId, header: SegmentHeader) -> Result<(), RecoverError> {
-        let epoch = header.epoch;
-        match self.headers.insert(epoch, (file, header)) {
-            Some((first, _)) => Err(RecoverError::Duplicate { first, second: file, epoch }),
-            None => Ok(()),
-        }
+        let (epoch, boot) = (header.epoch, header.identity.boot_counter);
+        let Some((first, known)) = self.headers.insert(epoch, (file, header)) else { return Ok(()) };
+        let outlived = match known.identity.boot_counter.cmp(&boot) {
+            Ordering::Equal => return Err(RecoverError::Duplicate { first, second: file, epoch }),
+            Ordering::Less => (first, known),
+            Ordering::Greater => self.headers.insert(epoch, (first, known)).expect("it was inserted just now"),
+        };
+        self.outlived.push(outlived.0);
+        self.astray.push(outlived.1);
+        Ok(())
     }
 }
 
@@ -608,7 +617,7 @@ pub(super) fn assemble(
         }
     });
 
-    let (mut clean, mut dirty) = (Vec::new(), Vec::new());
+    let (mut clean, mut dirty) = (Vec::new(), files.outlived.clone());
     clean.extend(files.fresh.iter().map(|file| CleanFile { file: *file, previous_epoch: 0 }));
     for (epoch, (file, header)) in &files.headers {
         if segments.iter().any(|segment| segment.epoch == *epoch) {
@@ -685,4 +694,33 @@ fn is_zero(store: &dyn SegmentStore, file: FileId, offset: u64) -> Result<bool, 
 fn read_block(store: &dyn SegmentStore, file: FileId, offset: u64) -> Result<Option<Block>, RecoverError> {
     let mut block = [0; BLOCK_BYTES];
     Ok(store.read_at(file, offset, &mut block).is_ok().then_some(block))
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_protocol::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn of_two_headers_of_one_epoch_the_later_life_counts_and_twins_are_refused() {
+        let expected = ExpectedIdentity { cluster: [1; 16], lineage: 1, node: NodeId(1), incarnation: [2; 16], log: 0 };
+        let header = |file, boot_counter| {
+            let mut header = SegmentHeader::rebuilt(&expected, FileId(file), 66, 0);
+            header.identity.boot_counter = boot_counter;
+            (FileId(file), header)
+        };
+        for order in [[(20, 26), (21, 27)], [(21, 27), (20, 26)]] {
+            let mut files = Files::default();
+            for (file, boot_counter) in order {
+                let (file, header) = header(file, boot_counter);
+                files.insert(file, header).expect("their lives differ");
+            }
+            assert_eq!((files.headers[&66].0, &*files.outlived), (FileId(21), &[FileId(20)][..]));
+        }
+        let mut files = Files::default();
+        files.insert(FileId(20), header(20, 26).1).expect("it is the first");
+        let twin = files.insert(FileId(21), header(21, 26).1);
+        assert!(matches!(twin, Err(RecoverError::Duplicate { epoch: 66, .. })));
+    }
 }

@@ -69,16 +69,18 @@ impl RecoveredLog {
             Some(stored) => decode(stored)?.2,
             None => genesis.clone(),
         };
-        let mut configurations = Configurations::new(oldest);
         let (mark, base) = (self.protocol_mark().slot, self.index.base().slot);
+        let mut chosen = Vec::new();
         for stored in self.configurations.iter().filter(|stored| stored.slot < mark) {
             let (_, body, configuration) = decode(stored)?;
-            if body.after > configurations.newest().chosen_at && body.after < base {
-                // What it succeeds is trimmed, and so has retired; nothing but that lay between.
-                configurations = Configurations::new(configuration);
-            } else {
-                configurations.choose(body.after, configuration);
-            }
+            chosen.push((body.after, configuration));
+        }
+        let mut configurations = Configurations::new(oldest);
+        if let Some(first) = succeeds_trimmed(&chosen, configurations.newest().chosen_at, base) {
+            configurations = Configurations::new(chosen.drain(..=first).next_back().expect("it is one of them").1);
+        }
+        for (after, configuration) in chosen {
+            configurations.choose(after, configuration);
         }
         // What is trimmed was proved by a quorum.
         configurations.retire_before(self.index.trims_upto(mark).unwrap_or(base).max(base).min(mark));
@@ -90,5 +92,46 @@ impl RecoveredLog {
         let mark = self.protocol_mark().slot;
         let open = self.configurations.iter().filter(|stored| stored.slot >= mark);
         open.filter_map(|stored| decode(stored).ok().map(|(id, _, configuration)| (id, configuration))).collect()
+    }
+}
+
+/// Which of `chosen` (what each succeeds, ascending by slot) is the first one that rules, if the one that it succeeds is
+/// trimmed below `base`, and so has retired, and headers hold none newer than `newest`.
+///
+/// All that name something trimmed were proposed when that ruled or before: the newest that any of them names is the last
+/// one that ruled, the first to succeed it came next, and whatever names another is void.
+fn succeeds_trimmed(chosen: &[(Slot, Configuration)], newest: Slot, base: Slot) -> Option<usize> {
+    let trimmed = chosen.iter().map(|(after, _)| *after).filter(|after| newest < *after && *after < base).max()?;
+    chosen.iter().position(|(after, _)| *after == trimmed)
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_protocol::NodeId;
+
+    use super::*;
+
+    fn chosen(at: &[(u64, u64)]) -> Vec<(Slot, Configuration)> {
+        let configuration =
+            |slot| Configuration { chosen_at: Slot(slot), ..Configuration::genesis(vec![NodeId(1)], 16).unwrap() };
+        at.iter().map(|(slot, after)| (Slot(*after), configuration(*slot))).collect()
+    }
+
+    #[test]
+    fn nothing_trimmed_is_succeeded_while_the_headers_hold_what_is() {
+        assert_eq!(succeeds_trimmed(&chosen(&[]), Slot(0), Slot(10)), None);
+        assert_eq!(succeeds_trimmed(&chosen(&[(17, 0), (106, 17)]), Slot(0), Slot(10)), None);
+        assert_eq!(succeeds_trimmed(&chosen(&[(313, 106)]), Slot(312), Slot(313)), None, "a void one");
+    }
+
+    #[test]
+    fn the_first_that_succeeds_what_is_trimmed_rules() {
+        assert_eq!(succeeds_trimmed(&chosen(&[(312, 106), (350, 312)]), Slot(0), Slot(312)), Some(0));
+    }
+
+    #[test]
+    fn a_void_one_before_it_or_behind_it_rules_nothing() {
+        assert_eq!(succeeds_trimmed(&chosen(&[(313, 106), (350, 312)]), Slot(0), Slot(313)), Some(1));
+        assert_eq!(succeeds_trimmed(&chosen(&[(350, 312), (351, 312), (352, 106)]), Slot(0), Slot(313)), Some(0));
     }
 }

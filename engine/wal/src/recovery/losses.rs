@@ -19,6 +19,7 @@ use super::chain::{Files, RecordSummary, SegmentScan};
 use super::verdict::Verdict;
 use crate::format::Settled;
 use crate::lsn::Lsn;
+use crate::segment::BLOCK;
 
 /// See the module documentation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,7 +86,8 @@ pub(super) fn assess(files: &Files, scans: &[SegmentScan], verdict: &Verdict) ->
         let mut at_seam = before.is_some_and(|before| !last.is_some_and(|last| ends_with(before, last)));
         for record in scan.kept(verdict.cut && is_last) {
             let follows = match record.previous_checksum {
-                Some(previous) => last.is_none_or(|last| last == previous),
+                // What the segment before ended with may be given up; but this segment has a beginning of its own.
+                Some(previous) => last.map_or(record.offset == BLOCK, |last| last == previous),
                 None => !at_seam,
             };
             at_seam = false;
