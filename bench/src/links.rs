@@ -150,6 +150,7 @@ mod tests {
             body_bytes: 4096,
             sync: Sync::Dsync,
             client_requests: 0,
+            shards: None,
         }];
         let links = Links::lay(&mut plans).expect("ports");
         let mut near = TcpStream::connect(plans[0].peers[0].1).expect("the relay");

@@ -14,6 +14,8 @@
 //!   builds each is handed to its receiver to see that it is.
 //! - **Damage**, but for what some models say: the record of an accept, or the last record of a log, is lost while the
 //!   node is down. It knows that something is lost there, and what the next record tells of it.
+//! - **Strangers.** A node whose disk is lost comes back with another store, which its peers refuse: nothing of it arrives,
+//!   and nothing arrives at it. How it is let in again is a change of the membership.
 //! - **A down node.** It starts again at once: until somebody hears of it, that is the same.
 
 use std::hash::{Hash, Hasher};
@@ -58,6 +60,7 @@ struct Spent {
     ticks: u8,
     lost_accepts: u8,
     lost_lasts: u8,
+    wipes: u8,
     changes: u8,
 }
 
@@ -99,6 +102,8 @@ pub enum Action {
     LoseAccept(NodeId, usize),
     /// A node crashes, loses the last record of its log, and starts again.
     LoseLast(NodeId),
+    /// A node loses its disk, and starts with an empty one.
+    Wipe(NodeId),
 }
 
 /// The model; see the module documentation.
@@ -157,8 +162,9 @@ impl Cluster {
         if !outcome.events.is_empty() {
             state.history = state.history.changed(|history| note(history, id, outcome.events, setup)).0;
         }
+        let is_shut_out = state.nodes[id.0 as usize - 1].is_shut_out(&self.rules);
         for (to, message) in outcome.sent {
-            if self.is_sent(&message) {
+            if self.is_sent(&message) && !is_shut_out {
                 let packet = Shared::new(Packet { from: id, to, message });
                 if let Err(place) = position(&state.network, &packet) {
                     state.network.insert(place, packet);
@@ -168,6 +174,9 @@ impl Cluster {
         let State { nodes, network, .. } = state;
         network.retain(|packet| {
             let node = &nodes[packet.to.0 as usize - 1];
+            if node.is_shut_out(&self.rules) {
+                return false;
+            }
             let ignored = node.ignores(&self.rules, &packet.message);
             debug_assert!(!ignored || node.is_deaf_to(packet.from, &packet.message), "{packet:?} isn't ignored");
             !ignored
@@ -264,6 +273,9 @@ impl Model for Cluster {
             if setup.losing[index] && spent.lost_accepts < setup.lost_accepts {
                 actions.extend(node.log().accepts_between().into_iter().map(|place| Action::LoseAccept(id, place)));
             }
+            if setup.wiping[index] && spent.wipes < setup.wipes {
+                actions.push(Action::Wipe(id));
+            }
             if setup.losing[index] && spent.lost_lasts < setup.lost_lasts && node.log().has_last() {
                 actions.push(Action::LoseLast(id));
             }
@@ -313,6 +325,10 @@ impl Model for Cluster {
                 state.spent.lost_accepts += 1;
                 self.call(&mut state, id, |node, rules| node.lose(rules, Some(place)));
             }
+            Action::Wipe(id) => {
+                state.spent.wipes += 1;
+                self.call(&mut state, id, Node::wipe);
+            }
             Action::LoseLast(id) => {
                 state.spent.lost_lasts += 1;
                 self.call(&mut state, id, |node, rules| node.lose(rules, None));
@@ -340,7 +356,7 @@ impl Model for Cluster {
             properties.retain(|property| property.name == only.name());
         }
         properties.extend(sometimes![
-            Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend Copied InDoubt SureAgain Changed
+            Chosen AllDecided TwoLeaders Adopted DeadFilled CrashAfterAccept LostAppend Copied InDoubt SureAgain Wiped Changed
         ]);
         properties
     }
@@ -371,6 +387,7 @@ impl Checked for Cluster {
             Action::Compose(id, body) => format!("{id} has made {}", show_body(body)),
             Action::Crash(id) => format!("{id} crashes and starts again"),
             Action::LoseAccept(id, place) => format!("{id} crashes, loses record {place} of its log, and starts again"),
+            Action::Wipe(id) => format!("{id} loses its disk, and starts with an empty one"),
             Action::LoseLast(id) => format!("{id} crashes, loses the last record of its log, and starts again"),
         };
         for (id, (before, after)) in NODES.into_iter().zip(before.nodes.iter().zip(&after.nodes)) {

@@ -103,6 +103,8 @@ sights! {
     InDoubt "a promise in doubt",
     /// An acceptor that may have lost a promise has heard that of everybody else.
     SureAgain "an unsure acceptor is sure again",
+    /// A node has lost its disk that had voted for something.
+    Wiped "an acceptor loses its disk",
     /// A body is chosen by those whom another configuration than the first names.
     Changed "a body is chosen under a changed configuration",
 }

@@ -50,8 +50,10 @@ pub(crate) struct Node {
     composing: BTreeSet<BodyHandle>,
     /// The chosen prefix, as delivered.
     delivered: Vec<BodyHandle>,
-    /// The highest ballot in which it has said anything, in any life.
+    /// The highest ballot in which it has said anything, in any life of its store.
     spoken: Ballot,
+    /// It has lost its disk: its store isn't the one that the configuration names.
+    wiped: bool,
 }
 
 /// What a call brings about outside of the node.
@@ -133,7 +135,24 @@ impl Node {
             composing: BTreeSet::new(),
             delivered: Vec::new(),
             spoken: Ballot::ZERO,
+            wiped: false,
         }
+    }
+
+    /// The disk is lost, and the node begins again with another one.
+    pub(crate) fn wipe(&mut self, rules: &Rules) -> Outcome {
+        let mut outcome = Outcome::default();
+        if self.log.has_open() {
+            outcome.events.push(Event::Seen(Sight::Wiped));
+        }
+        *self = Node { boot: self.boot + 1, wiped: true, ..Node::new(rules, self.id) };
+        self.begin_life(rules, &mut outcome);
+        outcome
+    }
+
+    /// Whether nobody talks to it: its peers refuse a store that the configuration doesn't name.
+    pub(crate) fn is_shut_out(&self, rules: &Rules) -> bool {
+        self.wiped && !rules.has(Plant::HearsStrangers)
     }
 
     /// A message arrives.

@@ -52,6 +52,8 @@ plants! {
     HidesDoubt "hides-doubt",
     /// An acceptor that may have lost a promise votes at once.
     SureTooEarly "sure-too-early",
+    /// A node that has lost its disk is heard by the others, as if it had its old one.
+    HearsStrangers "hears-strangers",
     /// A configuration rules from the slot behind its own on, instead of alpha slots later.
     RulesAtOnce "rules-at-once",
 }

@@ -36,6 +36,10 @@ pub struct Setup {
     pub lost_lasts: u8,
     /// Which nodes may lose records.
     pub losing: [bool; 3],
+    /// How many disks may be lost: the node comes back with an empty one, as a stranger to the others.
+    pub wipes: u8,
+    /// Which nodes may lose their disks.
+    pub wiping: [bool; 3],
     /// How many messages may arrive twice.
     pub duplicates: u8,
     /// How many messages may be dropped by name. Any number may be lost besides: a message need not ever arrive.
@@ -151,6 +155,15 @@ impl Setup {
             ..QUIET
         },
         Setup {
+            name: "amnesiac",
+            about: "two ballots, bodies 1..2 against 1..3, and an acceptor that loses its disk",
+            bodies: [&[(1, 2)], &[(1, 3)], &[]],
+            campaigns: [1, 1, 0],
+            wipes: 1,
+            wiping: [false, false, true],
+            ..QUIET
+        },
+        Setup {
             name: "change",
             about: "two ballots at alpha 2, and a configuration of node 1 alone, which rules two slots after its own",
             bodies: [&[(2, 3), (3, 4)], &[], &[(1, 2), (2, 3), (3, 4)]],
@@ -190,6 +203,8 @@ impl Setup {
             lost_accepts: 0,
             lost_lasts: 0,
             losing: [false; 3],
+            wipes: 0,
+            wiping: [false; 3],
             duplicates: 1,
             drops: 1,
             ticks: 1,
@@ -213,6 +228,8 @@ const QUIET: Setup = Setup {
     lost_accepts: 0,
     lost_lasts: 0,
     losing: [false; 3],
+    wipes: 0,
+    wiping: [false; 3],
     duplicates: 0,
     drops: 0,
     ticks: 0,

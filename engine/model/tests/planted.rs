@@ -41,5 +41,6 @@ planted! {
     a_ballot_that_is_used_again ReusesBallots "lives" PromiseMonotonic,
     an_acceptor_that_hides_its_doubt HidesDoubt "doubt" ChosenStaysChosen,
     an_acceptor_that_is_sure_too_early SureTooEarly "unsure" PromiseMonotonic,
+    a_stranger_that_is_heard HearsStrangers "amnesiac" ChosenStaysChosen,
     a_configuration_that_rules_at_once RulesAtOnce "change" ChosenByQuorum,
 }

@@ -63,6 +63,12 @@ fn an_acceptor_that_lost_a_promise_asks_for_it() {
 }
 
 #[test]
+fn an_acceptor_that_lost_its_disk_is_heard_no_more() {
+    let bounds = Bounds { search: Search::Depth, states: Some(300_000), ..Bounds::default() };
+    expect_clean(&explore("amnesiac", &bounds), &["a body is chosen", "an acceptor loses its disk"]);
+}
+
+#[test]
 fn acceptors_that_lose_more_agree_as_far_as_it_goes() {
     let bounds = Bounds { search: Search::Depth, states: Some(100_000), ..Bounds::default() };
     expect_clean(&explore("losses", &bounds), &["a body is chosen", "an unsure acceptor is sure again"]);

@@ -220,6 +220,17 @@ pub enum Message {
 }
 
 impl Message {
+    /// Whether it may count towards a quorum at its receiver: then it matters on which store its sender has made it durable.
+    pub fn is_vote(&self) -> bool {
+        matches!(
+            self,
+            Message::PreVoteGranted { .. }
+                | Message::Promise { .. }
+                | Message::Accepted { .. }
+                | Message::HeartbeatReply { .. }
+        )
+    }
+
     /// The body whose bytes travel with the message.
     pub fn body(&self) -> Option<&BodyHandle> {
         match self {

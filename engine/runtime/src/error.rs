@@ -129,6 +129,15 @@ pub enum StopReason {
         /// What it says: [`HelloRefusal::RolledBack`] or [`HelloRefusal::Twin`].
         why: HelloRefusal,
     },
+    /// A configuration was chosen in which another store counts for this node: what this one says counts no more.
+    #[error(
+        "store {} counts for this node by now, and this is another one; stop whatever starts this directory: it is of no use any more",
+        uuid::Uuid::from_bytes(*.named)
+    )]
+    Superseded {
+        /// The store that counts.
+        named: [u8; 16],
+    },
     /// A part of the program failed.
     #[error("a bug: {0}; report it, and start the node again")]
     Bug(String),

@@ -418,10 +418,7 @@ impl Shard {
     /// How far the log is on the disk, as a hello tells it: its position, and the chosen prefix.
     pub(crate) fn position(&self) -> (u64, Slot) {
         let core = self.core.borrow();
-        let status = core.replica.status();
-        // What is damaged can't be told from what was never there; what no record proves yet, a restart may not know.
-        let is_sound = status.damaged_found == 0 && !status.protocol.unsure && status.protocol.doubts.is_empty();
-        (core.replica.wal().durable().0, if is_sound { core.replica.replica().proved() } else { Slot(0) })
+        (core.replica.wal().durable().0, core.replica.proved_prefix())
     }
 
     /// Whether it has stopped serving.

@@ -315,6 +315,74 @@ fn a_change_without_a_quorum_is_refused_with_the_tolerance() {
 }
 
 #[test]
+fn a_lost_quorum_is_begun_again_as_a_new_lineage() {
+    let mut cluster = Cluster::start(0);
+    let mut acknowledged = cluster.load.take().expect("there is load").end();
+    let end = |cluster: &Cluster, node: usize| {
+        let status = Client::connect(cluster.clients[node - 1]).and_then(|mut client| client.status());
+        status.expect("it runs").mark
+    };
+    wait_for("equal ends", PATIENCE, || (1..=3).all(|node| end(&cluster, node) == end(&cluster, 1)).then_some(()));
+    cluster.nodes.iter_mut().for_each(|node| node.take().expect("it runs").kill());
+    // Node 1 is lost for good, and whoever has the directory of node 2 doesn't tell.
+    std::fs::remove_dir_all(&cluster.directories[0]).expect("it is ours");
+    let stale = cluster.root.path().join("stale-2");
+    std::fs::rename(&cluster.directories[1], &stale).expect("the same file system");
+
+    let (old, new) = (cluster.directories[2].clone(), cluster.root.path().join("node-3-new"));
+    let recover = |confirm: &[&str]| {
+        let (from, to) = (old.to_str().expect("a plain path"), new.to_str().expect("a plain path"));
+        let words = ["recover", "--new-lineage", "--from", from, "--to", to];
+        synod(words.iter().chain(confirm))
+    };
+    let output = recover(&[]);
+    let (plan, advice) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{plan}{advice}");
+    assert!(plan.contains("lineage 0 becomes 1") && plan.contains("of which 2 are needed"), "{plan}");
+    assert!(!new.exists(), "nothing is written before it is confirmed");
+    let (_, slot) = advice.rsplit_once("--confirm ").expect("it says how to confirm");
+    assert_eq!(recover(&["--confirm", "1"]).status.code(), Some(1), "another slot");
+    let output = recover(&["--confirm", slot.trim()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("member     3:"));
+
+    cluster.directories[2] = new;
+    cluster.serve(3);
+    let append = |cluster: &Cluster, text: &str| {
+        let command = text.as_bytes().to_vec();
+        let slots = wait_for("a leader", PATIENCE, || {
+            let mut client = leader_at(cluster.clients[2]).ok()?;
+            client.append_batch(&[&command].into_iter().collect()).ok()
+        });
+        Acknowledged::new(slots.start, &command)
+    };
+    acknowledged.push(append(&cluster, "after the end"));
+    // A member of old comes back: it is told what it is.
+    let mut stale = Served::start_among(
+        &stale,
+        2,
+        cluster.listens[1],
+        cluster.clients[1],
+        &[&format!("--peer=3={}", cluster.listens[2]), &format!("--peer=1={}", cluster.listens[0])],
+    );
+    wait_for("the refusal", PATIENCE, || stale.stderr().contains("lineage 1 of this cluster").then_some(()));
+    stale.kill();
+    drop(stale);
+
+    let newcomers = [cluster.init(1), cluster.init(2)];
+    for node in [1, 2] {
+        cluster.join(node, 3);
+        cluster.serve(node);
+        cluster.member_ok(&["add", &newcomers[node as usize - 1]]);
+    }
+    acknowledged.push(append(&cluster, "with a quorum again"));
+    wait_for("equal ends", PATIENCE, || (1..=3).all(|node| end(&cluster, node) == end(&cluster, 3)).then_some(()));
+    cluster.nodes.iter_mut().flatten().for_each(|node| assert_eq!(node.terminate(), Some(0)));
+    let coverage = insist_on_invariants(&cluster.directories, &acknowledged).coverage;
+    assert_eq!(coverage.acknowledged_found, acknowledged.len() as u64);
+}
+
+#[test]
 fn a_rolling_restart_loses_nothing() {
     let mut cluster = Cluster::start(0);
     for node in 1..=3u32 {

@@ -14,6 +14,7 @@ mod outputs;
 mod reads;
 mod sessions;
 mod stage;
+mod strangers;
 mod upgrades;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,7 @@ use crate::faults::slow_disks::DiskFaults;
 use crate::invariants::{Invariants, Property, Violation};
 use crate::narrowing::Narrowing;
 use crate::network::{Network, Packet, node_id};
-use crate::node::{Finish, Node};
+use crate::node::{DirectoryCopy, Finish, Node, OwnDirectory};
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::plant::Plant;
@@ -141,6 +142,9 @@ pub struct Cluster {
     handed_over: bool,
     /// A mistake that nobody has put right yet.
     mistake: Option<operators::Made>,
+    /// A copy that a scenario has taken of a node's directory, and the directory in whose place one is.
+    saved: Option<(usize, DirectoryCopy)>,
+    own: Option<(usize, OwnDirectory)>,
     /// Until when each disk has no room for another file.
     full_until: Vec<Instant>,
     /// The ballots at which somebody has led, and since when the last of them.
@@ -195,7 +199,12 @@ impl Cluster {
             network: Network::new(nodes.len(), plan.faults.messages.clone(), stream("network")),
             disks: plan.faults.disks.clone(),
             oracle: Oracle::new(seed),
-            invariants: Invariants::new(plan.configuration.clone(), nodes.len(), options.only),
+            invariants: Invariants::new(
+                plan.configuration.clone(),
+                nodes[..plan.configuration.members.len()].iter().map(Node::as_member).collect(),
+                nodes.len(),
+                options.only,
+            ),
             trace: Trace::new(options.trace),
             stats: Stats { runs: 1, ..Stats::default() },
             convergence: None,
@@ -206,6 +215,8 @@ impl Cluster {
             is_loaded: false,
             handed_over: false,
             mistake: None,
+            saved: None,
+            own: None,
             full_until: vec![START; nodes.len()],
             led: Vec::new(),
             led_at: START,
@@ -355,6 +366,9 @@ impl Cluster {
     fn note_durable(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         while let Some(record) = node.durability.next_durable(&node.disk) {
+            if node.amnesic {
+                continue;
+            }
             let Some(body) = record.body else { continue };
             match record.meta.kind {
                 synod_wal::RecordKind::Accepted => {
@@ -439,7 +453,11 @@ impl Cluster {
         let describe = |node: &Node| match &node.running {
             None => match &node.refused {
                 Some(error) => format!("{} doesn't start: {error}", node_id(node.index)),
-                None => format!("{} is down", node_id(node.index)),
+                None if node.awaits_join => format!("{} has a new store", node_id(node.index)),
+                None => match &node.stranger {
+                    Some(why) => format!("{} has stopped: {why}", node_id(node.index)),
+                    None => format!("{} is down", node_id(node.index)),
+                },
             },
             Some(running) => {
                 let status = running.replica.status();

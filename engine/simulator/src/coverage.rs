@@ -162,6 +162,10 @@ impl Coverage {
         "struck a record or a seal",
         "struck zeros",
         "swapped directories",
+        "lost a disk",
+        "joined with a new store",
+        "refused a node that isn't named",
+        "an old copy ran",
         "timers that drift",
         "told a client: chosen",
         "sent a submission again",
@@ -184,6 +188,10 @@ impl Coverage {
     /// What takes ten thousand seeds to be reached for certain. Recovery can say a few things more, which no fault has
     /// brought about so far: that a segment's successor is missing, or that an end or a predecessor isn't as named.
     pub const RARE: &[&str] = &[
+        "found out an old copy",
+        "found out a twin",
+        "heard news of a store that isn't named",
+        "refused a store that isn't named",
         "a lost write that nobody could notice came true",
         "a read failed",
         "answered a reader: damaged",

@@ -106,6 +106,13 @@ impl Faults {
         self.damage.atlas.exposes_any() || self.operators.every.is_some()
     }
 
+    /// Draws what people do to whole directories while the membership changes, in place of damage and other mistakes.
+    pub fn draw_strangers(&mut self, seed: u64, pace: Duration) {
+        let pace = pace.as_micros() as u64;
+        self.damage = DiskDamage::none();
+        self.operators = OperatorFaults::draw_whole(&mut Random::stream(seed, "strangers"), pace);
+    }
+
     /// Draws what disks and people get wrong, and clocks that drift, in a cluster of so many nodes, `needed` of which
     /// work without the others. Each has a stream of its own: where nothing is drawn, a seed runs as it would without.
     pub fn draw_hard(&mut self, seed: u64, pace: Duration, nodes: usize, needed: usize) {

@@ -31,11 +31,13 @@ mod validity;
 use std::fmt;
 use std::str::FromStr;
 
+use synod_frame::Member;
 use synod_protocol::delivery::Answer;
 use synod_protocol::{Ballot, BodyHandle, BodyId, BodyKind, Configuration, Mark, Message, Slot};
 use synod_wal::{RecordKind, RecoveredLog};
 
 use crate::durability::{Durability, Record};
+use crate::links::Speaker;
 use crate::oracle::{CommandId, Oracle};
 use crate::rulings::Rulings;
 
@@ -44,6 +46,7 @@ use chain_equal::ChainEqual;
 use chosen_by_quorum::ChosenByQuorum;
 use deliveries::Deliveries;
 use fencing::Fencing;
+use identity::Identity;
 use log_time::LogTime;
 use no_amnesic_vote::NoAmnesicVote;
 use one_leader_per_ballot::OneLeaderPerBallot;
@@ -179,6 +182,7 @@ pub struct Invariants {
     trim_safety: TrimSafety,
     quorum_intersection: QuorumIntersection,
     no_amnesic_vote: NoAmnesicVote,
+    identity: Identity,
     fencing: Fencing,
     log_time: LogTime,
     deliveries: Deliveries,
@@ -189,16 +193,17 @@ pub struct Invariants {
 }
 
 impl Invariants {
-    /// Checkers for a run that begins under this configuration.
-    pub fn new(genesis: Configuration, nodes: usize, only: Option<Property>) -> Invariants {
+    /// Checkers for a run that begins under this configuration, which names these stores.
+    pub fn new(genesis: Configuration, first: Vec<Member>, nodes: usize, only: Option<Property>) -> Invariants {
         Invariants {
             quorum_intersection: QuorumIntersection::default(),
-            no_amnesic_vote: NoAmnesicVote::new(nodes),
+            no_amnesic_vote: NoAmnesicVote::default(),
+            identity: Identity::default(),
             fencing: Fencing::new(nodes),
             log_time: LogTime::new(nodes),
             deliveries: Deliveries::default(),
             alpha: genesis.alpha,
-            rulings: Rulings::new(genesis),
+            rulings: Rulings::new(genesis, first),
             only,
             violation: None,
             chosen_by_quorum: ChosenByQuorum::default(),
@@ -298,11 +303,33 @@ impl Invariants {
             self.chain_equal.check_sent(node, message),
             alpha_window::check_sent(node, message, self.alpha, &self.rulings),
             self.quorum_intersection.check_sent(node, message, &self.rulings),
-            self.no_amnesic_vote.check_sent(node, message),
             self.fencing.check_sent(node, life, message),
         ] {
             self.judge(verdict);
         }
+    }
+
+    /// A node, which has delivered everything below `delivered`, hears what a process says for another node.
+    pub fn heard(&mut self, (node, delivered): (usize, Slot), from: (usize, &Speaker), message: &Message) {
+        for verdict in [
+            self.identity.check_heard((node, delivered), from, message, &self.rulings),
+            self.no_amnesic_vote.check_heard(node, from, message),
+        ] {
+            self.judge(verdict);
+        }
+    }
+
+    /// A process begins on a log that lacks something.
+    pub fn begins(&mut self, node: usize, speaker: Speaker, forgotten: Option<String>) {
+        self.no_amnesic_vote.start(node, speaker, forgotten);
+    }
+
+    /// A node's directory was made anew: what its old store claimed is nothing to the new one.
+    pub fn renewed(&mut self, node: usize) {
+        self.promise_monotonic.renew(node);
+        self.accepted_is_reported.renew(node);
+        self.log_time.renew(node);
+        self.stable[node] = Slot::FIRST;
     }
 
     /// What a message claims of its sender's log that isn't durable, in words.
@@ -370,9 +397,8 @@ impl Invariants {
     }
 
     /// A node starts with this log. What of it is marked as chosen counts as delivered by it: it may have crashed right
-    /// before it told anybody. `forgotten` is what it lacks, see [`Invariants::forgotten`].
-    pub fn started(&mut self, node: usize, recovered: &RecoveredLog, forgotten: Option<String>, oracle: &mut Oracle) {
-        self.no_amnesic_vote.start(node, forgotten);
+    /// before it told anybody.
+    pub fn started(&mut self, node: usize, recovered: &RecoveredLog, oracle: &mut Oracle) {
         for entry in recovered.index.iter_from(recovered.index.base().slot) {
             let (body, Some(chain)) = (entry.body, entry.chosen) else { break };
             self.judge(agreement::check_delivery(oracle, node, &body));

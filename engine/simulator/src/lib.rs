@@ -12,6 +12,7 @@ pub mod disk;
 pub mod durability;
 pub mod faults;
 pub mod invariants;
+mod links;
 pub mod narrowing;
 pub mod network;
 pub mod node;

@@ -14,6 +14,7 @@ use synod_wal::Frame;
 
 use crate::faults::messages::MessageFaults;
 use crate::faults::partitions::Cut;
+use crate::links::Speaker;
 use crate::random::{Chance, Random};
 
 /// Packets kept to be delivered again much later.
@@ -29,6 +30,8 @@ pub struct Packet {
     pub from: usize,
     /// The receiver, as an index of nodes.
     pub to: usize,
+    /// The process that sent it; none if it is forged.
+    pub speaker: Option<Speaker>,
     /// Which leaders it may depose, repeated late, and rightly so.
     deposes: Deposes,
     envelope: [u8; ENVELOPE_BYTES],
@@ -85,13 +88,20 @@ impl Packet {
         assert_eq!(message.body(), body.as_ref().map(Frame::handle), "a message travels with its own body");
         let (envelope, archive) = encode_message(group, node_id(from), node_id(to), Slot(0), message);
         let deposes = Deposes::of(message);
-        Packet { from, to, deposes, envelope, payload: body.map_or(Payload::Bytes(archive), Payload::Body) }
+        Packet {
+            from,
+            to,
+            speaker: None,
+            deposes,
+            envelope,
+            payload: body.map_or(Payload::Bytes(archive), Payload::Body),
+        }
     }
 
     /// Lays a message out with a body that nobody keeps: for planted bugs.
     pub fn forge(from: usize, to: usize, group: GroupId, message: &Message, body: &[u8]) -> Packet {
         let (envelope, _) = encode_message(group, node_id(from), node_id(to), Slot(0), message);
-        Packet { from, to, deposes: Deposes::Nobody, envelope, payload: Payload::Bytes(body.to_vec()) }
+        Packet { from, to, speaker: None, deposes: Deposes::Nobody, envelope, payload: Payload::Bytes(body.to_vec()) }
     }
 
     /// Reads the message back from the bytes, and the body into a buffer from `allocate`, all as a receiver must.

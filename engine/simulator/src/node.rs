@@ -3,16 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use synod_frame::{BLOCK_BYTES, encode_configuration};
-use synod_frame::{ConfigurationBody, GroupId, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer};
-use synod_protocol::{Ballot, BarrierId, BarrierOutcome, Configurations, Instant, Mark, Replica, Slot, Status};
+use synod_frame::{
+    BodyHeader, ConfigurationBody, GroupId, Hello, HelloRefusal, Member, Origin, RECORD_HEADER_BYTES, RecordBuffer,
+};
+use synod_protocol::{Ballot, BarrierId, BarrierOutcome, Configurations, Instant, Mark, NodeId, Replica, Slot, Status};
 use synod_wal::scan::read_segment_header;
 use synod_wal::{
     Action, Buffers, ExpectedIdentity, FileId, Geometry, Index, LogIdentity, LoggedReplica, Lsn, ReadId, RecoverError,
-    RecoverOptions, RecoveredLog, SegmentStore, StoredConfiguration, SyncId, Wal, WriteId, recover, recover_with,
+    RecoverOptions, RecoveredLog, SegmentStore, StoredConfiguration, SyncId, SyncMode, Wal, WriteId, recover,
+    recover_with,
 };
 
 use crate::disk::{Completion, Data, Disk, Ending};
 use crate::durability::Durability;
+use crate::links::{self, Links, Speaker};
 use crate::network::{node_id, undefined_buffer};
 use crate::plan::Plan;
 use crate::plant::Plant;
@@ -112,9 +116,23 @@ pub struct Node {
     pub has_installed: bool,
     /// It couldn't read something of its log in this life, although that may have been written well.
     pub has_misread: bool,
+    /// It runs on an old copy of its directory: it has forgotten what it did since, and nobody may hear it.
+    pub amnesic: bool,
+    /// A peer has found out that its store isn't what it was: it has stopped, and stays so until somebody puts that right.
+    pub stranger: Option<HelloRefusal>,
+    /// Its directory was lost and made anew, and belongs to no cluster yet.
+    pub awaits_join: bool,
+    /// Behind the configuration by which it joined.
+    pub joined: Slot,
+    /// What it knows of its peers' stores.
+    pub links: Links,
     /// The places that its recoveries have found to be damaged.
     pub found: BTreeSet<(FileId, Lsn)>,
     identity: LogIdentity,
+    boot_nonce: u64,
+    genesis: StoredConfiguration,
+    /// How many stores it has had.
+    stores: u8,
     segment_bytes: u64,
     random: Random,
 }
@@ -124,6 +142,14 @@ pub struct DirectoryCopy {
     /// What is on its disk.
     pub disk: Disk,
     boot_counter: u64,
+    links: Links,
+}
+
+/// A node's own directory, put aside, with what the harness knows of it.
+pub struct OwnDirectory {
+    copy: DirectoryCopy,
+    durability: Durability,
+    has_installed: bool,
 }
 
 impl Node {
@@ -153,8 +179,16 @@ impl Node {
             marred: false,
             has_installed: false,
             has_misread: false,
+            amnesic: false,
+            stranger: None,
+            awaits_join: false,
+            joined: Slot(0),
+            links: Links::new(node_id(index)),
             found: BTreeSet::new(),
             identity,
+            boot_nonce: 0,
+            genesis: genesis(plan),
+            stores: 1,
             segment_bytes: plan.log.segment_bytes,
             random: Random::stream(seed, &format!("node {index}")),
         };
@@ -162,11 +196,35 @@ impl Node {
         node
     }
 
+    /// Somebody makes its directory anew: a new store, which belongs to no cluster yet.
+    pub fn renew(&mut self, sync: SyncMode) {
+        self.stores += 1;
+        self.identity.incarnation[1] = 100 + self.stores;
+        self.identity.boot_counter = 0;
+        let geometry = Geometry::new(self.segment_bytes).expect("plans are valid");
+        self.disk = Disk::new(sync);
+        self.durability = Durability::new(self.identity.expected().salt(), geometry);
+        self.links = Links::new(node_id(self.index));
+        (self.refused, self.stranger, self.awaits_join) = (None, None, true);
+        (self.scarred, self.marred, self.has_installed) = (false, false, false);
+        self.found.clear();
+    }
+
+    /// Its new store becomes a part of the cluster by this configuration, which doesn't name it.
+    pub fn join(&mut self, plan: &Plan, configuration: StoredConfiguration) {
+        self.joined = configuration.slot.plus(1);
+        self.found_log(plan, configuration);
+        self.awaits_join = false;
+    }
+
     /// Opens the log for the first time, while nothing goes wrong: the first segment holds genesis.
     pub(crate) fn bootstrap(&mut self, plan: &Plan) {
-        let genesis = genesis(plan);
+        self.found_log(plan, genesis(plan));
+    }
+
+    fn found_log(&mut self, plan: &Plan, configuration: StoredConfiguration) {
         let recovered =
-            RecoveredLog { configuration: Some(genesis), ..RecoveredLog::fresh(plan.log.segment_bytes, []) };
+            RecoveredLog { configuration: Some(configuration), ..RecoveredLog::fresh(plan.log.segment_bytes, []) };
         let mut wal = Wal::new(self.identity, plan.log, recovered);
         while let Some(action) = wal.poll_action() {
             match action {
@@ -193,7 +251,34 @@ impl Node {
 
     /// It, as a configuration names it.
     pub fn as_member(&self) -> Member {
-        Member { node: node_id(self.index), incarnation: incarnation(self.index) }
+        Member { node: node_id(self.index), incarnation: self.identity.incarnation }
+    }
+
+    /// The process that runs, or ran last.
+    pub fn speaker(&self) -> Speaker {
+        let LogIdentity { incarnation, boot_counter, .. } = self.identity;
+        Speaker { incarnation, boot_counter, boot_nonce: self.boot_nonce }
+    }
+
+    /// What it says of itself to a peer, if it runs.
+    pub fn hello(&self, to: NodeId) -> Option<Hello> {
+        let running = self.running.as_ref()?;
+        let (own, stable) = (node_id(self.index), running.replica.proved_prefix());
+        Some(links::hello(&self.identity, self.speaker(), own, to, self.links.configuration(), stable))
+    }
+
+    /// Has its links go by the configurations that it knows.
+    pub fn keep_links(&mut self) {
+        let Some(running) = &self.running else { return };
+        let replica = &running.replica;
+        self.links.know(replica.membership_version(), || {
+            let newest = replica.configuration_bodies().next_back().map_or(Slot(0), |stored| stored.slot);
+            // As for the core: if damage took what the headers hold, genesis stands in for it.
+            let genesis = replica.configuration_bodies().next().is_none().then(|| decode(&self.genesis)).flatten();
+            let open = replica.open_configuration_bodies().filter_map(decode);
+            let delivered = replica.configuration_bodies().filter_map(decode);
+            (newest, genesis.into_iter().chain(open).chain(delivered).collect())
+        });
     }
 
     fn expected(&self) -> ExpectedIdentity {
@@ -239,12 +324,35 @@ impl Node {
 
     /// Its directory as it is now, boot counter included.
     pub fn copy_directory(&self) -> DirectoryCopy {
-        DirectoryCopy { disk: self.disk.clone(), boot_counter: self.identity.boot_counter }
+        DirectoryCopy { disk: self.disk.clone(), boot_counter: self.identity.boot_counter, links: self.links.clone() }
     }
 
     /// Somebody puts a copy back.
     pub fn restore(&mut self, copy: DirectoryCopy) {
-        (self.disk, self.identity.boot_counter) = (copy.disk, copy.boot_counter);
+        (self.disk, self.identity.boot_counter, self.links) = (copy.disk, copy.boot_counter, copy.links);
+    }
+
+    /// The number of the boot that a copy will have if it is started.
+    pub fn next_boot_of(copy: &DirectoryCopy) -> u64 {
+        copy.boot_counter + 1
+    }
+
+    /// Somebody puts an old copy in place of its directory, which is kept.
+    pub fn put_aside(&mut self, copy: DirectoryCopy) -> OwnDirectory {
+        let geometry = Geometry::new(self.segment_bytes).expect("plans are valid");
+        let fresh = Durability::new(self.identity.expected().salt(), geometry);
+        let durability = std::mem::replace(&mut self.durability, fresh);
+        let own = OwnDirectory { copy: self.copy_directory(), durability, has_installed: self.has_installed };
+        self.restore(copy);
+        self.amnesic = true;
+        own
+    }
+
+    /// Somebody puts its own directory back.
+    pub fn take_back(&mut self, own: OwnDirectory) {
+        self.restore(own.copy);
+        (self.durability, self.has_installed) = (own.durability, own.has_installed);
+        (self.amnesic, self.stranger, self.refused) = (false, None, None);
     }
 
     /// Takes another node's directory for its own: a planted bug.
@@ -296,6 +404,8 @@ impl Node {
             protocol.format_max = self.format_max;
         }
         let (node, seed) = (node_id(self.index), self.random.number());
+        self.boot_nonce = boot;
+        self.links.start(plant == Some(Plant::ForgetsPeers));
         let replica = Replica::new(node, boot, seed, protocol, configurations, state, now);
         let wal = Wal::new(self.identity, plan.log, recovered);
         let mut logged = plan.logged;
@@ -369,6 +479,12 @@ impl Running {
 
 fn incarnation(index: usize) -> [u8; 16] {
     [index as u8 + 1; 16]
+}
+
+/// What a configuration's body says; those that are kept were read before.
+fn decode(stored: &StoredConfiguration) -> Option<ConfigurationBody> {
+    let header = BodyHeader::parse(&stored.body).ok()?;
+    ConfigurationBody::decode(&header, &stored.body).ok()
 }
 
 /// The body of the first configuration, as bootstrap stores it.

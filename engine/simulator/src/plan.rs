@@ -104,7 +104,9 @@ impl Plan {
             Random::stream(seed, "trim past").pick(&[Chance::NEVER, Chance::of(1, 60), Chance::of(1, 15)]);
         let (nodes, needed) = (plan.nodes(), plan.needed());
         plan.faults.draw_hard(seed, election_timeout, nodes, needed);
-        plan.spare_changes();
+        if plan.faults.membership.every.is_some() {
+            plan.faults.draw_strangers(seed, election_timeout);
+        }
         if let Some(files_max) = plan.faults.damage.files_max {
             plan.log.pool_files_max = files_max;
         }

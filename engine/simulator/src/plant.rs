@@ -8,6 +8,7 @@ use synod_protocol::delivery::DeliveryLimits;
 use synod_protocol::{Ballot, BodyId, Mark, Message, Recovered, Slot};
 
 use crate::faults::atlas::Atlas;
+use crate::faults::disk_damage::DiskDamage;
 use crate::faults::membership::MembershipChanges;
 use crate::faults::operators::{Mistake, OperatorFaults};
 use crate::faults::upgrades::Upgrades;
@@ -111,8 +112,14 @@ plants! {
     SkimpsPhaseOne "skimps-phase-one" => QuorumIntersection,
     /// A node starts on whatever directory it finds.
     IgnoresIdentity "ignores-identity" => Identity,
-    /// An old copy of a directory is put back, whatever was claimed since: nothing of the code finds that out yet.
+    /// An old copy of a directory is put back, whatever was claimed since, and nobody judges whom it hears.
     RollsBack "rolls-back" => NoAmnesicVote | PersistBeforeSpeak,
+    /// What a node has seen of its peers' stores is forgotten when it restarts.
+    ForgetsPeers "forgets-peers" => NoAmnesicVote,
+    /// A store is let in of which another process in the same boot was met.
+    WelcomesTwins "welcomes-twins" => Identity,
+    /// A node whose directory was made anew is let in under its name, as if it had its old store.
+    WelcomesStrangers "welcomes-strangers" => Identity,
     /// A clone of a node, made when the cluster began, answers with its promises.
     ClonedVoter "cloned-voter" => AcceptedIsReported,
     /// A node goes on after a failed write as if it had succeeded.
@@ -177,12 +184,28 @@ impl Plant {
     pub(crate) fn alter_plan(self, plan: &mut Plan) {
         let pace = plan.protocol.election_timeout;
         match self {
-            Plant::RollsBack | Plant::IgnoresIdentity => {
+            Plant::RollsBack
+            | Plant::IgnoresIdentity
+            | Plant::ForgetsPeers
+            | Plant::WelcomesTwins
+            | Plant::WelcomesStrangers => {
+                let always = match self {
+                    Plant::IgnoresIdentity => Mistake::Swap,
+                    Plant::WelcomesStrangers => Mistake::Replace,
+                    _ => Mistake::RollBack,
+                };
                 plan.faults.operators = OperatorFaults {
                     every: Some(pace * 2..=pace * 6),
                     lasts: pace / 2..=pace * 2,
-                    always: Some(if self == Plant::RollsBack { Mistake::RollBack } else { Mistake::Swap }),
+                    always: Some(always),
+                    whole: true,
                 };
+                if self != Plant::IgnoresIdentity && self != Plant::RollsBack {
+                    plan.faults.damage = DiskDamage::none();
+                }
+                if self == Plant::WelcomesStrangers {
+                    plan.faults.membership = MembershipChanges::often(1, pace);
+                }
             }
             Plant::ForgetsConfiguration => {
                 plan.faults.membership = MembershipChanges::often(3, pace);

@@ -14,8 +14,10 @@ pub mod directory;
 pub mod format;
 mod identity;
 mod index;
+pub mod lineage;
 mod logged_replica;
 mod lsn;
+mod peer_stores;
 mod pool;
 mod recovery;
 pub mod repair;
@@ -35,6 +37,7 @@ pub use logged_replica::{
     ReplicaStatus, Suppressed,
 };
 pub use lsn::{FileId, Lsn, SyncId, WriteId};
+pub use peer_stores::{Hearing, PeerStores, STORES_SEEN_MAX, StoreSeen};
 pub use pool::CleanFile;
 pub use recovery::{
     Cut, Damage, DamageCause, DamageClass, IdentityField, RecoverError, RecoverOptions, RecoveredLog, RecoveredSegment,

@@ -509,6 +509,15 @@ impl<P: Buffers> LoggedReplica<P> {
         }
     }
 
+    /// How much of the chosen prefix a hello may say to be here: what any later start of this store will know, unless
+    /// something befalls it. Zero if that can't be told.
+    pub fn proved_prefix(&self) -> Slot {
+        let status = self.replica.status();
+        // What is damaged can't be told from what was never there; what no record proves yet, a restart may not know.
+        let is_sound = self.healing.found == 0 && !status.unsure && status.doubts.is_empty();
+        if is_sound { self.replica.proved() } else { Slot(0) }
+    }
+
     /// The protocol's part, for checkers.
     pub fn replica(&self) -> &Replica {
         &self.replica

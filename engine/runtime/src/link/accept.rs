@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use futures_lite::{FutureExt as _, StreamExt as _};
 use synod_frame::{Channel, GroupId, Hello, HelloRefusal, HelloReply};
-use synod_protocol::NodeId;
+use synod_protocol::{NodeId, Slot};
 
 use super::connection::{Connection, Reading};
 use super::handshake::{HELLO_DEADLINE, HandshakeError, Identity, of_tls, read_hello};
@@ -404,6 +404,9 @@ async fn serve_peer(hall: &Hall, stream: Stream, address: SocketAddr, newcomer: 
 struct Introduced {
     seat: Rc<Seat>,
     peer: NodeId,
+    store: [u8; 16],
+    /// Where the newest configuration was chosen that it knew.
+    configuration: Slot,
     channel: Channel,
     port: u16,
     format_max: u16,
@@ -412,7 +415,7 @@ struct Introduced {
 }
 
 async fn receive_from(introduced: Introduced, address: SocketAddr, connections: &Connections) {
-    let Introduced { seat, peer, channel, port, format_max, reading, _admission } = introduced;
+    let Introduced { seat, peer, store, configuration, channel, port, format_max, reading, _admission } = introduced;
     let shard = &seat.shard;
     shard.hear_reader(peer, format_max);
     match shard.link_to(peer) {
@@ -422,10 +425,11 @@ async fn receive_from(introduced: Introduced, address: SocketAddr, connections: 
         None => {}
     }
     let replaced = seat.places.take(peer, channel);
+    let ear = receive::Ear { shard, peer, store, configuration, identity: &seat.identity };
     let receiving = async {
         match channel {
-            Channel::Bulk => receive::receive_bulk(shard, peer, reading).await,
-            _ => receive::receive_control(shard, peer, reading).await,
+            Channel::Bulk => receive::receive_bulk(&ear, reading).await,
+            _ => receive::receive_control(&ear, reading).await,
         }
     };
     let silence = async {
@@ -471,6 +475,9 @@ async fn welcome(hall: &Hall, stream: Stream, newcomer: &Newcomer) -> Result<Int
             identity.judge(&hello).map(|()| format)
         })
     };
+    if outcome.is_ok() {
+        identity.keep_boots().await;
+    }
     let (outcome, admission) = match outcome.and_then(|format| Ok((format, newcomer.admit()?))) {
         Ok((format, admission)) => (Ok(format), Some(admission)),
         Err(refusal) => (Err(refusal), None),
@@ -479,8 +486,9 @@ async fn welcome(hall: &Hall, stream: Stream, newcomer: &Newcomer) -> Result<Int
     outcome.map_err(HandshakeError::Refused)?;
     let admission = admission.ok_or(HandshakeError::Refused(HelloRefusal::TooManyConnections))?;
     let (peer, port, format_max) = (hello.from, hello.port, hello.format_max);
+    let (store, configuration) = (hello.incarnation, hello.configuration);
     let reading = connection.into_reading();
-    Ok(Introduced { seat, peer, channel, port, format_max, reading, _admission: admission })
+    Ok(Introduced { seat, peer, store, configuration, channel, port, format_max, reading, _admission: admission })
 }
 
 #[cfg(test)]

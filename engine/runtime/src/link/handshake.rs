@@ -1,17 +1,21 @@
 //! Who talks to whom: making and judging hellos.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_channel::oneshot;
 use rustls::CertificateError;
 use synod_frame::{
     Channel, ConfigurationBody, FORMAT_RANGE, FORMAT_VERSION, GroupId, HELLO_BYTES, Hello, HelloError, HelloRefusal,
     HelloReply,
 };
 use synod_protocol::{Ballot, NodeId, Slot};
-use synod_wal::directory::StoreSeen;
+use synod_wal::directory::{read_stores_seen, write_stores_seen};
+use synod_wal::{Hearing, PeerStores, StoreSeen};
 use thiserror::Error;
 
 use crate::seam::time::within;
@@ -36,20 +40,38 @@ pub(crate) struct Identity {
     formats: Cell<(u16, u16)>,
     /// Whose connections these are; zero for the first group.
     group: GroupId,
-    roster: RefCell<Roster>,
-    /// The most that was ever seen of each store.
-    seen: RefCell<BTreeMap<[u8; 16], StoreSeen>>,
-    /// What was seen has changed since it was last kept.
-    has_news: Cell<bool>,
+    /// What it knows of their stores.
+    peers: RefCell<PeerStores>,
+    /// Where that is kept.
+    keeper: Arc<Keeper>,
 }
 
-/// Who belongs to the cluster, as far as this node knows.
-#[derive(Debug, Default)]
-struct Roster {
-    /// Where the newest configuration was chosen that is delivered.
-    configuration: Slot,
-    /// Everybody whom a configuration names that may still be needed, with the store that counts.
-    stores: BTreeMap<NodeId, [u8; 16]>,
+/// Keeps what was seen of peers' stores, one version after the other.
+#[derive(Debug)]
+struct Keeper {
+    directory: PathBuf,
+    /// The number of the log there.
+    log: u32,
+    /// How many versions were made, and up to which of them they are kept.
+    made: AtomicU64,
+    kept: Mutex<u64>,
+    /// How many boots are in what is kept.
+    boots: AtomicU64,
+}
+
+impl Keeper {
+    /// Keeps a version, unless a later one is kept already.
+    fn keep(&self, version: u64, boots: u64, seen: &[StoreSeen]) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if *kept < version {
+            // Whoever can't keep it goes on all the same: as long as this process lives, it remembers.
+            if let Err(error) = write_stores_seen(&self.directory, self.log, seen) {
+                tracing::warn!(%error, "what was seen of the peers can't be kept");
+            }
+            *kept = version;
+            self.boots.fetch_max(boots, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Why there is no connection, or no longer.
@@ -122,13 +144,14 @@ impl Identity {
         boot_nonce: u64,
         cluster: ([u8; 16], u64),
         port: u16,
-        seen: Vec<StoreSeen>,
+        directory: (PathBuf, u32),
     ) -> Identity {
-        let seen = RefCell::new(seen.into_iter().map(|store| (store.incarnation, store)).collect());
-        let (roster, has_news) = (RefCell::default(), Cell::new(false));
+        let (directory, log) = directory;
+        let peers = RefCell::new(PeerStores::new(node, read_stores_seen(&directory, log)));
+        let keeper = Arc::new(Keeper { directory, log, made: 0.into(), kept: 0.into(), boots: 0.into() });
         let formats = Cell::new((FORMAT_VERSION, *FORMAT_RANGE.end()));
         let group = GroupId(0);
-        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, formats, group, roster, seen, has_news }
+        Identity { node, incarnation, boot_counter, boot_nonce, cluster, port, formats, group, peers, keeper }
     }
 
     /// Whoever can't read this format is refused from now on; this node itself reads up to `newest`.
@@ -148,35 +171,59 @@ impl Identity {
 
     /// A peer has shown that it durably has the chosen prefix up to `stable`.
     pub(crate) fn has_shown(&self, peer: NodeId, stable: Slot) {
-        let roster = self.roster.borrow();
-        let mut seen = self.seen.borrow_mut();
-        if let Some(store) = roster.stores.get(&peer).and_then(|store| seen.get_mut(store))
-            && store.stable < stable
-        {
-            store.stable = stable;
-            self.has_news.set(true);
+        self.peers.borrow_mut().has_shown(peer, stable);
+    }
+
+    /// Keeps what was seen of the peers, if it has changed. What this is late for, a rolled-back peer is not caught by.
+    /// Whether there was anything to keep.
+    pub(crate) fn keep_news(&self) -> bool {
+        let Some(seen) = self.peers.borrow_mut().take_news() else { return false };
+        drop(self.keep(seen));
+        true
+    }
+
+    /// Waits until every boot that was welcomed is kept: a store that comes back as of before is then known for it, also
+    /// by the next process.
+    pub(crate) async fn keep_boots(&self) {
+        if self.keeper.boots.load(Ordering::Relaxed) < self.peers.borrow().boots() {
+            let seen = self.peers.borrow().seen();
+            // It ends with its thread at the latest.
+            let _ = self.keep(seen).await;
         }
     }
 
-    /// What should be kept of the stores that have a part in the log, if it has changed since this was last asked.
-    pub(crate) fn take_news(&self) -> Option<Vec<StoreSeen>> {
-        let (roster, seen) = (self.roster.borrow(), self.seen.borrow());
-        self.has_news
-            .replace(false)
-            .then(|| roster.stores.values().filter_map(|store| seen.get(store)).copied().collect())
+    /// In a thread of its own, for it waits for the disk.
+    fn keep(&self, seen: Vec<StoreSeen>) -> oneshot::Receiver<()> {
+        let (done, kept) = oneshot::channel();
+        let (keeper, boots) = (Arc::clone(&self.keeper), self.peers.borrow().boots());
+        let version = keeper.made.fetch_add(1, Ordering::Relaxed) + 1;
+        let keeping = std::thread::Builder::new().name("synod-peers".to_owned()).spawn(move || {
+            keeper.keep(version, boots, &seen);
+            let _ = done.send(());
+        });
+        if let Err(error) = keeping {
+            tracing::warn!(%error, "what was seen of the peers can't be kept");
+        }
+        kept
     }
 
-    /// Takes note of the configurations that may still be needed: of several stores of a node, the last one counts. `newest`
-    /// is where the last configuration was chosen that is delivered.
-    pub(crate) fn know<'a>(&self, newest: Slot, configurations: impl Iterator<Item = &'a ConfigurationBody>) {
-        let members = configurations.flat_map(ConfigurationBody::nodes);
-        let stores = members.map(|member| (member.node, member.incarnation)).collect();
-        *self.roster.borrow_mut() = Roster { configuration: newest, stores };
+    /// Takes note of the configurations that may still be needed; see [`PeerStores::know`].
+    pub(crate) fn know<'a>(
+        &self,
+        newest: Slot,
+        configurations: impl Iterator<Item = &'a ConfigurationBody>,
+    ) -> Vec<NodeId> {
+        self.peers.borrow_mut().know(newest, configurations)
     }
 
     /// Where the newest configuration was chosen that this node knows.
     pub(crate) fn configuration(&self) -> Slot {
-        self.roster.borrow().configuration
+        self.peers.borrow().configuration()
+    }
+
+    /// How much is heard of whoever is connected; see [`PeerStores::hears`].
+    pub(crate) fn hears(&self, node: NodeId, store: [u8; 16], configuration: Slot) -> Option<Hearing> {
+        self.peers.borrow().hears(node, store, configuration)
     }
 
     /// This node's hello to `to`. The promise stays out of it: what is promised may not be durable yet, and a peer that
@@ -205,41 +252,7 @@ impl Identity {
 
     /// Judges a peer's hello, beyond what [`Hello::check`] can.
     pub(crate) fn judge(&self, hello: &Hello) -> Result<(), HelloRefusal> {
-        if hello.from == self.node {
-            // Another process with this node's name, or this very process.
-            return Err(HelloRefusal::Node { node: self.node });
-        }
-        let roster = self.roster.borrow();
-        match roster.stores.get(&hello.from) {
-            Some(expected) if *expected != hello.incarnation => {
-                return Err(HelloRefusal::Incarnation { expected: *expected });
-            }
-            Some(_) => {}
-            // It may have come in by a configuration that this node is about to learn, from it perhaps. What it says is
-            // judged by the protocol, which heeds only those who know more.
-            None if hello.configuration > roster.configuration => {}
-            None => return Err(HelloRefusal::UnknownNode { configuration: roster.configuration }),
-        }
-        self.judge_store(hello)
-    }
-
-    /// Whether a store has all that it ever showed.
-    fn judge_store(&self, hello: &Hello) -> Result<(), HelloRefusal> {
-        let Hello { incarnation, boot_counter, boot_nonce, stable, .. } = *hello;
-        let mut seen = self.seen.borrow_mut();
-        let first = StoreSeen { incarnation, boot_counter: 0, boot_nonce: 0, stable: Slot(0) };
-        let known = seen.entry(incarnation).or_insert(first);
-        // A log that is damaged doesn't tell how far it was.
-        if boot_counter < known.boot_counter || stable < known.stable && stable != Slot(0) {
-            return Err(HelloRefusal::RolledBack { boot_counter: known.boot_counter, stable: known.stable });
-        }
-        if boot_counter == known.boot_counter && boot_nonce != known.boot_nonce {
-            return Err(HelloRefusal::Twin { boot_counter });
-        }
-        let now = StoreSeen { boot_counter, boot_nonce, stable: stable.max(known.stable), ..*known };
-        self.has_news.set(self.has_news.get() || *known != now);
-        *known = now;
-        Ok(())
+        self.peers.borrow_mut().judge(hello)
     }
 }
 
@@ -294,85 +307,55 @@ pub(crate) async fn greet(stream: &mut Connection, own: &Hello, identity: &Ident
 
 #[cfg(test)]
 mod tests {
+    use futures_lite::future::block_on;
     use synod_frame::Member;
 
     use super::*;
 
-    fn identity() -> Identity {
+    fn identity(directory: &std::path::Path, boot_counter: u64) -> Identity {
         let member = |node| Member { node: NodeId(node), incarnation: [node as u8; 16] };
-        let genesis = ConfigurationBody {
-            cluster: [9; 16],
-            lineage: 1,
-            members: vec![member(1), member(2), member(3)],
-            prepare_quorum: 2,
-            accept_quorum: 2,
-            alpha: 1024,
-            ..ConfigurationBody::default()
-        };
-        let identity = Identity::new(NodeId(1), [1; 16], 4, 77, (genesis.cluster, genesis.lineage), 7001, Vec::new());
+        let members = vec![member(1), member(2), member(3)];
+        let genesis = ConfigurationBody { cluster: [9; 16], lineage: 1, members, ..ConfigurationBody::default() };
+        let identity =
+            Identity::new(NodeId(1), [1; 16], boot_counter, 77, ([9; 16], 1), 7001, (directory.to_path_buf(), 0));
         identity.know(Slot(0), std::iter::once(&genesis));
         identity
     }
 
-    fn hello_of(node: u32) -> Hello {
-        let own = identity().hello(Channel::Control, NodeId(1), (0, Slot(0)));
-        Hello { from: NodeId(node), incarnation: [node as u8; 16], ..own }
-    }
-
     #[test]
-    fn members_are_welcome_with_their_own_store_only() {
-        let identity = identity();
-        assert_eq!(identity.judge(&hello_of(2)), Ok(()));
-        assert_eq!(identity.judge(&hello_of(4)), Err(HelloRefusal::UnknownNode { configuration: Slot(0) }));
-        assert_eq!(identity.judge(&Hello { configuration: Slot(9), ..hello_of(4) }), Ok(()), "it knows more");
-        let wiped = Hello { incarnation: [8; 16], ..hello_of(2) };
-        assert_eq!(identity.judge(&wiped), Err(HelloRefusal::Incarnation { expected: [2; 16] }));
-        assert_eq!(identity.judge(&hello_of(1)), Err(HelloRefusal::Node { node: NodeId(1) }));
+    fn what_was_welcomed_is_known_to_the_next_process() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let before = identity(directory.path(), 4);
+        let own = before.hello(Channel::Control, NodeId(1), (0, Slot(0)));
+        let hello = |boot_counter| Hello { from: NodeId(2), incarnation: [2; 16], boot_counter, ..own.clone() };
+        assert_eq!(before.judge(&hello(7)), Ok(()));
+        block_on(before.keep_boots());
+        let after = identity(directory.path(), 5);
+        assert_eq!(after.judge(&hello(6)), Err(HelloRefusal::RolledBack { boot_counter: 7, stable: Slot(0) }));
+        assert!(!after.keep_news() || after.judge(&hello(7)).is_ok());
     }
 
     #[test]
     fn whoever_cant_read_the_log_is_refused() {
-        let identity = identity();
+        let directory = tempfile::tempdir().expect("a directory");
+        let identity = identity(directory.path(), 4);
         let own = |identity: &Identity| identity.hello(Channel::Control, NodeId(2), (0, Slot(0)));
-        let old = Hello { format_max: 1, to: NodeId(1), ..hello_of(2) };
+        let peer = Hello { from: NodeId(2), to: NodeId(1), incarnation: [2; 16], ..own(&identity) };
+        let old = Hello { format_max: 1, ..peer };
         assert_eq!(old.check(&own(&identity)), Ok(1), "builds of two ages get along in the older format");
         identity.speak(2, 2);
-        let refusal = Err(HelloRefusal::Format { minimum: 2, maximum: 2 });
-        assert_eq!(old.check(&own(&identity)), refusal);
-        assert_eq!(
-            own(&identity).check(&Hello { to: NodeId(1), ..old }),
-            Err(HelloRefusal::Format { minimum: 1, maximum: 1 })
-        );
+        assert_eq!(old.check(&own(&identity)), Err(HelloRefusal::Format { minimum: 2, maximum: 2 }));
+        assert_eq!(own(&identity).check(&old), Err(HelloRefusal::Format { minimum: 1, maximum: 1 }));
         assert_eq!(Hello { format_max: 3, ..old }.check(&own(&identity)), Ok(2));
     }
 
     #[test]
-    fn a_store_that_went_back_in_time_is_refused() {
-        let identity = identity();
-        let hello = |boot_counter, stable| Hello { boot_counter, stable: Slot(stable), ..hello_of(2) };
-        let refusal = Err(HelloRefusal::RolledBack { boot_counter: 7, stable: Slot(50) });
-        assert_eq!(identity.judge(&hello(7, 50)), Ok(()));
-        assert_eq!(identity.judge(&hello(7, 50)), Ok(()));
-        assert_eq!(identity.judge(&hello(6, 50)), refusal, "an earlier boot");
-        assert_eq!(identity.judge(&hello(8, 49)), refusal, "a later boot of an earlier state");
-        assert_eq!(identity.judge(&hello(8, 0)), Ok(()), "it doesn't tell");
-        identity.has_shown(NodeId(2), Slot(60));
-        let kept = identity.take_news().expect("it has shown more");
-        assert_eq!(kept, [StoreSeen { incarnation: [2; 16], boot_counter: 8, boot_nonce: 77, stable: Slot(60) }]);
-        assert_eq!(identity.take_news(), None);
-        // The next process remembers.
-        let next = Identity::new(NodeId(1), [1; 16], 5, 78, ([9; 16], 1), 7001, kept);
-        next.know(Slot(0), std::iter::empty());
-        let late = Hello { configuration: Slot(1), ..hello(9, 59) };
-        assert_eq!(next.judge(&late), Err(HelloRefusal::RolledBack { boot_counter: 8, stable: Slot(60) }));
-    }
-
-    #[test]
-    fn of_two_processes_on_copies_of_a_store_the_second_is_refused() {
-        let identity = identity();
-        assert_eq!(identity.judge(&Hello { boot_counter: 7, boot_nonce: 1, ..hello_of(2) }), Ok(()));
-        let twin = Hello { boot_counter: 7, boot_nonce: 2, ..hello_of(2) };
-        assert_eq!(identity.judge(&twin), Err(HelloRefusal::Twin { boot_counter: 7 }));
-        assert_eq!(identity.judge(&Hello { boot_counter: 7, boot_nonce: 1, ..hello_of(2) }), Ok(()));
+    fn an_older_version_is_not_kept_after_a_newer_one() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let identity = identity(directory.path(), 4);
+        let seen = |boot_counter| StoreSeen { incarnation: [2; 16], boot_counter, boot_nonce: 1, stable: Slot(0) };
+        identity.keeper.keep(2, 2, &[seen(8)]);
+        identity.keeper.keep(1, 1, &[seen(7)]);
+        assert_eq!(read_stores_seen(directory.path(), 0), [seen(8)]);
     }
 }

@@ -11,10 +11,12 @@ use synod_frame::{
     BODY_HEADER_BYTES, BodyError, BodyLayout, ENVELOPE_BYTES, Envelope, EnvelopeError, EnvelopeKind, GroupId,
     MessageError, RECORD_HEADER_BYTES, decode_message, decode_snapshot_message, verify_body_in_record, zero_padding,
 };
-use synod_protocol::{Message, NodeId};
+use synod_protocol::{Message, NodeId, Slot};
+use synod_wal::Hearing;
 use thiserror::Error;
 
 use super::connection::Reading;
+use super::handshake::Identity;
 use crate::seam::buffer;
 use crate::seam::executor::yield_if_needed;
 use crate::shard::Shard;
@@ -40,6 +42,8 @@ pub(super) enum ReceiveError {
     Message(#[from] MessageError),
     #[error("a later connection of the same peer has taken its place")]
     Replaced,
+    #[error("another store counts for {peer} by now")]
+    Superseded { peer: NodeId },
     #[error("{kind:?} on the wrong connection")]
     Channel { kind: EnvelopeKind },
     #[error("the envelope says {envelope} bytes of body, the body's header {header}")]
@@ -50,12 +54,33 @@ pub(super) enum ReceiveError {
 
 impl ReceiveError {
     pub(super) fn is_end_of_stream(&self) -> bool {
-        matches!(self, ReceiveError::Io(_) | ReceiveError::Replaced)
+        matches!(self, ReceiveError::Io(_) | ReceiveError::Replaced | ReceiveError::Superseded { .. })
+    }
+}
+
+/// Who listens to whom.
+pub(super) struct Ear<'a> {
+    pub(super) shard: &'a Rc<Shard>,
+    pub(super) identity: &'a Identity,
+    pub(super) peer: NodeId,
+    /// The store by which the peer has introduced itself.
+    pub(super) store: [u8; 16],
+    /// Where the newest configuration was chosen that it knew then.
+    pub(super) configuration: Slot,
+}
+
+impl Ear<'_> {
+    /// A configuration may have come since the hello by which another store counts for the peer: two votes of one node would
+    /// count, in different quorums, that know nothing of each other.
+    fn hearing(&self) -> Result<Hearing, ReceiveError> {
+        let hearing = self.identity.hears(self.peer, self.store, self.configuration);
+        hearing.ok_or(ReceiveError::Superseded { peer: self.peer })
     }
 }
 
 /// Reads small messages until the connection ends.
-pub(super) async fn receive_control(shard: &Rc<Shard>, peer: NodeId, mut stream: Reading) -> ReceiveError {
+pub(super) async fn receive_control(ear: &Ear<'_>, mut stream: Reading) -> ReceiveError {
+    let Ear { shard, peer, .. } = *ear;
     let mut bytes = vec![0; CONTROL_BUFFER_BYTES];
     let mut filled = 0;
     let mut messages = Vec::new();
@@ -65,10 +90,14 @@ pub(super) async fn receive_control(shard: &Rc<Shard>, peer: NodeId, mut stream:
             Ok(more) => filled += more,
             Err(error) => return error.into(),
         }
-        let taken = match take_messages(shard, peer, &bytes[..filled], &mut messages) {
-            Ok(taken) => taken,
+        let taken = take_messages(shard, peer, &bytes[..filled], &mut messages);
+        let (taken, hearing) = match taken.and_then(|taken| Ok((taken, ear.hearing()?))) {
+            Ok(heard) => heard,
             Err(error) => return error,
         };
+        if hearing == Hearing::News {
+            messages.retain(|message| !message.is_vote());
+        }
         bytes.copy_within(taken..filled, 0);
         filled -= taken;
         if !messages.is_empty() {
@@ -110,17 +139,18 @@ fn take_messages(
 }
 
 /// Reads bodies until the connection ends; stops reading while the log is behind.
-pub(super) async fn receive_bulk(shard: &Rc<Shard>, peer: NodeId, mut stream: Reading) -> ReceiveError {
+pub(super) async fn receive_bulk(ear: &Ear<'_>, mut stream: Reading) -> ReceiveError {
     loop {
-        if let Err(error) = receive_body(shard, peer, &mut stream).await {
+        if let Err(error) = receive_body(ear, &mut stream).await {
             return error;
         }
-        shard.wait_for_backlog().await;
+        ear.shard.wait_for_backlog().await;
         yield_if_needed().await;
     }
 }
 
-async fn receive_body(shard: &Rc<Shard>, peer: NodeId, stream: &mut Reading) -> Result<(), ReceiveError> {
+async fn receive_body(ear: &Ear<'_>, stream: &mut Reading) -> Result<(), ReceiveError> {
+    let Ear { shard, peer, .. } = *ear;
     let mut head = [0; ENVELOPE_BYTES + BODY_HEADER_BYTES];
     stream.read_exact(&mut head).await?;
     let (envelope, body_header) = head.split_at(ENVELOPE_BYTES);
@@ -152,6 +182,8 @@ async fn receive_body(shard: &Rc<Shard>, peer: NodeId, stream: &mut Reading) -> 
     if header.group != envelope.group {
         return Err(ReceiveError::Address { group: header.group, from: envelope.from, to: envelope.to, peer });
     }
+    // Bodies are no votes.
+    ear.hearing()?;
     shard.count(|counters| counters.receives += 1);
     shard.turn(|replica, now| replica.handle_message(now, peer, message, Some(record)));
     Ok(())

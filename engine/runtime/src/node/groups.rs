@@ -17,7 +17,6 @@ use futures_channel::oneshot;
 use futures_util::future::join_all;
 use synod_frame::{ConfigurationBody, GroupId};
 use synod_wal::RecoveredLog;
-use synod_wal::directory::read_stores_seen;
 
 use super::{DISK_PATIENCE, Facts, Node, Parts, assemble};
 use crate::admin::Groups;
@@ -305,7 +304,7 @@ async fn start_group(
         random.0,
         (genesis.cluster, genesis.lineage),
         listen.port(),
-        read_stores_seen(&config.directory, facts_of_log.log),
+        (config.directory.clone(), facts_of_log.log),
     );
     let identity = Rc::new(identity.of_group(name));
     shard.start();
@@ -316,8 +315,6 @@ async fn start_group(
         identity: Rc::clone(&identity),
         configured: config.peers.clone(),
         link_bytes: share.link_bytes,
-        directory: config.directory.clone(),
-        log: facts_of_log.log,
         tls: tls.cloned(),
     });
     Ok(Seat::new(shard, identity))

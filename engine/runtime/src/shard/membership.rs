@@ -5,7 +5,6 @@
 //! own hello.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +16,9 @@ use synod_protocol::{
     Ballot, BodyHandle, Change, Instant, Message, NodeId, PeerStatus, ReconfigureError, RejectReason, Slot,
 };
 use synod_wal::StoredConfiguration;
-use synod_wal::directory::write_stores_seen;
 
 use super::{Core, Shard};
-use crate::error::MembershipError;
+use crate::error::{MembershipError, StopReason};
 use crate::link::{Identity, Link, dial};
 use crate::tls::Tls;
 
@@ -31,10 +29,6 @@ pub(crate) struct Reach {
     pub(crate) configured: Vec<(NodeId, SocketAddr)>,
     /// Bytes that wait to be sent to one peer over one connection.
     pub(crate) link_bytes: u64,
-    /// Where what was seen of peers is kept.
-    pub(crate) directory: PathBuf,
-    /// The number of the log there.
-    pub(crate) log: u32,
     /// How connections are secured, if they are.
     pub(crate) tls: Option<Arc<Tls>>,
 }
@@ -93,9 +87,14 @@ impl Shard {
         let known = || delivered.iter().chain(&open);
         // Of a node that is delivered under one store and proposed under another, the first counts as long as it may have a
         // vote that is still needed.
-        reach.identity.know(newest, open.iter().chain(&delivered));
+        let renewed = reach.identity.know(newest, open.iter().chain(&delivered));
+        self.end_links(|peer| renewed.contains(&peer));
         reach.identity.speak(core.replica.wal().format(), core.replica.replica().format_max());
         let own = self.settings.node;
+        let counts = delivered.iter().rev().find_map(|body| body.incarnation_of(own));
+        if let Some(named) = counts.filter(|named| *named != reach.identity.incarnation) {
+            return self.stop_core(core, StopReason::Superseded { named });
+        }
         let is_named = |node: NodeId| known().any(|body| body.nodes().any(|member| member.node == node));
         let told = |node: NodeId| reach.configured.iter().find(|(peer, _)| *peer == node).map(|(_, address)| *address);
         for body in known() {
@@ -169,8 +168,7 @@ impl Shard {
         }
     }
 
-    /// Remembers how far the peers of a leader have proved their logs, and keeps what is known of them. In a thread of its
-    /// own, for it waits for the disk; what it is late for, a rolled-back peer is not caught by.
+    /// Remembers how far the peers of a leader have proved their logs, and keeps what is known of them now and then.
     pub(super) fn note_peers(&self, core: &mut Core, now: Instant, peers: &[PeerStatus]) {
         let Some(reach) = self.reach.get() else { return };
         for peer in peers {
@@ -179,17 +177,8 @@ impl Shard {
         if now < core.keep_seen_at {
             return;
         }
-        if let Some(seen) = reach.identity.take_news() {
+        if reach.identity.keep_news() {
             core.keep_seen_at = now.plus(KEEP_SEEN_EVERY);
-            let (directory, log) = (reach.directory.clone(), reach.log);
-            let keeping = std::thread::Builder::new().name("synod-peers".to_owned()).spawn(move || {
-                if let Err(error) = write_stores_seen(&directory, log, &seen) {
-                    tracing::warn!(%error, "what was seen of the peers can't be kept");
-                }
-            });
-            if let Err(error) = keeping {
-                tracing::warn!(%error, "what was seen of the peers can't be kept");
-            }
         }
     }
 

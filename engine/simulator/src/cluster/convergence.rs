@@ -71,7 +71,10 @@ impl Cluster {
         self.trace.note(now, "heal", &[], String::new);
         let limited = self.plan.faults.damage.files_max.is_some();
         self.heal_disks();
-        self.put_right();
+        // An old copy that is put back is found out, and the node's own directory put back in turn.
+        while self.mistake.is_some() {
+            self.put_right();
+        }
         let (nodes, quorum) = (self.nodes.len(), self.needed());
         let leader = self.any_leader();
         let partitions = &self.plan.faults.partitions;
@@ -137,7 +140,8 @@ impl Cluster {
 
     /// The nodes that must come together: all but those that can't start, or stay down for ever.
     pub(super) fn core(&self) -> Vec<usize> {
-        let takes_part = |node: &&Node| !node.left_out && node.refused.is_none() && self.has_part(node);
+        let takes_part =
+            |node: &&Node| !node.left_out && node.refused.is_none() && node.stranger.is_none() && self.has_part(node);
         self.nodes.iter().filter(takes_part).map(|node| node.index).collect()
     }
 
@@ -155,7 +159,7 @@ impl Cluster {
 
     /// The cluster can't go on: that must be allowed.
     fn stop_short(&mut self, why: &'static str, detail: String) {
-        if self.plan.faults.damage.atlas.is_beyond() {
+        if self.plan.faults.damage.atlas.is_beyond() || self.lost_members() > 0 {
             let now = self.now();
             if let Some(body) = self.body_without_any_copy() {
                 self.trace.note(now, "lost", &[body.first.0], || format!("no disk has an intact copy of {body:?}"));
@@ -243,7 +247,10 @@ impl Cluster {
                 self.enter(Stage::Calm { until: now.plus(timeout * CALM_TIMEOUTS) });
                 self.schedule.after(Duration::ZERO, Event::Client);
             }
-            Stage::Healing => self.submit_probes(convergence),
+            Stage::Healing => {
+                self.submit_probes(convergence);
+                self.give_lost_learners_up();
+            }
             Stage::Calm { until } if now >= until && self.has_load() && self.is_complete() => {
                 self.enter(Stage::Reading);
                 self.read_everything();

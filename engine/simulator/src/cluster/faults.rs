@@ -121,7 +121,8 @@ impl Cluster {
     pub(super) fn start(&mut self, index: usize, life: u32) {
         let now = self.now();
         let node = &mut self.nodes[index];
-        if node.life != life || node.running.is_some() || node.left_out {
+        let is_stranger = node.stranger.is_some() || node.awaits_join;
+        if node.life != life || node.running.is_some() || node.left_out || is_stranger {
             return;
         }
         self.stats.starts += 1;
@@ -153,12 +154,20 @@ impl Cluster {
                 )
             },
         );
+        let node = &mut self.nodes[index];
+        if node.amnesic {
+            node.start(timer, &self.plan, recovered, self.options.plant);
+            let forgotten = "it runs on an old copy of its directory".to_owned();
+            self.invariants.begins(index, node.speaker(), Some(forgotten));
+            node.keep_links();
+            return self.drain(index);
+        }
         self.stats.coverage.note_recovered(&recovered);
         let node = &mut self.nodes[index];
         self.invariants.opened(index, node.home);
         self.invariants.recovered(index, &node.durability, &recovered, &self.oracle);
         let forgotten = self.invariants.forgotten(index, &node.durability, &recovered, &self.oracle);
-        self.invariants.started(index, &recovered, forgotten, &mut self.oracle);
+        self.invariants.started(index, &recovered, &mut self.oracle);
         match node.recover_bounded(&node.disk.seen(), &self.plan, &recovered) {
             Ok(Ok(index)) => recovered.index = index,
             // What recovery found may have been altered.
@@ -167,12 +176,14 @@ impl Cluster {
             Err(error) => self.invariants.report(Property::Recovers, format!("{}: {error}", node_id(index))),
         }
         node.start(timer, &self.plan, recovered, self.options.plant);
+        self.invariants.begins(index, node.speaker(), forgotten);
         if self.convergence.is_none()
             && let Some(crash) = self.plan.faults.crashes.draw_again(&mut self.crash_random, index)
             && let Some(running) = &mut node.running
         {
             running.crash_in = Some((crash.outputs, crash.ending));
         }
+        node.keep_links();
         self.drain(index);
     }
 

@@ -20,6 +20,8 @@ impl Cluster {
         let nodes = self.nodes.len();
         let index = self.any_leader().unwrap_or_else(|| self.member_random.index(nodes));
         let (now, timer) = (self.now(), self.timer(index));
+        self.rejoin();
+        let lost = self.lost_nodes().first().copied();
         let newcomers: Vec<_> = self.nodes.iter().map(Node::as_member).collect();
         if let Some(running) = &mut self.nodes[index].running {
             let members = running.replica.status().protocol.configuration.members;
@@ -27,6 +29,12 @@ impl Cluster {
             let may_force = workload.trim == Chance::NEVER && workload.trim_past == Chance::NEVER;
             let membership = &self.plan.faults.membership;
             let change = membership.draw_change(&mut self.member_random, &members, nodes, may_force);
+            let change = match lost {
+                // Whoever has lost its store is let go, and comes in with its new one.
+                Some(node) if members.contains(&node) => Change::Replace { add: Vec::new(), remove: vec![node] },
+                Some(_) => Change::Cancel,
+                None => change,
+            };
             let proposed = running.replica.reconfigure(timer, change.clone(), &newcomers);
             self.stats.coverage.note(match &proposed {
                 Ok(_) => "proposed a change of the membership",
@@ -39,6 +47,17 @@ impl Cluster {
             self.drain(index);
         }
         self.schedule_change();
+    }
+
+    /// A learner whose store is lost never catches up: somebody sends it away.
+    pub(super) fn give_lost_learners_up(&mut self) {
+        let lost = self.lost_nodes();
+        if self.invariants.rulings().newest().learners.iter().any(|learner| lost.contains(learner))
+            && let Some(leader) = self.any_leader()
+        {
+            // There may be another change under way.
+            let _ = self.change_members_at(leader, Change::Cancel);
+        }
     }
 
     /// Asks a node for another membership.
@@ -83,7 +102,7 @@ impl Cluster {
 
     /// Whether a node is a member or a learner by now.
     pub(super) fn has_part(&self, node: &Node) -> bool {
-        self.invariants.rulings().newest().nodes().any(|other| other == node_id(node.index))
+        self.invariants.rulings().newest_store_of(node_id(node.index)) == Some(node.speaker().incarnation)
     }
 
     /// Whether the membership changes in this run.

@@ -3,7 +3,7 @@
 use crate::disk::Ending;
 use crate::faults::operators::Mistake;
 use crate::network::node_id;
-use crate::node::DirectoryCopy;
+use crate::node::{DirectoryCopy, OwnDirectory};
 use crate::plant::Plant;
 
 use synod_wal::FileId;
@@ -21,6 +21,8 @@ enum What {
     Swapped(usize, usize),
     Copied(usize, FileId),
     Saved(usize, Box<DirectoryCopy>),
+    /// An old copy is there in place of the node's own directory.
+    Old(usize, Box<OwnDirectory>),
 }
 
 impl Cluster {
@@ -37,7 +39,8 @@ impl Cluster {
         let index = self.operator_random.index(nodes);
         // What a disk lost in silence may lie in the very file that somebody destroys: then nothing tells of it any more.
         let can_tell = atlas.exposes(index) && !self.nodes[index].disk.damage().has_lost();
-        if mistake.destroys() && !can_tell || mistake == Mistake::Swap && nodes == 1 {
+        let spared = mistake == Mistake::Replace && !self.can_renew(index) || !self.is_whole(index);
+        if mistake.destroys() && !can_tell || mistake == Mistake::Swap && nodes == 1 || spared {
             return self.schedule_mistake();
         }
         self.trace.note(now, "mistake", &[index as u64], || format!("{} {mistake:?}", node_id(index)));
@@ -48,6 +51,9 @@ impl Cluster {
         match mistake {
             Mistake::Swap => {
                 let other = (index + 1 + random.index(nodes - 1)) % nodes;
+                if !self.is_whole(other) {
+                    return self.schedule_mistake();
+                }
                 self.stop(other);
                 self.swap(index, other);
                 self.stats.coverage.note("swapped directories");
@@ -74,6 +80,7 @@ impl Cluster {
                 self.stats.coverage.note("wiped a directory");
                 node.disk.wipe();
             }
+            Mistake::Replace => self.renew(index),
             Mistake::RemoveFile => {
                 if node.disk.remove_file(&[], random).is_some() {
                     // If nothing was in it, the node starts without it; what recovery would make of the file is no matter.
@@ -109,6 +116,12 @@ impl Cluster {
         std::mem::swap(&mut one.home, &mut other.home);
     }
 
+    /// Whether a node has the directory that it should have.
+    fn is_whole(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        !node.amnesic && !node.awaits_join && node.stranger.is_none()
+    }
+
     /// Somebody puts the last mistake right, as far as that goes.
     pub(super) fn put_right(&mut self) {
         let Some(made) = self.mistake.take() else { return };
@@ -136,22 +149,47 @@ impl Cluster {
                 self.stop(index);
                 self.roll_back(index, *copy);
             }
+            What::Old(index, own) => {
+                self.stop(index);
+                self.nodes[index].take_back(*own);
+                let life = self.nodes[index].life;
+                self.start(index, life);
+            }
+        }
+        if self.mistake.is_some() {
+            let lasts = random_time(self);
+            return self.schedule.after(lasts, Event::PutRight);
         }
         self.schedule_mistake();
     }
 
-    /// Puts an old copy of a directory back, if it lacks nothing that the node ever claimed.
+    /// Puts an old copy of a directory back: if every member knows better, for a while; otherwise only if it lacks nothing
+    /// that the node ever claimed, and nobody knows of a later boot.
     fn roll_back(&mut self, index: usize, copy: DirectoryCopy) {
         let now = self.now();
         let node = &mut self.nodes[index];
-        if !node.disk.damage().is_empty() || node.disk.is_empty() {
+        if !node.disk.damage().is_empty() || node.disk.is_empty() || node.marred || node.scarred {
             return;
         }
         let Ok(recovered) = node.recover(&copy.disk.seen(), &self.plan) else { return };
         let forgotten = self.invariants.forgotten(index, &node.durability, &recovered, &self.oracle);
-        if forgotten.is_some() && self.options.plant != Some(Plant::RollsBack) {
+        let is_known = self.is_known_to_be_old(index, &copy);
+        if self.convergence.is_none() && is_known && self.options.plant != Some(Plant::RollsBack) {
+            self.stats.coverage.note("an old copy ran");
+            self.trace.note(now, "old copy", &[index as u64], || node_id(index).to_string());
+            let node = &mut self.nodes[index];
+            let own = Box::new(node.put_aside(copy));
+            self.mistake = Some(Made { copied: None, what: What::Old(index, own) });
+            let life = self.nodes[index].life;
+            return self.start(index, life);
+        }
+        let boot = crate::node::Node::next_boot_of(&copy);
+        let incarnation = self.nodes[index].speaker().incarnation;
+        let somebody_knows = self.nodes.iter().any(|other| other.links.remembers(incarnation, boot));
+        if (forgotten.is_some() || somebody_knows) && self.options.plant != Some(Plant::RollsBack) {
             return self.stats.coverage.note("an old copy lacked something");
         }
+        let node = &mut self.nodes[index];
         self.stats.coverage.note("an old copy was put back");
         self.trace.note(now, "roll back", &[index as u64], || node_id(index).to_string());
         node.restore(copy);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use synod_frame::{BLOCK_BYTES, EMPTY_BODY, Origin, RECORD_HEADER_BYTES, RecordBuffer, encode_noop};
 use synod_protocol::{Ballot, BodyHandle, BodyKind, Mark, Message, NodeId, Slot};
-use synod_wal::{Frame, MarkAnswer, Output, ReadAnswer, ReadId};
+use synod_wal::{Frame, Hearing, MarkAnswer, Output, ReadAnswer, ReadId};
 
 use crate::disk::{Data, Ending};
 use crate::invariants::{Invariants, Property};
@@ -37,8 +37,13 @@ impl Cluster {
                 }
                 *left -= 1;
             }
-            self.carry_out(index, output);
+            if self.nodes[index].amnesic {
+                self.carry_out_unseen(index, output);
+            } else {
+                self.carry_out(index, output);
+            }
         }
+        self.nodes[index].keep_links();
         self.schedule_wake(index);
     }
 
@@ -130,7 +135,7 @@ impl Cluster {
         }
     }
 
-    fn begin(&mut self, index: usize, operation: crate::disk::OperationId, finish: Finish) {
+    pub(super) fn begin(&mut self, index: usize, operation: crate::disk::OperationId, finish: Finish) {
         let latency = self.disks.draw_latency(&mut self.disk_random, index, self.nodes.len());
         let life = self.nodes[index].life;
         self.schedule.after(latency, Event::Disk { node: index, life, operation, finish });
@@ -197,8 +202,9 @@ impl Cluster {
         self.invariants.unbacked_claim(index, message, &self.nodes[index].durability, &self.oracle)
     }
 
-    fn dispatch(&mut self, packet: Packet, message: &Message) {
+    pub(super) fn dispatch(&mut self, mut packet: Packet, message: &Message) {
         let now = self.now();
+        packet.speaker = Some(self.nodes[packet.from].speaker());
         let (from, to) = (packet.from, packet.to);
         self.trace.note(now, "send", &[from as u64, to as u64, packet.fingerprint()], || {
             format!("{} -> {} {}", node_id(from), node_id(to), story::message(message))
@@ -255,14 +261,30 @@ impl Cluster {
     /// Hands a packet to its receiver.
     pub(super) fn receive(&mut self, packet: &Packet) {
         let (index, now) = (packet.to, self.now());
+        let Some(hearing) = self.hears(packet) else {
+            return self.trace.tell(now, "unheard", || format!("{} by {}", node_id(packet.from), node_id(index)));
+        };
         let timer = self.timer(index);
         let (mut message, body) = packet.decode(undefined_buffer);
+        if hearing == Hearing::News && message.is_vote() {
+            return self
+                .trace
+                .tell(now, "unheard", || format!("a vote of {} by {}", node_id(packet.from), node_id(index)));
+        }
         self.trace.note(now, "receive", &[packet.from as u64, index as u64, packet.fingerprint()], || {
             format!("{} <- {} {}", node_id(index), node_id(packet.from), story::message(&message))
         });
         if let Some(plant) = self.options.plant {
             plant.alter_received(&mut message);
             self.plant_in_receiving(plant, packet.from, index, &message);
+        }
+        if let Some(speaker) = packet.speaker {
+            let node = &self.nodes[index];
+            let delivered = node.running.as_ref().map_or(Slot(0), |running| running.delivered.slot);
+            self.invariants.heard((index, delivered.max(node.joined)), (packet.from, &speaker), &message);
+            if let Message::HeartbeatReply { stable, .. } = message {
+                self.nodes[index].links.has_shown(node_id(packet.from), stable);
+            }
         }
         if let Some(running) = &mut self.nodes[index].running {
             running.replica.handle_message(timer, node_id(packet.from), message, body);
@@ -359,6 +381,9 @@ impl Cluster {
 
     /// A reader asks a node for a slot.
     pub(super) fn read(&mut self, index: usize, slot: Slot, reader: Reader) {
+        if self.nodes[index].amnesic {
+            return;
+        }
         let Some(running) = &mut self.nodes[index].running else { return };
         let must_be_there = slot < running.delivered.slot;
         match running.replica.read(slot) {

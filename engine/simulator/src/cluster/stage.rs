@@ -188,6 +188,41 @@ impl Cluster {
         self.nodes[index].disk.wipe();
     }
 
+    /// The disk of a node is lost, and its directory made anew.
+    pub fn lose_disk(&mut self, index: usize) {
+        self.end(index, Ending::Kill);
+        self.renew(index);
+    }
+
+    /// A node with a new store joins by what the leader knows, and starts; whether it could.
+    pub fn let_join(&mut self, index: usize) -> bool {
+        self.nodes[index].awaits_join && self.join(index)
+    }
+
+    /// Takes a copy of a node's directory, in the place of an earlier one. A node that runs is stopped for that.
+    pub fn save_directory(&mut self, index: usize) {
+        self.end(index, Ending::Kill);
+        self.saved = Some((index, self.nodes[index].copy_directory()));
+    }
+
+    /// Starts a node on the copy that was taken of its directory.
+    pub fn restore_directory(&mut self, index: usize) {
+        self.end(index, Ending::Kill);
+        if let Some((_, copy)) = self.saved.take_if(|(node, _)| *node == index) {
+            self.own = Some((index, self.nodes[index].put_aside(copy)));
+            let life = self.nodes[index].life;
+            self.start(index, life);
+        }
+    }
+
+    /// Puts a node's own directory back.
+    pub fn undo_restore(&mut self, index: usize) {
+        self.end(index, Ending::Kill);
+        if let Some((_, own)) = self.own.take_if(|(node, _)| *node == index) {
+            self.nodes[index].take_back(own);
+        }
+    }
+
     /// Something on a node's disk changes by itself.
     pub fn rot_at(&mut self, index: usize, grain: Grain) {
         self.nodes[index].disk.rot(grain, &mut self.damage_random);

@@ -4,11 +4,11 @@
 //! missing, cut or copied beside the others. Each is answered by a typed error, and the node stays down until somebody
 //! puts it right, if that can be done.
 //!
-//! Two things it doesn't find out yet, for a store doesn't learn from its peers what it once told them: a directory
-//! that was *rolled back* to an earlier copy, and one that was *cloned*, so that two processes have one identity. An
-//! old copy is therefore put back only if it lacks nothing that the node ever claimed (then the contract demands that
-//! all goes on). The other forms are planted bugs: [`Plant::RollsBack`](crate::Plant::RollsBack) and
-//! [`Plant::ClonedVoter`](crate::Plant::ClonedVoter) show that the checkers see what comes of them.
+//! A directory that was *rolled back* to an earlier copy, and one of which two copies run, are found out by whoever
+//! remembers more of the store than it says, by the same rule as in the runtime (`links.rs`): the node stops, and its own
+//! directory is put back. So an old copy runs only where every member remembers; elsewhere it is put back only if it lacks
+//! nothing and nobody knows of a later boot. A directory that is lost for good is made anew, and the node comes back
+//! through the log, as *replace*.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub enum Mistake {
     RollBack,
     /// Everything is deleted.
     Wipe,
+    /// The disk is lost, and the directory made anew: a new store, which comes in through the log.
+    Replace,
     /// A file is deleted.
     RemoveFile,
     /// A file is cut off.
@@ -33,6 +35,10 @@ pub enum Mistake {
 }
 
 impl Mistake {
+    /// What may happen while the membership changes: nothing is damaged, but whole directories come and go.
+    const WHOLE: [Mistake; 5] =
+        [Mistake::Replace, Mistake::Replace, Mistake::RollBack, Mistake::RollBack, Mistake::Swap];
+
     const ALL: [Mistake; 6] =
         [Mistake::Swap, Mistake::CopyFile, Mistake::RollBack, Mistake::Wipe, Mistake::RemoveFile, Mistake::ShortenFile];
 
@@ -51,12 +57,14 @@ pub struct OperatorFaults {
     pub lasts: RangeInclusive<Duration>,
     /// The mistake that is made every time; any if not given.
     pub always: Option<Mistake>,
+    /// Only such as leave directories whole.
+    pub whole: bool,
 }
 
 impl OperatorFaults {
     /// Nobody touches anything.
     pub fn none() -> OperatorFaults {
-        OperatorFaults { every: None, lasts: Duration::ZERO..=Duration::ZERO, always: None }
+        OperatorFaults { every: None, lasts: Duration::ZERO..=Duration::ZERO, always: None, whole: false }
     }
 
     pub(super) fn draw(random: &mut Random, pace: u64) -> OperatorFaults {
@@ -68,6 +76,21 @@ impl OperatorFaults {
             every,
             lasts: Duration::from_millis(1)..=Duration::from_micros(random.spread(pace / 4..=pace * 4)),
             always: random.chance(Chance::of(1, 2)).then(|| random.pick(&Mistake::ALL)),
+            whole: false,
+        }
+    }
+
+    /// Draws whether directories are lost, swapped or rolled back while the membership changes.
+    pub(super) fn draw_whole(random: &mut Random, pace: u64) -> OperatorFaults {
+        if random.chance(Chance::of(1, 3)) {
+            return OperatorFaults::none();
+        }
+        let shortest = random.spread(pace..=pace * 6);
+        OperatorFaults {
+            every: Some(Duration::from_micros(shortest)..=Duration::from_micros(shortest * 2)),
+            lasts: Duration::from_millis(1)..=Duration::from_micros(random.spread(pace / 4..=pace * 4)),
+            always: random.chance(Chance::of(1, 2)).then(|| random.pick(&Mistake::WHOLE)),
+            whole: true,
         }
     }
 
@@ -78,6 +101,7 @@ impl OperatorFaults {
 
     /// Draws a mistake.
     pub fn draw_mistake(&self, random: &mut Random) -> Mistake {
-        self.always.unwrap_or_else(|| random.pick(&Mistake::ALL))
+        self.always
+            .unwrap_or_else(|| if self.whole { random.pick(&Mistake::WHOLE) } else { random.pick(&Mistake::ALL) })
     }
 }

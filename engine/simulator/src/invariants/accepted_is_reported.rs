@@ -43,6 +43,11 @@ impl AcceptedIsReported {
         self.acceptors[node].damaged = true;
     }
 
+    /// A node begins with a new store.
+    pub(super) fn renew(&mut self, node: usize) {
+        self.acceptors[node] = Acceptor::default();
+    }
+
     /// A node's accept became durable: what it kills needn't be reported any more, but in its place it must be.
     pub(super) fn note_durable(&mut self, node: usize, id: BodyId, ballot: Ballot, oracle: &Oracle) {
         let Some(body) = oracle.body(id) else { return };

@@ -25,6 +25,11 @@ impl LogTime {
         LogTime { highest_us: vec![0; nodes] }
     }
 
+    /// A node begins with a new store.
+    pub(super) fn renew(&mut self, node: usize) {
+        self.highest_us[node] = 0;
+    }
+
     /// Whoever leads has had every chosen body in hand, so what it makes is no earlier than any that it ever gave out.
     pub(super) fn check_new(&self, node: usize, time_us: u64) -> Verdict {
         let highest_us = self.highest_us[node];

@@ -62,6 +62,11 @@ impl PromiseMonotonic {
         self.spoken[node] = self.known[node];
     }
 
+    /// A node begins with a new store.
+    pub(super) fn renew(&mut self, node: usize) {
+        (self.spoken[node], self.known[node]) = (Ballot::ZERO, Ballot::ZERO);
+    }
+
     /// The highest promise that a node has spoken of.
     pub(super) fn spoken(&self, node: usize) -> Ballot {
         self.spoken[node]

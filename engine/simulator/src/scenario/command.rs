@@ -8,6 +8,8 @@
 //! | `kill W`, `power W` | processes end; machines lose power |
 //! | `pause W`, `resume W` | processes stand still, and go on |
 //! | `storm W every D` | the node, or whoever leads then, is killed and started again in turn; until `calm` |
+//! | `renew W`, `join W` | the disk of a node that is down is lost, and its directory made anew; it joins as whoever leads tells |
+//! | `save W`, `restore W`, `undo W` | a copy of the node's directory is taken; put in place of it; its own is put back |
 //! | `wipe W`, `swap W W` | the disk of a node that is down is emptied; two are exchanged |
 //! | `rot W bit`, `rot W sector`, `rot W block` | something on the node's disk changes |
 //! | `unreadable W` | a block of its disk can't be read any more |
@@ -41,7 +43,7 @@
 //! Conditions and facts: `usable` (a command handed in from now on is acknowledged), `leader`, `no leader`,
 //! `leader is W`, `chosen N` (commands in all), `complete W` (it has delivered all that is chosen), `complete all`,
 //! `format N` (that is what rules everywhere), `members W W W` (they are who rules, and no change is under way),
-//! `interrupted W` (as often as was asked for), `reached W`, `lost W` (the last barrier there), `leaders <= N` (new ones since `count`), `sent accept <= N` (messages since `count`), `A >= 50% of B` (measured).
+//! `interrupted W` (as often as was asked for), `stopped W` (a peer found out that it isn't what it was), `reached W`, `lost W` (the last barrier there), `leaders <= N` (new ones since `count`), `sent accept <= N` (messages since `count`), `A >= 50% of B` (measured).
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -91,6 +93,8 @@ pub enum Fact {
     Reached(Name),
     /// A node has lost power in all the installs in which it was to.
     Interrupted(Name),
+    /// A peer has found out that a node isn't what it was.
+    Stopped(Name),
     Lost(Name),
     LeadersAtMost(u64),
     SentAtMost {
@@ -114,6 +118,11 @@ pub enum Command {
     Pause(Vec<Name>),
     Resume(Vec<Name>),
     Storm(Name, Span),
+    Renew(Name),
+    Join(Name),
+    Save(Name),
+    Restore(Name),
+    Undo(Name),
     Wipe(Name),
     Swap(Name, Name),
     Rot(Name, Grain),
@@ -183,6 +192,11 @@ impl FromStr for Command {
             ["pause", ref rest @ ..] => Command::Pause(names(rest)),
             ["resume", ref rest @ ..] => Command::Resume(names(rest)),
             ["storm", node, "every", span] => Command::Storm(name(node), span.parse()?),
+            ["renew", node] => Command::Renew(name(node)),
+            ["join", node] => Command::Join(name(node)),
+            ["save", node] => Command::Save(name(node)),
+            ["restore", node] => Command::Restore(name(node)),
+            ["undo", node] => Command::Undo(name(node)),
             ["wipe", node] => Command::Wipe(name(node)),
             ["swap", one, other] => Command::Swap(name(one), name(other)),
             ["rot", node, "bit"] => Command::Rot(name(node), Grain::Bit),
@@ -294,6 +308,7 @@ fn parse_fact(words: &[&str]) -> Result<Fact, String> {
         ["complete", node] => Fact::Complete(node.to_string()),
         ["members", ref rest @ ..] => Fact::Members(rest.iter().map(ToString::to_string).collect()),
         ["format", format] => Fact::Format(parse_number(format)?),
+        ["stopped", node] => Fact::Stopped(node.to_string()),
         ["interrupted", node] => Fact::Interrupted(node.to_string()),
         ["reached", node] => Fact::Reached(node.to_string()),
         ["lost", node] => Fact::Lost(node.to_string()),

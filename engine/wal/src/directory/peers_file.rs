@@ -8,36 +8,20 @@ use uuid::Uuid;
 
 use super::FileError;
 use super::disk::{exchange, read_small, sync_directory, write_small};
+use crate::peer_stores::{STORES_SEEN_MAX, StoreSeen};
 
 const NAME: &str = "peers";
-const NAME_SPARE: &str = "peers.spare";
 
 /// The file's name for one of the node's logs, and that of its spare: the first log's have no number.
 fn names(log: u32) -> (String, String) {
     match log {
-        0 => (NAME.to_owned(), NAME_SPARE.to_owned()),
+        0 => (NAME.to_owned(), format!("{NAME}.spare")),
         log => (format!("{NAME}-{log:04}"), format!("{NAME}-{log:04}.spare")),
     }
 }
 
 /// First line of the file; the number is its version.
 const HEADING: &str = "synod peers 1";
-
-/// Most stores that are remembered: all members and learners of several configurations.
-pub const STORES_SEEN_MAX: usize = 64;
-
-/// The most that was seen of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoreSeen {
-    /// The store.
-    pub incarnation: [u8; 16],
-    /// The highest boot counter.
-    pub boot_counter: u64,
-    /// The nonce of that boot.
-    pub boot_nonce: u64,
-    /// The end of the chosen prefix that it had durably.
-    pub stable: Slot,
-}
 
 /// What the node of a directory remembers for one of its logs; nothing if there is no such file, or a damaged one: then less can be noticed.
 pub fn read_stores_seen(directory: &Path, log: u32) -> Vec<StoreSeen> {

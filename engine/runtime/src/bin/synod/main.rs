@@ -6,6 +6,7 @@
 
 mod arguments;
 mod member;
+mod recover;
 mod remote;
 mod serve;
 mod setup;
@@ -49,6 +50,8 @@ enum Command {
     /// Show or change who has a part in the log.
     #[command(subcommand)]
     Member(member::MemberCommand),
+    /// Begin again from what is left of a cluster that has lost its quorum for good.
+    Recover(recover::Recover),
     /// Check that this host can run a node with the given directory.
     Probe(setup::Probe),
     /// Serve a node until SIGINT or SIGTERM.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Bootstrap(bootstrap) => bootstrap.run(),
         Command::Join(join) => join.run(),
         Command::Member(member) => member.run(),
+        Command::Recover(recover) => recover.run(),
         Command::Probe(probe) => probe.run(),
         Command::Serve(serve) => serve.run(),
         Command::Limits(limits) => limits.run(),
@@ -138,7 +142,7 @@ fn code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref() {
         Some(serve::StoppedError(StopReason::Disk { .. })) => DISK_FAILED,
         Some(serve::StoppedError(StopReason::Contradiction(_))) => CONTRADICTION,
-        Some(serve::StoppedError(StopReason::Stranger { .. })) => STRANGER,
+        Some(serve::StoppedError(StopReason::Stranger { .. } | StopReason::Superseded { .. })) => STRANGER,
         _ if is_usage(error) => USAGE,
         _ => FAILED,
     }

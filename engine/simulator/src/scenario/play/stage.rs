@@ -145,6 +145,28 @@ impl Stage {
                 let every = self.draw(*span);
                 self.storms.push(Storm { node, down: None, every, next: self.cluster.time() });
             }
+            Command::Renew(name) => {
+                let node = self.node(name)?;
+                self.cluster.lose_disk(node);
+            }
+            Command::Join(name) => {
+                let node = self.node(name)?;
+                if !self.cluster.let_join(node) {
+                    self.say(format!("{} can't join: its old store counts, or nobody leads", self.name(node)));
+                }
+            }
+            Command::Save(name) => {
+                let node = self.node(name)?;
+                self.cluster.save_directory(node);
+            }
+            Command::Restore(name) => {
+                let node = self.node(name)?;
+                self.cluster.restore_directory(node);
+            }
+            Command::Undo(name) => {
+                let node = self.node(name)?;
+                self.cluster.undo_restore(node);
+            }
             Command::Wipe(name) => {
                 let node = self.node(name)?;
                 self.cluster.wipe(node);
@@ -482,6 +504,11 @@ impl Stage {
                 let is = |node: usize| self.cluster.nodes()[node].status().map(|status| status.configuration.format);
                 let other = (0..self.cluster.nodes().len()).find(|node| is(*node).map(u64::from) != Some(*format));
                 unless(other.is_none(), format!("{} has another format", self.name(other.unwrap_or(0))))
+            }
+            Fact::Stopped(name) => {
+                let node = self.node(name)?;
+                let stopped = self.cluster.nodes()[node].stranger.is_some();
+                unless(stopped, format!("{name} hasn't stopped"))
             }
             Fact::Interrupted(name) => {
                 let left = self.cluster.interruptions_left(self.node(name)?);
