@@ -40,7 +40,8 @@ fn percent(value: f64) -> String {
 }
 
 fn times(value: f64) -> String {
-    format!("{value:.2} x")
+    // As it stands where nothing was seen.
+    if value == f64::MAX { "nothing".to_owned() } else { format!("{value:.2} x") }
 }
 
 impl<'a> Rows<'a> {
