@@ -107,7 +107,7 @@ fn dispatch(options: Options) -> Result<Told> {
         Command::Report(files) => Ok((html::run(&files)? + "\n", true)),
         Command::Table(each) => {
             let report = table::run(&cluster, &each, &*watch_for_signals()?)?;
-            Ok((told(&cluster, &report, table::Report::text)?, true))
+            Ok((told(&cluster, &report, table::Report::text)?, report.is_whole()))
         }
         #[cfg(feature = "peers")]
         Command::Peers(peers) => {

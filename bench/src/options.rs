@@ -237,22 +237,27 @@ pub(crate) struct TableOptions {
     /// dead-follower, paused-follower, slow-follower
     #[arg(long, value_delimiter = ',')]
     pub(crate) rows: Vec<String>,
-    /// Runs of 2 s, and fewer loads where a row tries several: all rows in some five minutes. Figures worth keeping come
-    /// from the full form
+    /// Runs of 2 s on smaller logs, and fewer loads where a row tries several: all rows in some minutes on a machine that has
+    /// nothing else to do. Figures worth keeping come from the full form
     #[arg(long)]
     pub(crate) short: bool,
     /// Seconds of each run (default: 5, with --short 2)
     #[arg(long, value_parser = parse::seconds)]
     pub(crate) duration: Option<Duration>,
-    /// Log that each replica keeps; older parts are trimmed once they are audited
-    #[arg(long, default_value = "512MiB", value_parser = parse::bytes)]
-    pub(crate) retention: u64,
+    /// Log that each replica keeps; older parts are trimmed once they are audited (default: 512MiB, with --short 256MiB)
+    #[arg(long, value_parser = parse::bytes)]
+    pub(crate) retention: Option<u64>,
 }
 
 impl TableOptions {
     /// How long each run takes.
     pub(crate) fn duration(&self) -> Duration {
         self.duration.unwrap_or(Duration::from_secs(if self.short { 2 } else { 5 }))
+    }
+
+    /// Log that each replica keeps.
+    pub(crate) fn retention(&self) -> u64 {
+        self.retention.unwrap_or(if self.short { 256 << 20 } else { 512 << 20 })
     }
 }
 
@@ -315,7 +320,7 @@ pub(crate) struct RecoveryOptions {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 measured and audited; 1 the audit failed, or a comparison found a \
-regression; 2 bad flags; 3 the machine lacks \
+regression, or a table was interrupted; 2 bad flags; 3 the machine lacks \
 something (the message says what), or the run failed";
 
 /// How the log makes writes durable.

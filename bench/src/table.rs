@@ -21,6 +21,8 @@ pub(crate) struct Report {
     environment: Environment,
     directory: String,
     seconds_each: f64,
+    /// Whether rows are missing because somebody asked it to end.
+    was_interrupted: bool,
     rows: Vec<Row>,
 }
 
@@ -75,11 +77,17 @@ pub(crate) fn run(options: &ClusterOptions, table: &TableOptions, interrupted: &
         environment: Environment::look(&directory),
         directory: directory.display().to_string(),
         seconds_each: table.duration().as_secs_f64(),
+        was_interrupted: interrupted.load(std::sync::atomic::Ordering::Relaxed),
         rows,
     })
 }
 
 impl Report {
+    /// Whether it was let to end.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.was_interrupted
+    }
+
     /// As Markdown, for the docs.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
@@ -115,6 +123,9 @@ impl Report {
             self.seconds_each,
             self.environment.command
         )?;
+        if self.was_interrupted {
+            writeln!(text, "It was interrupted: rows are missing.")?;
+        }
         writeln!(text)?;
         let environment = &self.environment;
         if environment.load_average > environment.cores as f64 {

@@ -1,7 +1,7 @@
 //! The rows of the table, and how each is measured.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -28,6 +28,7 @@ pub(super) struct Rows<'a> {
     table: &'a TableOptions,
     interrupted: &'a AtomicBool,
     line: Line,
+    begun: Instant,
 }
 
 fn rate(value: f64) -> String {
@@ -39,12 +40,16 @@ fn percent(value: f64) -> String {
 }
 
 fn times(value: f64) -> String {
-    format!("{value:.2} x")
+    // As it stands where nothing was seen.
+    if value == f64::MAX { "nothing".to_owned() } else { format!("{value:.2} x") }
 }
 
 impl<'a> Rows<'a> {
     pub(super) fn new(options: &ClusterOptions, table: &'a TableOptions, interrupted: &'a AtomicBool) -> Rows<'a> {
-        Rows { options: options.clone(), table, interrupted, line: Line::default() }
+        // Every run writes its files once before: half the files, half the wait.
+        let segment = if table.short { options.segment.min(32 << 20) } else { options.segment };
+        let options = ClusterOptions { segment, ..options.clone() };
+        Rows { options, table, interrupted, line: Line::default(), begun: Instant::now() }
     }
 
     pub(super) fn all(&mut self) -> Result<Vec<Row>> {
@@ -76,7 +81,12 @@ impl<'a> Rows<'a> {
         let mut rows = Vec::new();
         for (name, measure) in known {
             if self.table.rows.is_empty() || self.table.rows.iter().any(|wanted| wanted == name) {
-                rows.push(measure(self)?);
+                match measure(self) {
+                    Ok(row) => rows.push(row),
+                    // Those that are whole are worth showing.
+                    Err(_) if self.interrupted.load(Ordering::Relaxed) && !rows.is_empty() => break,
+                    Err(error) => return Err(error),
+                }
             }
         }
         self.line.clear();
@@ -96,7 +106,7 @@ impl<'a> Rows<'a> {
             processes: false,
             switches: false,
             warm_up: Duration::from_secs(1).min(self.table.duration()),
-            retention: self.table.retention,
+            retention: self.table.retention(),
         }
     }
 
@@ -133,7 +143,7 @@ impl<'a> Rows<'a> {
         ensure!(!self.interrupted.load(Ordering::Relaxed), "interrupted");
         // On a line of its own: the runs have theirs.
         self.line.clear();
-        tracing::info!(row = what, "measuring");
+        eprintln!("{:>4} s  {what}", self.begun.elapsed().as_secs());
         Ok(())
     }
 
@@ -287,7 +297,7 @@ impl<'a> Rows<'a> {
     fn log_alone(&mut self) -> Result<Row> {
         self.announce("the log alone")?;
         let step = (self.table.duration() / 2).max(Duration::from_millis(50));
-        let steps = StepOptions { size: Some(Size::Fixed(128)), step, retention: self.table.retention };
+        let steps = StepOptions { size: Some(Size::Fixed(128)), step, retention: self.table.retention() };
         let report = wal::run(&self.options(128, 1, 1), &steps, self.interrupted)?;
         ensure!(report.has_passed(), "the audit of the log alone failed");
         let mut bars = Vec::new();

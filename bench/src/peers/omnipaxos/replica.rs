@@ -29,7 +29,7 @@ const WRITES: usize = 8;
 const WRITE_BYTES: usize = 128 << 10;
 const TICK: Duration = Duration::from_millis(10);
 /// Ticks before a leader that isn't heard is replaced: a busy machine must not look like a dead one.
-const ELECTION_TICKS: u64 = 20;
+const ELECTION_TICKS: u64 = 60;
 /// Decided entries after which the log in memory is trimmed.
 const TRIM_ENTRIES: usize = 100_000;
 /// The first part of the load, which isn't counted.
