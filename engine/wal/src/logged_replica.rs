@@ -296,7 +296,7 @@ impl<P: Buffers> LoggedReplica<P> {
         if !self.is_ready() {
             return;
         }
-        if self.wal.mark_due(self.replica.mark().slot) && now.since(self.last_append_at) >= IDLE_BEFORE_MARK {
+        if self.wal.mark_due() && now.since(self.last_append_at) >= IDLE_BEFORE_MARK {
             self.append_mark(now);
         }
         self.ask_for_lost(now);
@@ -310,7 +310,7 @@ impl<P: Buffers> LoggedReplica<P> {
         let deadline = self.replica.poll_deadline().min(self.healing_deadline());
         if !self.is_ready() {
             Instant(u64::MAX)
-        } else if self.wal.mark_due(self.replica.mark().slot) {
+        } else if self.wal.mark_due() {
             deadline.min(self.last_append_at.plus(IDLE_BEFORE_MARK))
         } else {
             deadline

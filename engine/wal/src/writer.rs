@@ -640,12 +640,11 @@ impl Wal {
         self.is_full() && self.next.is_none() && used > self.geometry.segment_bytes() / 4 * 3
     }
 
-    /// Whether the log is idle and the last record doesn't say yet that all before it is durable, or that all before `mark`
-    /// is chosen: then a record of kind [`RecordKind::Mark`] lets a later recovery tell damage from a torn tail without doubt,
-    /// and know what was learned after the last body was written.
-    pub fn mark_due(&self, mark: Slot) -> bool {
-        let is_unsaid = self.last_kind.is_some_and(|kind| kind != RecordKind::Mark || self.mark.slot < mark);
-        is_unsaid && self.pending.is_empty() && !self.poisoned
+    /// Whether the log is idle and the last record doesn't say yet that all before it is durable: then a record of
+    /// kind [`RecordKind::Mark`] lets a later recovery tell damage from a torn tail without doubt.
+    pub fn mark_due(&self) -> bool {
+        let unmarked = self.last_kind.is_some_and(|kind| kind != RecordKind::Mark);
+        unmarked && self.pending.is_empty() && !self.poisoned
     }
 
     /// The log's own time at its end, in microseconds: the highest of all records.

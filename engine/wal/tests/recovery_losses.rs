@@ -531,7 +531,7 @@ fn settled_doubts_stay_settled_over_restarts() {
     }
     let unsettled = machine.disk.durable.clone();
     machine.wal.settle_doubts(mark.slot);
-    assert!(!machine.wal.has_doubts() && machine.wal.mark_due(Slot(0)), "a record is due that says so");
+    assert!(!machine.wal.has_doubts() && machine.wal.mark_due(), "a record is due that says so");
     machine.append_now(&meta(RecordKind::Mark, Ballot::ZERO, ballot(6), mark), None);
     let log = recovered(&machine.disk.durable);
     assert_eq!(doubts(&recovered(&unsettled)), [(1, OPEN, 6)]);
