@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use synod_frame::{ConfigurationBody, Member};
+use synod_frame::{ConfigurationBody, Member, Origin, RecordBuffer, encode_configuration};
 use synod_protocol::{Configuration, Mark, NodeId, Slot};
 use synod_wal::RecoveredLog;
 use synod_wal::directory::{
@@ -23,6 +23,8 @@ struct Content {
     base: Mark,
     chosen: Vec<Body>,
     accepted: Vec<(u64, Body)>,
+    /// Behind what is chosen, a configuration of nodes 1 and 2 is.
+    changes: bool,
 }
 
 struct Cluster {
@@ -66,6 +68,10 @@ impl Cluster {
                 for body in content.chosen {
                     builder.chosen(&body.handle, body.record)?;
                 }
+                if content.changes {
+                    let body = configuration_at(builder.mark().slot, &genesis.configuration);
+                    builder.chosen(&body.handle, body.record)?;
+                }
                 Ok(())
             });
             founding.unwrap().commit().unwrap();
@@ -93,6 +99,16 @@ fn survivors(directories: &[SurvivingDirectory]) -> Vec<Survivor<'_>> {
 /// One body a slot.
 fn bodies(slots: std::ops::Range<u64>) -> Vec<Body> {
     slots.map(|slot| noop(slot, 1, 1)).collect()
+}
+
+/// The successor of genesis, of its first two members.
+fn configuration_at(slot: Slot, genesis: &ConfigurationBody) -> Body {
+    let members = genesis.members[..2].to_vec();
+    let next = ConfigurationBody { members, prepare_quorum: 2, accept_quorum: 2, ..genesis.clone() };
+    let mut record = RecordBuffer::zeroed(2 * 4096);
+    let origin = Origin { group: GROUP, first: slot, ballot: ballot(1), leader_time_us: 0 };
+    let handle = encode_configuration(record.as_mut(), &origin, &next).unwrap();
+    Body { handle, record }
 }
 
 fn mark_behind(bodies: &[Body]) -> Mark {
@@ -149,6 +165,22 @@ fn what_is_chosen_or_follows_without_a_gap_is_kept() {
     assert_eq!(open(&cluster.to(), &Default::default()).unwrap().identity().boot_counter, 1);
     drop(directories);
     assert_eq!(image(&cluster.paths[0]), before, "what is left is only read");
+}
+
+#[test]
+fn configurations_of_the_old_lineage_are_void() {
+    let contents = vec![Content { chosen: bodies(1..10), changes: true, ..Content::default() }];
+    let cluster = Cluster::new(5, contents);
+    let directories = cluster.read(&[1]);
+    let plan = plan(&directories).unwrap();
+    assert_eq!((plan.configuration.0, plan.needed, plan.end.slot), (Slot(10), 2, Slot(11)));
+    let identity = begin_lineage(&cluster.to(), NodeId(1), &plan, &survivors(&directories)).unwrap();
+    let log = recovered(&cluster.to(), &identity);
+    let ruling = log.configurations(&Configuration::genesis(vec![NodeId(9)], 64).unwrap()).unwrap();
+    assert_eq!(
+        ruling.iter().map(|it| (it.chosen_at, it.members.clone())).collect::<Vec<_>>(),
+        [(Slot(11), vec![NodeId(1)])]
+    );
 }
 
 #[test]

@@ -327,7 +327,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let before = identity(directory.path(), 4);
         let own = before.hello(Channel::Control, NodeId(1), (0, Slot(0)));
-        let hello = |boot_counter| Hello { from: NodeId(2), incarnation: [2; 16], boot_counter, ..own.clone() };
+        let hello = |boot_counter| Hello { from: NodeId(2), incarnation: [2; 16], boot_counter, ..own };
         assert_eq!(before.judge(&hello(7)), Ok(()));
         block_on(before.keep_boots());
         let after = identity(directory.path(), 5);
