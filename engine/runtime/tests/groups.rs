@@ -26,8 +26,9 @@ const NODES: u32 = 3;
 const GROUPS: u32 = 4;
 const SEGMENT_BYTES: u64 = 4 << 20;
 
-/// Long enough for a leader that has to be well for a while before it hands over.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for a leader that has to be well for a while before it hands over, also a second and a third time: where a busy
+/// machine lets elections come in between, the waits double from 15 s on.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 struct Cluster {
     directories: Vec<PathBuf>,
