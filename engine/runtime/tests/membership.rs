@@ -373,7 +373,9 @@ fn a_lost_quorum_is_begun_again_as_a_new_lineage() {
     for node in [1, 2] {
         cluster.join(node, 3);
         cluster.serve(node);
-        cluster.member_ok(&["add", &newcomers[node as usize - 1]]);
+        // The change before must rule first.
+        let add = || cluster.member(&["add", &newcomers[node as usize - 1]]).status.success().then_some(());
+        wait_for("the addition", PATIENCE, add);
     }
     acknowledged.push(append(&cluster, "with a quorum again"));
     wait_for("equal ends", PATIENCE, || (1..=3).all(|node| end(&cluster, node) == end(&cluster, 3)).then_some(()));

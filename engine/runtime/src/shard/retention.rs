@@ -54,12 +54,13 @@ impl Shard {
         let made_after_us = core.replica.leader_time_us().saturating_sub(age_us);
         let own = self.shared.exchange.hold().map(|hold| (self.settings.node, hold.from));
         let reach = reach(&core.replica, own);
-        if let Some(upto) = core.replica.wal().trim_point(bytes_max, made_after_us, reach.limit) {
-            // Refused, it is tried again: the leadership may be on its way to somebody else.
-            if core.replica.trim(now, upto).is_ok() {
-                core.counters.trims += 1;
-                tracing::debug!(%upto, "retention proposes a trim");
-            }
+        // Refused, it is tried again: the leadership may be on its way to somebody else. Or the delivery state isn't kept so far
+        // back, and never will be as long as somebody is in the way of more: then the hard limit counts.
+        if let Some(upto) = core.replica.wal().trim_point(bytes_max, made_after_us, reach.limit)
+            && core.replica.trim(now, upto).is_ok()
+        {
+            core.counters.trims += 1;
+            tracing::debug!(%upto, "retention proposes a trim");
             return;
         }
         let wanted = core.replica.wal().trim_point(bytes_max, made_after_us, Slot(u64::MAX));

@@ -172,7 +172,8 @@ impl<P: Buffers> LoggedReplica<P> {
     /// Asks for the first of what is lost, each time another member; and forgets what is trimmed.
     pub(super) fn ask_for_lost(&mut self, now: Instant) {
         // The log may be trimmed less far than agreed, where an end of a body can't be found any more.
-        let base = self.wal.index().base().slot.max(self.replica.trimmed());
+        let held = self.trim_held.map(|(wanted, _)| wanted).max(self.trim_wanted).unwrap_or_default();
+        let base = self.wal.index().base().slot.max(self.replica.trimmed()).max(held);
         while let Some(entry) = self.healing.lost.first_entry()
             && *entry.key() < base
         {
