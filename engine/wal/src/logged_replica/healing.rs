@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use synod_protocol::{Ballot, BodyHandle, Chain, Configuration, Instant, Mark, Message, NodeId, Slot};
+use synod_protocol::{Ballot, BodyHandle, BodyKind, Chain, Configuration, Instant, Mark, Message, NodeId, Slot};
 
+use super::judging::Judging;
 use super::{Buffers, Errand, LoggedReplica, Output, Purpose, ReadId};
 use crate::format::{RecordKind, RecordMeta};
 use crate::index::{IndexEntry, Lookup};
@@ -171,14 +172,16 @@ impl<P: Buffers> LoggedReplica<P> {
 
     /// Asks for the first of what is lost, each time another member; and forgets what is trimmed.
     pub(super) fn ask_for_lost(&mut self, now: Instant) {
-        // The log may be trimmed less far than agreed, where an end of a body can't be found any more.
+        // The log may be trimmed less far than agreed: where an end of a body can't be found any more, or until a header holds
+        // what is to be trimmed. The trim that tells the delivery state at its base is needed until then.
         let held = self.trim_held.map(|(wanted, _)| wanted).max(self.trim_wanted).unwrap_or_default();
-        let base = self.wal.index().base().slot.max(self.replica.trimmed()).max(held);
-        while let Some(entry) = self.healing.lost.first_entry()
-            && *entry.key() < base
-        {
-            let waiting = entry.remove().waiting;
-            self.outputs.extend(waiting.into_iter().map(|read| Output::ReadDone { read, frame: None }));
+        let start = self.wal.index().base().slot;
+        let base = start.max(self.replica.trimmed()).max(held);
+        let begins = self.judging.as_ref().is_some_and(Judging::is_beginning);
+        let is_needed = |body: &BodyHandle| begins && body.first >= start && matches!(body.kind, BodyKind::Trim { .. });
+        let trimmed = self.healing.lost.extract_if(..base, |_, lost| !is_needed(&lost.body));
+        for read in trimmed.flat_map(|(_, lost)| lost.waiting) {
+            self.outputs.push_back(Output::ReadDone { read, frame: None });
         }
         while self.healing.doubted.first().is_some_and(|first| *first < base) {
             self.healing.doubted.pop_first();

@@ -132,6 +132,11 @@ impl<B> Judging<B> {
         }
     }
 
+    /// Whether the state to begin with isn't found yet.
+    pub(super) fn is_beginning(&self) -> bool {
+        self.state.is_none()
+    }
+
     fn begin(&mut self, state: DeliveryState) {
         let next = state.next();
         (self.occupied_from, self.empty_from) = if state.is_empty() { (None, Some(next)) } else { (Some(next), None) };
