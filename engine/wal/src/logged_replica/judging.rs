@@ -427,7 +427,7 @@ impl<P: Buffers> LoggedReplica<P> {
     }
 
     fn found_state(&mut self, frame: &Frame<P::Buffer>) {
-        let (base, mark) = (self.wal.index().base().slot, self.replica.mark().slot);
+        let base = self.wal.index().base().slot;
         let BodyKind::Trim { upto } = frame.handle().kind else { return };
         if upto < base {
             // The base has moved on meanwhile: look again.
@@ -442,7 +442,11 @@ impl<P: Buffers> LoggedReplica<P> {
             if let Some(end) = self.wal.index().page_to_load(upto) {
                 return self.wait_for_page(end, Errand::Judge);
             }
-            let point = self.mark_below(upto.min(mark)).slot;
+            // Not the base, which may be lower for a while: there the state wasn't empty yet.
+            let point = match self.wal.index().find(upto) {
+                Lookup::Here(entry) if entry.body.first < upto => entry.body.first,
+                _ => upto,
+            };
             return self.begin_judging(None, point);
         };
         let limits = self.judging.as_ref().map(|judging| judging.limits);
