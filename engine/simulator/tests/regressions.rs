@@ -244,3 +244,17 @@ fn a_header_that_comes_back_is_outlived() {
 fn a_leader_that_was_removed_must_read_the_new_format_too() {
     check_hard(500_496);
 }
+
+/// What was to be trimmed, and can't be had from anybody, was still sought; and the trim that told the delivery state wasn't
+/// sought any more, because more was to be trimmed.
+#[test]
+fn what_is_sought_is_what_is_needed() {
+    check_hard(1_067);
+    check_hard(882);
+}
+
+/// A replica whose log began lower than the trim that it came with took that trim's empty state for the one at its base.
+#[test]
+fn an_empty_state_begins_at_its_own_point() {
+    check_hard(5_851);
+}

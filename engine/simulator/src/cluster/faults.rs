@@ -125,6 +125,11 @@ impl Cluster {
         if node.life != life || node.running.is_some() || node.left_out || is_stranger {
             return;
         }
+        // Started often enough, an old copy comes to a boot that nobody has heard of, and no peer can tell what it is.
+        if node.amnesic && !self.is_known_to_be_old(index, &self.nodes[index].copy_directory()) {
+            return self.put_right();
+        }
+        let node = &mut self.nodes[index];
         self.stats.starts += 1;
         if self.options.plant == Some(Plant::WipedDisk) && node.life > 0 {
             node.disk.wipe();
