@@ -69,6 +69,8 @@ pub struct Holder {
     failed_until: Option<Instant>,
     /// Who fetches which, and when that was last heard of.
     transfers: BTreeMap<NodeId, (SnapshotId, Instant)>,
+    /// Who was told to come again: for what is at this offset, and when.
+    put_off: BTreeMap<NodeId, (u64, Instant)>,
     /// Bytes that may be given away at once.
     credit: u64,
     credit_at: Instant,
@@ -87,6 +89,7 @@ impl Holder {
             making: false,
             failed_until: None,
             transfers: BTreeMap::new(),
+            put_off: BTreeMap::new(),
             credit: settings.bytes_per_second,
             credit_at: now,
             effects: VecDeque::new(),
@@ -113,6 +116,7 @@ impl Holder {
     /// A seeker has said something; `position` is how far the own state machine has come.
     pub fn handle_message(&mut self, now: Instant, from: NodeId, message: &SnapshotMessage, position: Slot) {
         self.transfers.retain(|_, (_, heard)| now.since(*heard) < SILENCE);
+        self.put_off.retain(|_, (_, until)| now < *until);
         match *message {
             SnapshotMessage::Ask { at_least, wanted } => self.on_ask(now, from, at_least, wanted, position),
             SnapshotMessage::Fetch { snapshot, offset, bytes } => self.on_fetch(now, from, snapshot, offset, bytes),
@@ -188,9 +192,16 @@ impl Holder {
             return self.refuse(from, position, NoSnapshot::Busy { retry_after: SILENCE / 10 });
         }
         self.transfers.insert(from, (snapshot, now));
-        if let Err(retry_after) = self.spend(now, bytes.into()) {
+        // Whoever was put off has no use for what lies behind that, and a short last chunk would take what is being saved for it.
+        if let Some((_, until)) = self.put_off.get(&from).filter(|(first, _)| offset > *first) {
+            let retry_after = until.since(now);
             return self.refuse(from, position, NoSnapshot::Busy { retry_after });
         }
+        if let Err(retry_after) = self.spend(now, bytes.into()) {
+            self.put_off.insert(from, (offset, now.plus(retry_after)));
+            return self.refuse(from, position, NoSnapshot::Busy { retry_after });
+        }
+        self.put_off.remove(&from);
         self.effects.push_back(HolderEffect::Read { to: from, snapshot, offset, bytes });
     }
 

@@ -286,3 +286,27 @@ fn numbers_that_no_honest_peer_names_change_nothing() {
         assert_eq!((seeker.poll_effect(), seeker.partial()), (None, Some((snapshot, 0))));
     }
 }
+
+/// A short last chunk fits into what is being saved for the next full one: given away each time, it would keep that from ever
+/// being enough.
+#[test]
+fn what_is_saved_for_one_chunk_is_not_spent_on_those_behind_it() {
+    let snapshot = id(60, 7 * CHUNK + 7);
+    let slow = HolderSettings { transfers_max: 1, bytes_per_second: 4 * CHUNK };
+    let mut holder = Holder::new(Instant(0), slow, [snapshot]);
+    let mut fetch = |now, offset: u64, bytes: u64| {
+        let message = SnapshotMessage::Fetch { snapshot, offset, bytes: bytes as u32 };
+        holder.handle_message(now, NodeId(2), &message, Slot(70));
+        match holder.poll_effect() {
+            Some(HolderEffect::Send { message: SnapshotMessage::Refuse { reason, .. }, .. }) => Some(reason),
+            _ => None,
+        }
+    };
+    for chunk in 0..4 {
+        assert_eq!(fetch(Instant(0), chunk * CHUNK, CHUNK), None);
+    }
+    let now = Instant(20_000);
+    let Some(NoSnapshot::Busy { retry_after }) = fetch(now, 4 * CHUNK, CHUNK) else { panic!("it is spent") };
+    assert_eq!(fetch(now, 7 * CHUNK, 7), Some(NoSnapshot::Busy { retry_after }), "it comes later");
+    assert_eq!(fetch(now.plus(retry_after), 4 * CHUNK, CHUNK), None, "it was saved for this");
+}
