@@ -126,7 +126,8 @@ impl Cluster {
             return;
         }
         // Started often enough, an old copy comes to a boot that nobody has heard of, and no peer can tell what it is.
-        if node.amnesic && !self.is_known_to_be_old(index, &self.nodes[index].copy_directory()) {
+        let is_put_back = node.amnesic && self.mistake.is_some();
+        if is_put_back && !self.is_known_to_be_old(index, &self.nodes[index].copy_directory()) {
             return self.put_right();
         }
         let node = &mut self.nodes[index];
