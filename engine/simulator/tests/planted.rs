@@ -93,6 +93,8 @@ planted! {
     a_promise_forgotten_in_an_install ForgetsOnInstall,
     the_base_of_another_slot InstallsBeside,
     a_delivery_state_left_out LeavesOutState,
+    a_node_that_says_it_reads_what_it_cannot SaysItReads,
+    a_log_opened_that_is_too_new OpensNewer,
     a_forged_chain ForgesChain,
 }
 
